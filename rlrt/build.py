@@ -1,0 +1,261 @@
+"""The composition root: from settings to a run, from a run to its summary. Every part is chosen here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlrt import checkpoints
+from rlrt.config.schema import Settings
+from rlrt.errors import UserError
+from rlrt.folder import RunFolder, environment, git_state, redacted
+from rlrt.identity import PACKAGE, identity
+from rlrt.loop import Run, train
+from rlrt.monitor import Monitor
+from rlrt.policy import Policy, adamw, load
+from rlrt.prompting import PromptBuilder
+from rlrt.rollouts import Sampler
+from rlrt.teacher import Teacher, frozen_copy
+from rlrt.terminal import Progress, before_after, phases
+from rlrt.trackers.mlflow import MlflowTracker
+from rlrt.update import Learner
+
+log = logging.getLogger("rlrt")
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` is the first GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def build_learner(settings: Settings) -> Learner:
+    """Model, optimiser, teacher and method of a run, at step 0."""
+    model_config, train_config, teacher_config = settings.model, settings.train, settings.teacher
+    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    model, tokenizer = load(model_config.path, model_config.revision, dtype, model_config.attn_implementation)
+    model.to(resolve_device(settings.device)).train()
+    if model_config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
+    builder = PromptBuilder(
+        tokenizer, model_config.style, model_config.prompt_template, model_config.thinking, teacher_config.template
+    )
+    keeps_old = settings.method.distils and train_config.minibatches > 1
+    return Learner(
+        policy=Policy(model, tokenizer, optimiser, settings.engine.temperature),
+        method=settings.method,
+        teacher=Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, keeps_old),
+        builder=builder,
+        reference=frozen_copy(model) if train_config.kl_coef > 0 else None,
+        train=train_config,
+        teacher_config=teacher_config,
+        max_new_tokens=settings.engine.max_new_tokens,
+    )
+
+
+def save_checkpoint(learner: Learner, folder: Path, step: int, keep_last: int) -> Path:
+    """Everything the run needs to go on to the bit."""
+    moving = learner.teacher.state()
+    snapshot = checkpoints.Snapshot(
+        step=step,
+        optimiser=learner.policy.optimiser.state_dict(),
+        teacher=None if moving is None else dict(moving.named_parameters()),
+        state={"method": learner.method.state_dict()},
+    )
+    return checkpoints.save(folder, snapshot, learner.policy.save, keep_last)
+
+
+def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> int:
+    """Take over a checkpoint; returns its step."""
+    snapshot = checkpoints.read(checkpoint)
+    policy = learner.policy
+    saved, _ = load(str(checkpoint), None, next(policy.model.parameters()).dtype, settings.model.attn_implementation)
+    policy.model.load_state_dict(saved.state_dict())
+    policy.optimiser.load_state_dict(snapshot.optimiser)
+    moving = learner.teacher.state()
+    if moving is not None:
+        if snapshot.teacher is None:
+            raise UserError(f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}.")
+        with torch.no_grad():
+            for name, weights in moving.named_parameters():
+                weights.copy_(snapshot.teacher[name])
+    learner.method.load_state_dict(snapshot.state["method"])
+    return snapshot.step
+
+
+def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
+    """The checkpoint to go on from, by ``resume``; files written after it are cut.
+
+    Raises:
+        UserError: under ``resume=must`` without a good checkpoint.
+    """
+    if settings.resume == "never":
+        aside = folder.put_aside()
+        if aside is not None:
+            log.info("resume=never: the earlier run was moved to %s", aside)
+        return None
+    newest = checkpoints.newest_good(folder.checkpoints, log.warning)
+    if newest is None and settings.resume == "must":
+        raise UserError(f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto.")
+    step = int(newest.name.removeprefix("step_")) if newest else -1
+    folder.record.cut_after(step)
+    folder.samples.cut_after(step)
+    return newest
+
+
+def open_mlflow(settings: Settings, folder: RunFolder, name: str) -> MlflowTracker | None:
+    """The MLflow tracker, where ``tracking.uri`` names one."""
+    tracking = settings.tracking
+    if tracking.uri is None:
+        return None
+    tags = {
+        "rlrt.method": settings.method.name,
+        "rlrt.model": settings.names.get("model", settings.model.path),
+        "rlrt.data": settings.names.get("data", type(settings.data).__name__),
+        "rlrt.seed": str(settings.seed),
+        "rlrt.identity": str(folder.manifest().get("identity")),
+        "rlrt.folder": str(folder.path.resolve()),
+        "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
+    }
+    lam = settings.plain["method"].get("lambda_init")
+    if lam is not None:
+        tags["rlrt.lambda"] = str(lam)
+    return MlflowTracker(
+        uri=tracking.uri,
+        experiment=tracking.experiment,
+        artifacts=tracking.artifacts,
+        run_id=folder.manifest().get("mlflow_run_id"),
+        name=name,
+        tags=tags,
+        params=flat(redacted(settings.plain)),
+        warn=log.warning,
+    )
+
+
+def flat(plain: Any, prefix: str = "") -> dict[str, str]:
+    """Nested values as ``section.key: text``."""
+    if not isinstance(plain, dict):
+        return {prefix: str(plain)}
+    return {k: v for name, value in plain.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()}
+
+
+def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
+    """Run, or go on with, the run of a folder.
+
+    Args:
+        settings: what to run.
+        path: the run's folder.
+        say: prints a line for the user.
+        stop: True once the run should save at the next step boundary and end.
+
+    Returns:
+        the folder's summary; its ``state`` is finished or interrupted.
+
+    Raises:
+        UserError: for anything the user can mend.
+    """
+    folder = RunFolder(path)
+    if folder.summary().get("state") == "finished" and settings.resume != "never":
+        say(f"This run finished before and was not run again (resume=never would): {path}")
+        return folder.summary()
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    settings.data.prepare()
+    learner = build_learner(settings)
+    newest = starting_point(settings, folder)
+    position = 0 if newest is None else restore_checkpoint(learner, newest, settings)
+    if newest is not None:
+        say(f"Going on from {newest}")
+    write_papers(settings, folder)
+    folder.set_state("running", step=position)
+    name = path.name
+    tracker = open_mlflow(settings, folder, name)
+    progress = Progress(settings.train.steps)
+    monitor = Monitor(settings, folder, tracker, progress.show, log.warning)
+    run = assemble(settings, learner, position, monitor, folder, stop)
+    begin = time.monotonic()
+    try:
+        reached = train(run)
+    except BaseException as error:
+        folder.set_state("failed", error=f"{type(error).__name__}: {error}")
+        monitor.close("FAILED")
+        raise
+    progress.end()
+    state = "finished" if reached == settings.train.steps else "interrupted"
+    finish(folder, monitor, state, reached, time.monotonic() - begin)
+    return folder.summary()
+
+
+def assemble(
+    settings: Settings, learner: Learner, position: int, monitor: Monitor, folder: RunFolder, stop: Callable[[], bool]
+) -> Run:
+    """The loop's parts."""
+    task, config = settings.data, settings.train
+    parts = (settings.engine, learner.policy, learner.builder, task)
+    held = task.heldout[: settings.eval.prompts] if settings.eval.prompts else task.heldout
+
+    def save(step: int) -> None:
+        folder.record.sync()
+        save_checkpoint(learner, folder.checkpoints, step, config.keep_last)
+
+    return Run(
+        sampler=Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache),
+        evaluator=Sampler(*parts, seed=settings.eval.seed),
+        heldout=list(held),
+        learner=learner,
+        seed=settings.seed,
+        train=config,
+        eval=settings.eval,
+        position=position,
+        record=monitor.record,
+        keep_samples=monitor.samples,
+        save=save,
+        stop_requested=stop,
+    )
+
+
+def write_papers(settings: Settings, folder: RunFolder) -> None:
+    """``config.yaml`` and ``manifest.json``, without secrets."""
+    from omegaconf import OmegaConf
+
+    (folder.path / "config.yaml").write_text(OmegaConf.to_yaml(redacted(settings.plain)))
+    folder.write_manifest(
+        identity=identity(settings.plain),
+        choices=settings.names,
+        seed=settings.seed,
+        **environment(),
+        **git_state(PACKAGE),
+    )
+
+
+def finish(folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
+    """Final numbers, and the last words to MLflow."""
+    records = folder.record.read()
+    last = records[-1] if records else {}
+    numbers = {k: v for k, v in last.items() if k.startswith(("eval/", "reward/", "policy/entropy"))}
+    folder.set_state(state, step=step, seconds=seconds, final=numbers)
+    monitor.close("FINISHED" if state == "finished" else "KILLED")
+    folder.set_state(state, mlflow_complete=monitor.complete)
+
+
+def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:
+    """The tables and pointers that end a run."""
+    folder = RunFolder(path)
+    records = folder.record.read()
+    evaluated = [r for r in records if "eval/greedy" in r]
+    words = []
+    if len(evaluated) > 1:
+        words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
+    words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
+    if settings.tracking.uri is not None:
+        from rlrt.trackers.mlflow import absolute, without_password
+
+        words.append(f"mlflow ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
+    return "\n".join(words)

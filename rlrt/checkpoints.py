@@ -1,0 +1,149 @@
+"""Checkpoints: written whole or not at all, read only if undamaged.
+
+``step_N/`` holds the model in the hub's format, ``optimiser.safetensors``, where the teacher's weights move
+``teacher.safetensors``, ``state.json`` (position, method state) and ``checksums.json``. It is written as
+``step_N.tmp``, synced to disk and renamed, so a kill at any moment leaves the earlier checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+CHECKSUMS = "checksums.json"
+
+
+@dataclass
+class Snapshot:
+    """What a checkpoint holds besides the model's own folder.
+
+    Attributes:
+        step: updates done.
+        optimiser: the optimiser's ``state_dict``.
+        teacher: named weights of a teacher that moves, or None.
+        state: numbers and names that fit JSON (method state and the like).
+    """
+
+    step: int
+    optimiser: dict[str, Any]
+    teacher: dict[str, torch.Tensor] | None
+    state: dict[str, Any]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], keep_last: int) -> Path:
+    """Write ``folder/step_N`` atomically, then drop all but the newest ``keep_last`` (0: keep all).
+
+    Args:
+        folder: the run's ``checkpoints`` folder.
+        snapshot: what to keep.
+        save_model: writes the model's files into the folder it is given.
+        keep_last: how many checkpoints stay.
+    """
+    target = folder / f"step_{snapshot.step}"
+    work = folder / f"step_{snapshot.step}.tmp"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    save_model(work)
+    tensors, rest = flatten_optimiser(snapshot.optimiser)
+    save_file(tensors, work / "optimiser.safetensors")
+    if snapshot.teacher is not None:
+        save_file({k: v.detach().clone().contiguous() for k, v in snapshot.teacher.items()}, work / "teacher.safetensors")
+    state = {"step": snapshot.step, "optimiser": rest, **snapshot.state}
+    (work / "state.json").write_text(json.dumps(state, indent=1))
+    files = sorted(p for p in work.iterdir() if p.is_file())
+    for file in files:
+        os.chmod(file, 0o644)
+        _sync(file)
+    (work / CHECKSUMS).write_text(json.dumps({p.name: _digest(p) for p in files}, indent=1))
+    _sync(work / CHECKSUMS)
+    _sync(work)
+    if target.exists():
+        shutil.rmtree(target)
+    work.rename(target)
+    _sync(folder)
+    if keep_last:
+        for old in listed(folder)[:-keep_last]:
+            shutil.rmtree(old)
+    return target
+
+
+def listed(folder: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first."""
+    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file must be there with the digest it was written with."""
+    try:
+        expected = json.loads((checkpoint / CHECKSUMS).read_text())
+    except (OSError, ValueError) as error:
+        return f"{CHECKSUMS} cannot be read ({error})"
+    for name, digest in expected.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _digest(file) != digest:
+            return f"{name} is not what was written"
+    return None
+
+
+def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest undamaged checkpoint; damaged ones are named through ``warn`` and passed over."""
+    for checkpoint in reversed(listed(folder)):
+        wrong = damage(checkpoint)
+        if wrong is None:
+            return checkpoint
+        warn(f"checkpoint {checkpoint} is damaged ({wrong}) and was skipped for the one before it")
+    return None
+
+
+def read(checkpoint: Path) -> Snapshot:
+    """The parts that ``save`` wrote, the model apart."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    optimiser = unflatten_optimiser(load_file(checkpoint / "optimiser.safetensors"), state.pop("optimiser"))
+    teacher_file = checkpoint / "teacher.safetensors"
+    teacher = load_file(teacher_file) if teacher_file.is_file() else None
+    return Snapshot(state.pop("step"), optimiser, teacher, state)
+
+
+def flatten_optimiser(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's ``state_dict`` as named tensors, and the rest as JSON."""
+    tensors: dict[str, torch.Tensor] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if not isinstance(value, torch.Tensor):
+                raise TypeError(f"optimiser state {name} is a {type(value).__name__}, expected a tensor")
+            tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+    return tensors, {"param_groups": state["param_groups"]}
+
+
+def unflatten_optimiser(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of ``flatten_optimiser``."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for full, tensor in tensors.items():
+        index, name = full.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, **rest}

@@ -1,0 +1,1 @@
+"""From a composed Hydra config to typed, checked settings. Nothing is built here."""

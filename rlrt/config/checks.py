@@ -1,0 +1,65 @@
+"""Combinations of keys that cannot work, refused before anything is built; each with its reason and its remedy."""
+
+from __future__ import annotations
+
+from rlrt.config.schema import Settings
+from rlrt.errors import UserError
+
+
+def check(settings: Settings) -> None:
+    """Refuse impossible combinations.
+
+    Raises:
+        UserError: one sentence.
+    """
+    train, teacher, method = settings.train, settings.teacher, settings.method
+    if method.advantage.needs_group and train.rollouts_per_prompt < 2:
+        raise UserError(
+            f"train.rollouts_per_prompt: method {method.name} compares the rollouts of a group, so it needs at least 2, "
+            f"got {train.rollouts_per_prompt}; set train.rollouts_per_prompt=8."
+        )
+    if train.minibatches > train.prompts_per_step:
+        raise UserError(
+            f"train.minibatches: a mini-batch holds whole groups, so it can be at most train.prompts_per_step="
+            f"{train.prompts_per_step}, got {train.minibatches}."
+        )
+    if train.overlong_cache >= settings.engine.max_new_tokens:
+        raise UserError(
+            f"train.overlong_cache: expected fewer tokens than engine.max_new_tokens={settings.engine.max_new_tokens}, "
+            f"got {train.overlong_cache}."
+        )
+    if train.lr_schedule != "constant" and train.warmup_steps >= train.steps:
+        raise UserError(
+            f"train.warmup_steps: expected fewer than train.steps={train.steps} under a schedule that decays, got "
+            f"{train.warmup_steps}."
+        )
+    if train.beta1 >= 1 or train.beta2 >= 1:
+        raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
+    if method.distils and teacher.weights == "live":
+        raise UserError(
+            "teacher.weights=live cannot serve a distillation loss apart from its student at every micro-batch; set "
+            "teacher.weights=ema (SDPO's own), old or frozen."
+        )
+    check_device(settings.device)
+    if settings.tracking.uri is not None:
+        from rlrt.trackers.mlflow import check_uri
+
+        check_uri(settings.tracking.uri)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there.
+
+    Raises:
+        UserError: naming it.
+    """
+    if device in ("auto", "cpu"):
+        return
+    name, _, index = device.partition(":")
+    if name != "cuda" or (index and not index.isdigit()):
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count <= int(index or 0):
+        raise UserError(f"device: {device} was asked for, but this machine has {count} CUDA devices; set device=cpu.")

@@ -1,0 +1,126 @@
+"""The sections of a config that are the same for every run. Defaults: ``conf/config.yaml`` and its groups.
+
+Sections whose keys depend on a choice (``method``, ``data``, ``engine``) are declared by the class they name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlrt.keys import key
+
+
+@dataclass
+class Model:
+    """``model.*``: which weights, and how a prompt is written for them."""
+
+    path: str = key("hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package")
+    revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
+    style: str = key("how a prompt becomes tokens", choices=("plain", "chat"))
+    prompt_template: str = key("text around the prompt in style plain; {prompt} stands for it")
+    thinking: bool | None = key("thinking mode of a hybrid model's chat template; null: the template has no such switch")
+    wording: str = key("how procedural tasks word their prompts for this model", choices=("symbols", "words"))
+    attn_implementation: str = key("attention kernel of transformers", choices=("sdpa", "eager", "flash_attention_2"))
+    gradient_checkpointing: bool = key("recompute activations in the backward pass to save memory")
+
+
+@dataclass
+class Train:
+    """``train.*``: the loop and the optimiser."""
+
+    steps: int = key("updates of the run; each samples prompts_per_step x rollouts_per_prompt rollouts", least=1)
+    prompts_per_step: int = key("prompts sampled in one step", least=1)
+    rollouts_per_prompt: int = key("rollouts of one prompt: the size of a group", least=1)
+    minibatches: int = key("optimiser steps made of one step's rollouts, each on whole groups", least=1)
+    lr: float = key("peak learning rate of AdamW", above=0)
+    lr_schedule: str = key("learning rate after the warm-up", choices=("constant", "linear", "cosine"))
+    warmup_steps: int = key("steps over which the learning rate rises linearly from 0", "steps", least=0)
+    weight_decay: float = key("decoupled weight decay of AdamW", least=0)
+    beta1: float = key("AdamW's decay of the first moment", least=0, most=1)
+    beta2: float = key("AdamW's decay of the second moment", least=0, most=1)
+    max_grad_norm: float = key("gradients are scaled down to this norm", above=0)
+    clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0)
+    clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
+    aggregation: str = key("what a token weighs in the loss", choices=("token", "sequence", "constant"))
+    kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
+    kl_estimator: str = key("estimator of that KL", choices=("k1", "k2", "k3"))
+    max_refills: int = key("dynamic sampling: times that groups without signal are replaced by new prompts", least=0)
+    overlong_cache: int = key("soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0)
+    token_budget: int = key("tokens (prompt and response, padding included) of one micro-batch", "tokens", least=1)
+    save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
+    keep_last: int = key("checkpoints kept; 0: all", least=0)
+    eval_every: int = key("steps between evaluations; start and end always; 0: only those", "steps", least=0)
+
+
+@dataclass
+class Teacher:
+    """``teacher.*``: the same model with a solution in its context."""
+
+    weights: str = key("whose weights the teacher has", choices=("live", "old", "snapshot", "ema", "frozen"))
+    sync_steps: int = key("steps between copies of the student, for weights=snapshot", "steps", least=1)
+    ema_rate: float = key("share of the student mixed in after each optimiser step, for weights=ema", least=0, most=1)
+    context: str = key("what the teacher is shown", choices=("sibling", "reference"))
+    on_unique_correct: str = key(
+        "context of a group's only correct rollout under context=sibling: none, itself, or the reference solution",
+        choices=("plain", "self", "reference"),
+    )
+    template: str = key("the teacher's prompt; {prompt} and {solution} stand for the texts")
+    max_context_tokens: int = key("prompts longer than this get no teacher; counted and logged", "tokens", least=1)
+
+
+@dataclass
+class Eval:
+    """``eval.*``: evaluation on held-out prompts."""
+
+    samples_per_prompt: int = key("k of avg@k and of the largest pass@k", least=1)
+    prompts: int = key("held-out prompts used; 0: all", least=0)
+    temperature: float = key("sampling temperature of avg@k and pass@k", above=0)
+    seed: int = key("seed of the evaluation's samples, the same for every run so that runs compare", least=0)
+
+
+@dataclass
+class Tracking:
+    """``tracking.*``: where a run is recorded besides its own folder."""
+
+    uri: str | None = key("MLflow tracking URI (sqlite:///, http(s)://, file:); null: only the run's folder")
+    experiment: str = key("MLflow experiment")
+    artifacts: str = key("folder of MLflow's artifacts when the URI is a local database")
+    samples_every: int = key("steps between stored rollouts; 0: none", "steps", least=0)
+    samples: int = key("rollouts stored each time", least=0)
+
+
+@dataclass
+class Settings:
+    """A whole run, checked. ``method``, ``data`` and ``engine`` are instances of the classes that the config names."""
+
+    seed: int
+    resume: str
+    device: str
+    dtype: str
+    threads: int | None
+    model: Model
+    train: Train
+    teacher: Teacher
+    eval: Eval
+    tracking: Tracking
+    method: Any
+    data: Any
+    engine: Any
+    names: dict[str, str] = field(default_factory=dict)
+    plain: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Top:
+    """Keys that stand alone."""
+
+    seed: int = key("seed of prompts, rollouts and everything random", least=0)
+    resume: str = key("auto: go on if the folder holds a run; never: start anew; must: fail if there is none",
+                      choices=("auto", "never", "must"))
+    device: str = key("auto, cpu, cuda or cuda:N")
+    dtype: str = key("precision of the weights", choices=("float32", "bfloat16"))
+    threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1)
+
+
+SECTIONS = {"model": Model, "train": Train, "teacher": Teacher, "eval": Eval, "tracking": Tracking}

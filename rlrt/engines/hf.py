@@ -1,0 +1,184 @@
+"""Rollouts with transformers' own model and cache: the reference engine, and the one for a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrt.errors import UserError
+from rlrt.keys import key
+from rlrt.seeds import uniforms
+from rlrt.types import Generation
+
+
+@dataclass
+class HfEngine:
+    """Samples from softmax(logits / temperature) over the whole vocabulary; no token is ever forbidden.
+
+    A group's prompt is run once and its cache shared; a rollout's tokens depend on its own seed and the weights alone;
+    finished rows are dropped. ``engine.*``:
+    """
+
+    max_new_tokens: int = key("longest response; one without an end by then is truncated", "tokens", least=1)
+    temperature: float = key("sampling temperature of rollouts")
+    max_rows: int = key("rollouts decoded at once", least=1)
+    _model: Any = field(default=None, init=False, repr=False)
+    _stop: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a temperature that would make all rollouts of a group the same."""
+        if not self.temperature > 0:
+            raise UserError(
+                f"engine.temperature: expected a number above 0, got {self.temperature:g}: at 0 all rollouts of a group "
+                "are the same and carry no advantage; set it to 1.0 (greedy evaluation is always measured besides)."
+            )
+
+    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
+        """Take the weights to sample from (shared with the trainer, not copied)."""
+        self._model = model
+        self._stop = torch.tensor(list(stop_ids))
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float | None = None
+    ) -> list[list[Generation]]:
+        """Responses to each prompt, one for each of its seeds.
+
+        Args:
+            prompts: token ids of P prompts.
+            seeds: for each prompt the seeds of its rollouts; an empty temperature ignores them.
+            temperature: instead of the engine's; 0 is greedy (arg max).
+
+        Returns:
+            for each prompt its generations, in the order of the seeds.
+        """
+        temperature = self.temperature if temperature is None else temperature
+        result: list[list[Generation]] = []
+        was = self._model.training
+        self._model.eval()
+        try:
+            start = 0
+            while start < len(prompts):
+                end, rows = start, 0
+                while end < len(prompts) and (rows + len(seeds[end]) <= self.max_rows or end == start):
+                    rows += len(seeds[end])
+                    end += 1
+                result.extend(self._decode(prompts[start:end], seeds[start:end], temperature))
+                start = end
+        finally:
+            self._model.train(was)
+        return result
+
+    def _decode(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float
+    ) -> list[list[Generation]]:
+        device = next(self._model.parameters()).device
+        counts = torch.tensor([len(s) for s in seeds], device=device)
+        rows, limit = int(counts.sum()), self.max_new_tokens
+        uniform_BT = uniforms([s for group in seeds for s in group], limit).to(device)
+        token_BT = torch.zeros(rows, limit, dtype=torch.long, device=device)
+        logp_BT = torch.zeros(rows, limit, device=device)
+        entropy_BT = torch.zeros(rows, limit, device=device)
+        length_B = torch.full((rows,), limit, device=device)
+        stop = self._stop.to(device)
+
+        logits, cache, seen, position = self._prefill(prompts, device)
+        repeat = torch.repeat_interleave(torch.arange(len(prompts), device=device), counts)
+        cache.batch_select_indices(repeat)
+        logits, seen, position = logits[repeat], None if seen is None else seen[repeat], position[repeat]
+        row = torch.arange(rows, device=device)
+        done = torch.zeros(rows, dtype=torch.bool, device=device)
+        for t in range(limit):
+            token, logp, entropy = choose(logits.float(), temperature, uniform_BT[row, t])
+            token_BT[row, t], logp_BT[row, t], entropy_BT[row, t] = token, logp, entropy
+            ended = torch.isin(token, stop) & ~done
+            length_B[row[ended]] = t + 1
+            done |= ended
+            alive = int((~done).sum())
+            if alive == 0 or t == limit - 1:
+                break
+            if alive <= 0.85 * len(row):  # compaction copies the cache: worth it once enough rows have ended
+                keep = (~done).nonzero()[:, 0]
+                row, token, position, done = row[keep], token[keep], position[keep], done[keep]
+                seen = None if seen is None else seen[keep]
+                cache.batch_select_indices(keep)
+            if seen is not None:
+                seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+            logits = self._model(
+                input_ids=token[:, None],
+                attention_mask=seen,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+            position = position + 1
+        return self._collect(token_BT, logp_BT, entropy_BT, length_B, stop, seeds)
+
+    def _prefill(
+        self, prompts: Sequence[Sequence[int]], device: torch.device
+    ) -> tuple[Tensor, Any, Tensor | None, Tensor]:
+        """Run each prompt once, padded on the left: last logits, cache, attention mask (None without padding), position."""
+        from transformers import DynamicCache
+
+        width = max(len(p) for p in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        real = torch.zeros(len(prompts), width, dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+            real[i, width - len(prompt) :] = 1
+        ids, real = ids.to(device), real.to(device)
+        cache = DynamicCache(config=self._model.config)
+        mask = None if bool(real.all()) else real
+        out = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1], cache, mask, real.sum(-1)
+
+    @staticmethod
+    def _collect(
+        token_BT: Tensor,
+        logp_BT: Tensor,
+        entropy_BT: Tensor,
+        length_B: Tensor,
+        stop: Tensor,
+        seeds: Sequence[Sequence[int]],
+    ) -> list[list[Generation]]:
+        lengths = length_B.tolist()
+        last = token_BT.gather(1, (length_B - 1)[:, None])[:, 0]
+        truncated = (~torch.isin(last, stop)).tolist()
+        tokens, logp, entropy = token_BT.tolist(), logp_BT.cpu(), entropy_BT.cpu()
+        flat = [
+            Generation(tokens[b][: lengths[b]], logp[b, : lengths[b]], entropy[b, : lengths[b]], truncated[b])
+            for b in range(len(lengths))
+        ]
+        result, start = [], 0
+        for group in seeds:
+            result.append(flat[start : start + len(group)])
+            start += len(group)
+        return result
+
+
+def choose(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The next token of each row by inverting the distribution function at ``uniform_B``; arg max at temperature 0.
+
+    Returns:
+        token_B, its log-probability and the distribution's entropy (nats); under greedy decoding both are those at
+        temperature 1.
+    """
+    logp_BV = (logits_BV / (temperature or 1.0)).log_softmax(-1)
+    if temperature == 0:
+        token = logp_BV.argmax(-1)
+    else:
+        cumulative = logp_BV.double().exp().cumsum(-1)
+        point = uniform_B[:, None] * cumulative[:, -1:]
+        token = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logp_BV.shape[-1] - 1)
+    return token, logp_BV.gather(-1, token[:, None])[:, 0], -(logp_BV.exp() * logp_BV).sum(-1)

@@ -1,0 +1,22 @@
+"""The one exception that is shown to users as a sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave is not usable: what was expected, what came, where, and what to do.
+
+    Entry points print it without a traceback and exit with code 2.
+    """
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the valid name nearest to ``name``, or the valid names where none is near."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f" Did you mean '{close[0]}'?"
+    return f" Valid: {', '.join(names)}." if names else ""

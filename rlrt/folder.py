@@ -1,0 +1,151 @@
+"""A run's folder: what is in it, and who may write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlrt.errors import UserError
+from rlrt.trackers.record import JsonLines
+
+SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credential)")
+REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "mlflow", "optuna", "submitit")
+
+
+def redacted(plain: Any, name: str = "") -> Any:
+    """A config without secrets: values of secret-sounding keys, and user and password in URIs."""
+    if isinstance(plain, dict):
+        return {k: redacted(v, str(k)) for k, v in plain.items()}
+    if isinstance(plain, list):
+        return [redacted(v, name) for v in plain]
+    if isinstance(plain, str):
+        if SECRET.search(name) and not name.endswith(("_tokens", "special_tokens")):
+            return "***"
+        return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", plain)
+    return plain
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a small JSON file in one go."""
+    work = path.with_name(path.name + ".tmp")
+    work.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    work.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A small JSON object, or {} where there is none that can be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+class RunFolder:
+    """Paths and small files of one run.
+
+    Raises:
+        UserError: if the folder cannot be made or written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / ".writable"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"hydra.run.dir: {path} cannot be written ({error.strerror}); give a folder that can, as hydra.run.dir=FOLDER."
+            ) from None
+        self.record = JsonLines(path / "metrics.jsonl")
+        self.samples = JsonLines(path / "samples.jsonl")
+        self.checkpoints = path / "checkpoints"
+
+    def summary(self) -> dict[str, Any]:
+        """``summary.json``: state and final numbers; {} for a folder without a run."""
+        return read_json(self.path / "summary.json")
+
+    def set_state(self, state: str, **more: Any) -> None:
+        """Update ``summary.json``; state is queued, running, finished, failed, interrupted or pruned."""
+        job = os.environ.get("SLURM_JOB_ID")
+        extra = {"slurm_job_id": job} if job else {}
+        write_json(self.path / "summary.json", self.summary() | {"state": state, "changed": time.time()} | extra | more)
+
+    def manifest(self) -> dict[str, Any]:
+        """``manifest.json``."""
+        return read_json(self.path / "manifest.json")
+
+    def write_manifest(self, **values: Any) -> None:
+        """Update ``manifest.json``."""
+        write_json(self.path / "manifest.json", self.manifest() | values)
+
+    def put_aside(self) -> Path | None:
+        """Rename an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost."""
+        if not self.summary():
+            return None
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        target.mkdir()
+        for item in list(self.path.iterdir()):
+            if item.name != "log.txt":
+                item.rename(target / item.name)
+        return target
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and code state, for the manifest."""
+    import torch
+
+    installed = {}
+    for name in REPORTED:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return {
+        "versions": installed,
+        "python": platform.python_version(),
+        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus},
+        "host": platform.node(),
+        "command": redacted(" ".join(sys.argv)),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's model as Linux gives it, or platform's word for it."""
+    try:
+        match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    except OSError:
+        match = None
+    return match[1] if match else platform.processor() or platform.machine()
+
+
+def git_state(where: Path) -> dict[str, Any]:
+    """Commit and uncommitted changes of the code, where it lies in a git checkout; the diff is cut at 1 MB."""
+
+    def git(*words: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+        return done.stdout if done.returncode == 0 else None
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        diff = git("diff", "HEAD", "--", ".") if commit else None
+    except OSError:
+        return {}
+    if commit is None:
+        return {}
+    lines = ["***" if SECRET.search(line) and re.search(r"[=:]", line) and line[:1] in "+-" else line
+             for line in (diff or "").splitlines()]
+    return {"git_commit": commit.strip(), "git_diff": "\n".join(lines)[:1_000_000]}

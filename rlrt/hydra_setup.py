@@ -1,0 +1,76 @@
+"""What Hydra must know of rlrt: where the config lies, the studies on its search path, names of folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rlrt.identity import identity, readable
+
+PACKAGE = Path(__file__).parent
+
+
+def _shipped(name: str) -> Path:
+    """``conf`` or ``sweeps``: inside an installed wheel, or beside the package in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+CONFIG = _shipped("conf")
+SWEEPS = _shipped("sweeps")
+
+
+def register() -> None:
+    """Add ``sweeps/`` to Hydra's search path and the resolver ``rlrt.run_name``; harmless when repeated."""
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+    from omegaconf import OmegaConf
+
+    class SweepsOnSearchPath(SearchPathPlugin):
+        """``+sweep=NAME`` finds ``sweeps/sweep/NAME.yaml``."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            """Append the folder of studies."""
+            search_path.append(provider="rlrt", path=f"file://{SWEEPS}")
+
+    if not OmegaConf.has_resolver("rlrt.run_name"):
+        OmegaConf.register_new_resolver("rlrt.run_name", run_name)
+        Plugins.instance().register(SweepsOnSearchPath)
+
+
+def run_name(*, _root_: Any) -> str:
+    """A run's folder: what was typed, readable, and its identity."""
+    from omegaconf import OmegaConf
+
+    overrides = [str(o) for o in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
+    keys = [k for k in _root_ if k != "hydra"]
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, keys), resolve=True)
+        short = identity(plain)
+    except Exception:  # a config that cannot be read fails with its own sentence once the run begins
+        short = "invalid"
+    return f"{readable(overrides, 'default')}-{short}"
+
+
+def composed_keys(arguments: Sequence[str]) -> list[str]:
+    """All dotted keys of the config that the given group choices compose to."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    groups = {p.name for p in CONFIG.iterdir() if p.is_dir()}
+    choices = [a for a in arguments if a.split("=")[0] in groups and "," not in a]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        config = compose("config", overrides=choices)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        found = []
+        for name in node:
+            full = f"{prefix}{name}"
+            value = node._get_node(name)
+            found += walk(value, full + ".") if hasattr(value, "keys") else [full]
+        return found
+
+    return walk(config, "")

@@ -1,0 +1,87 @@
+"""What makes two runs the same run: config, code, versions, and the content of models and data."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlrt.paths import local_folder
+
+PACKAGE = Path(__file__).parent
+IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads")
+IGNORED_TRAIN = ("save_every", "keep_last")
+"""Keys that say where and how a run is kept, not what it computes."""
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
+"""Packages whose version can change a run's numbers."""
+MAX_NAME = 80
+"""Characters of the readable part of a folder's name."""
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 over a file, or over the names and contents of a folder's files; cached by size and time of change."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    total = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        total.update(str(file.relative_to(path) if file != path else file.name).encode())
+        total.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
+    return total.hexdigest()
+
+
+@functools.cache
+def _file_digest(file: Path, size: int, changed_ns: int) -> bytes:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
+
+
+@functools.cache
+def code_hash() -> str:
+    """SHA-256 over ``rlrt/**/*.py``."""
+    total = hashlib.sha256()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        total.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of the libraries that a run's numbers depend on."""
+    return {name: metadata.version(name) for name in LIBRARIES}
+
+
+def identity(plain: Mapping[str, Any]) -> str:
+    """A run's identity: 12 hexadecimal digits.
+
+    Args:
+        plain: the resolved config as nested plain values.
+    """
+    config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
+    config["train"] = {k: v for k, v in config.get("train", {}).items() if k not in IGNORED_TRAIN}
+    contents = {}
+    for section in ("model", "data"):
+        path = config.get(section, {}).get("path")
+        folder = local_folder(path) if isinstance(path, str) else None
+        if folder is not None:
+            config[section] = {k: v for k, v in config[section].items() if k != "path"}
+            contents[section] = content_hash(folder)
+    text = json.dumps([config, contents, code_hash(), versions()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def readable(overrides: Iterable[str], fallback: str) -> str:
+    """A folder name from command-line overrides: ``method=rlrt seed=1`` gives ``method=rlrt,seed=1``."""
+    kept = [o.lstrip("+~") for o in overrides if not o.startswith(("hydra", "resume", "tracking"))]
+    name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", ",".join(kept)) or fallback
+    return name if len(name) <= MAX_NAME else name[:MAX_NAME]
+
+
+def sweep_hash(overrides: Iterable[str]) -> str:
+    """8 hexadecimal digits of the sorted overrides: the same command finds its sweep again."""
+    kept = sorted(o for o in overrides if not o.startswith("hydra"))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]

@@ -1,0 +1,63 @@
+"""How a config key is declared: once, with its type, meaning, unit and range. The YAML files hold the defaults."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rlrt.errors import UserError, nearest
+
+
+def key(
+    meaning: str,
+    unit: str = "",
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A dataclass field without a default: a config key.
+
+    Args:
+        meaning: one line of documentation.
+        unit: unit of the value, empty for a pure number or a name.
+        above, least, most: open lower, closed lower and closed upper bound.
+        choices: the names that are allowed, for a string.
+    """
+    limits = {"above": above, "least": least, "most": most, "choices": tuple(choices)}
+    return dataclasses.field(metadata={"meaning": meaning, "unit": unit, **limits})
+
+
+def check_ranges(section: Any, path: str) -> None:
+    """Refuse values of a dataclass outside what their ``key`` allows.
+
+    Args:
+        section: a dataclass instance whose fields were declared with ``key``.
+        path: the dotted name of the section, for the message.
+
+    Raises:
+        UserError: naming the key in full, what was expected and what came.
+    """
+    for field in dataclasses.fields(section):
+        value, limits = getattr(section, field.name), field.metadata
+        if value is None or "meaning" not in limits:
+            continue
+        name = f"{path}.{field.name}" if path else field.name
+        if limits["choices"] and value not in limits["choices"]:
+            hint = nearest(str(value), limits["choices"])
+            raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {value!r}.{hint}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        if not math.isfinite(value):
+            raise UserError(f"{name}: expected a finite number, got {value}.")
+        for bound, wrong, words in (
+            ("above", lambda v, b: v <= b, "above"),
+            ("least", lambda v, b: v < b, "of at least"),
+            ("most", lambda v, b: v > b, "of at most"),
+        ):
+            limit = limits[bound]
+            if limit is not None and wrong(value, limit):
+                raise UserError(f"{name}: expected a number {words} {limit:g}, got {value:g}.")

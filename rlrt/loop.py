@@ -1,0 +1,113 @@
+"""The training loop, on one page. It names no method, engine, task or tracker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from rlrt.evaluation import evaluate
+from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
+from rlrt.types import Prompt, Rollout
+from rlrt.update import Learner, StepResult, learn
+
+
+@dataclass
+class Run:
+    """The parts of a run, put together by ``rlrt.build``.
+
+    Attributes:
+        sampler: rollouts for training.
+        evaluator: rollouts for evaluation; its seed is ``eval.seed``.
+        heldout: evaluation prompts.
+        learner: policy, method and teacher.
+        seed, train, eval: from the config.
+        position: updates already done (0, or a checkpoint's).
+        record: called with (step, metrics) once a step is complete.
+        keep_samples: called with (step, rollouts, per-token values).
+        save: writes a checkpoint of the given step.
+        stop_requested: True once the run should save and end early.
+    """
+
+    sampler: Sampler
+    evaluator: Sampler
+    heldout: list[Prompt]
+    learner: Learner
+    seed: int
+    train: Any
+    eval: Any
+    position: int
+    record: Callable[[int, dict[str, float]], None]
+    keep_samples: Callable[[int, list[Rollout], dict[str, torch.Tensor]], None]
+    save: Callable[[int], None]
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+
+
+def train(run: Run) -> int:
+    """Sample, grade, credit, update, record; evaluate and save when due.
+
+    Returns:
+        the number of updates done: ``train.steps``, or fewer where the run was asked to stop (it has then saved).
+    """
+    config = run.train
+    if run.position == 0:
+        run.record(0, evaluation(run))
+    for step in range(run.position + 1, config.steps + 1):
+        seconds: dict[str, float] = {}
+        with clock(seconds, "time/rollout_s"):
+            prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
+            rollouts, replaced = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
+        with clock(seconds, "time/update_s"):
+            signals = signals_of(rollouts, step, run.learner.policy.special_ids)
+            lr = learning_rate(config, step)
+            result: StepResult = learn(run.learner, rollouts, signals, lr)
+        metrics = rollout_metrics(rollouts, config.rollouts_per_prompt, replaced) | result.metrics
+        metrics |= {"policy/lr": lr}
+        run.keep_samples(step, rollouts, result.tokens)
+        last = step == config.steps
+        if last or due(step, config.eval_every):
+            with clock(seconds, "time/evaluation_s"):
+                metrics |= evaluation(run)
+        run.record(step, metrics | seconds)
+        stopping = run.stop_requested()
+        if last or stopping or due(step, config.save_every):
+            run.save(step)
+        if stopping:
+            return step
+    return int(config.steps)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every ``every`` steps (0: never) happens now."""
+    return every > 0 and step % every == 0
+
+
+def evaluation(run: Run) -> dict[str, float]:
+    """The held-out metrics at the current weights."""
+    return evaluate(run.evaluator, run.heldout, run.eval.samples_per_prompt, run.eval.temperature)
+
+
+def learning_rate(config: Any, step: int) -> float:
+    """Learning rate at ``step`` (from 1): linear warm-up, then constant, or linear or cosine to 0 at the last step."""
+    import math
+
+    if step <= config.warmup_steps:
+        return float(config.lr * step / config.warmup_steps)
+    if config.lr_schedule == "constant":
+        return float(config.lr)
+    progress = (step - config.warmup_steps - 1) / max(1, config.steps - config.warmup_steps)
+    if config.lr_schedule == "linear":
+        return float(config.lr * (1 - progress))
+    return float(config.lr * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+@contextmanager
+def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
+    """Add the time that a block takes to ``seconds[name]``."""
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

@@ -1,0 +1,40 @@
+"""What each token weighs in a mini-batch's loss, and the KL penalty to the step-0 policy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlrt.methods.grpo import MAX_LOG_GAP
+
+
+def token_weights(mask_BT: Tensor, aggregation: str, max_new_tokens: int, select_BT: Tensor | None = None) -> Tensor:
+    """Weight of every token so that the loss of a mini-batch is the weighted sum of its tokens' losses.
+
+    ``token``: all tokens alike (DAPO, arXiv 2503.14476); ``sequence``: the mean of per-sequence means (GRPO);
+    ``constant``: sum / (B * max_new_tokens) (Dr.GRPO). With ``select_BT`` each rollout's loss is the mean over its
+    unselected tokens plus the mean over its selected ones, then the mean over rollouts.
+
+    Args:
+        mask_BT: bool; the response tokens of **all** rollouts of the mini-batch, skipped ones included.
+    """
+    mask = mask_BT.double()
+    rollouts = max(1, len(mask))
+    if select_BT is not None:
+        parts = [mask_BT & select_BT, mask_BT & ~select_BT]
+        return sum((part / part.sum(1, keepdim=True).clamp(min=1) for part in parts), torch.zeros_like(mask)) / rollouts
+    if aggregation == "token":
+        return mask / mask.sum().clamp(min=1)
+    if aggregation == "sequence":
+        return mask / mask.sum(1, keepdim=True).clamp(min=1) / rollouts
+    return mask / (rollouts * max_new_tokens)
+
+
+def kl_penalty(logp: Tensor, reference_logp: Tensor, estimator: str) -> Tensor:
+    """Estimate of KL(pi || pi_ref) at sampled tokens: k1 = -r, k2 = r^2 / 2, k3 = e^r - 1 - r with r = log(ref / pi)."""
+    r = (reference_logp - logp).clamp(-MAX_LOG_GAP, MAX_LOG_GAP)
+    if estimator == "k1":
+        return -r
+    if estimator == "k2":
+        return r.square() / 2
+    return r.exp() - 1 - r

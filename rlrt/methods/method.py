@@ -1,0 +1,134 @@
+"""The four slots and how they make a method.
+
+    sequence advantage  |  token credit  |  policy loss  |  auxiliary losses
+
+A slot is a dataclass whose fields are its config keys and which is called on tensors. Base classes hold what a slot may
+declare; the trainer reads the declarations and knows no method by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlrt.methods.signals import Credited, Distributions, Signals
+
+
+class Slot:
+    """What all slots share: a state that is checkpointed. Stateless unless a slot says otherwise."""
+
+    def state_dict(self) -> dict[str, float]:
+        """Numbers that the slot carries from step to step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take over what ``state_dict`` gave."""
+
+
+class Advantage(Slot):
+    """Rewards to one advantage per rollout."""
+
+    needs_group: ClassVar[bool] = True
+    """True where a group of one rollout carries no signal."""
+
+    def __call__(self, signals: Signals) -> Tensor:
+        """advantage_B."""
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+class Credit(Slot):
+    """One advantage per rollout to one per token."""
+
+    batch_statistics: ClassVar[bool] = False
+    """True where groups affect each other through statistics of the batch."""
+    multiplicative: ClassVar[bool] = True
+    """True where a zero advantage stays zero, whatever the teacher says."""
+    needs_entropy: ClassVar[bool] = False
+    """True where the student's entropy is read."""
+
+    def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
+        """Bool_B: the rollouts whose credit a teacher can change. None by default."""
+        return torch.zeros_like(signals.correct_B)
+
+    def __call__(self, advantage_B: Tensor, signals: Signals) -> Credited:
+        """Every token of a rollout gets its rollout's advantage."""
+        return Credited(advantage_B[:, None] * signals.mask_BT)
+
+
+class PolicyLoss(Slot):
+    """Log-probabilities and token advantages to one loss per token."""
+
+    def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """loss_BT; read only where the mask is True."""
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+
+class Auxiliary(Slot):
+    """A loss on whole next-token distributions, added to the policy loss."""
+
+    needs_teacher: ClassVar[bool] = False
+    """True where only rollouts with a teacher contribute, and their tokens alone make the denominator."""
+
+    def __call__(self, distributions: Distributions) -> Tensor:
+        """loss_N."""
+        raise TypeError(f"{type(self).__name__} does not define __call__")
+
+    def observe(self, entropy: float) -> None:
+        """Told the mean entropy of the step's rollouts (nats), for coefficients that adapt."""
+
+
+@dataclass
+class Method:
+    """A choice in each slot.
+
+    Attributes:
+        name: how it is called in tables.
+        advantage, credit: the first two slots.
+        policy_loss: the third, or None for methods that learn from the auxiliary losses alone.
+        auxiliary: the fourth; any number of terms.
+    """
+
+    name: str
+    advantage: Advantage
+    credit: Credit
+    policy_loss: PolicyLoss | None
+    auxiliary: list[Auxiliary]
+
+    def slots(self) -> dict[str, Slot]:
+        """Every filled slot by a stable name."""
+        slots: dict[str, Slot] = {"advantage": self.advantage, "credit": self.credit}
+        if self.policy_loss is not None:
+            slots["policy_loss"] = self.policy_loss
+        return slots | {f"auxiliary_{i}": term for i, term in enumerate(self.auxiliary)}
+
+    @property
+    def distils(self) -> bool:
+        """Whether an auxiliary loss reads the teacher's distributions."""
+        return any(term.needs_teacher for term in self.auxiliary)
+
+    def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
+        """Bool_B: rollouts for which the method wants a teacher (all of them where a loss distils)."""
+        if self.distils:
+            return torch.ones_like(signals.correct_B)
+        return self.credit.teacher_rows(advantage_B, signals)
+
+    def touched_rows(self, advantage_BT: Tensor, has_teacher_B: Tensor) -> Tensor:
+        """Bool_B: rollouts that some term of the loss touches; the others need no forward and no backward pass."""
+        touched = torch.zeros_like(has_teacher_B)
+        if self.policy_loss is not None:
+            touched = (advantage_BT != 0).any(1)
+        for term in self.auxiliary:
+            touched = touched | (has_teacher_B if term.needs_teacher else torch.ones_like(has_teacher_B))
+        return touched
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every slot, for a checkpoint."""
+        return {name: slot.state_dict() for name, slot in self.slots().items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave."""
+        for name, slot in self.slots().items():
+            slot.load_state_dict(state.get(name, {}))

@@ -1,0 +1,111 @@
+"""What a method may read of a step, and what its slots return. Shape suffixes: see ``rlrt.types``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class TeacherSignal:
+    """One teacher context's view of the rollouts.
+
+    Attributes:
+        has_B: bool; the rollouts that have this context.
+        logp_BT: log P_T of the sampled tokens, nats; zero where ``has_B`` is False.
+        entropy_BT: the teacher's exact entropy, nats; zero where ``has_B`` is False.
+    """
+
+    has_B: Tensor
+    logp_BT: Tensor
+    entropy_BT: Tensor
+
+
+@dataclass
+class Signals:
+    """Everything known about a step's rollouts when credit is assigned.
+
+    Attributes:
+        step: the update this is for, from 1.
+        group_B: index of the rollout's group.
+        reward_B: reward, possibly shaped.
+        correct_B: bool; the verifier's verdict. Gates read this, never the reward.
+        seed_B: a seed of each rollout's own, for methods that draw random numbers.
+        token_BT: sampled tokens.
+        mask_BT: bool; True on response tokens, the first end-of-sequence token included.
+        special_BT: bool; end-of-sequence and other special tokens.
+        logp_BT: log P_S of the sampled tokens at rollout-time weights (the trainer's own forward), nats.
+        entropy_BT: the student's exact entropy at those weights, nats.
+        scored_B: bool; the rollouts for which ``logp_BT`` and ``entropy_BT`` were computed.
+        teachers: one entry per teacher context; empty where the method asks for none.
+        reference_logp_BT: log-probability under the step-0 policy, or None.
+    """
+
+    step: int
+    group_B: Tensor
+    reward_B: Tensor
+    correct_B: Tensor
+    seed_B: Tensor
+    token_BT: Tensor
+    mask_BT: Tensor
+    special_BT: Tensor
+    logp_BT: Tensor
+    entropy_BT: Tensor
+    scored_B: Tensor
+    teachers: list[TeacherSignal] = field(default_factory=list)
+    reference_logp_BT: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.reward_B)
+
+    def rows(self, index: Tensor) -> Signals:
+        """The signals of some rollouts, in the order of ``index`` (long, or a bool mask of length B)."""
+        values = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            values[f.name] = value[index] if isinstance(value, torch.Tensor) else value
+        values["teachers"] = [
+            TeacherSignal(t.has_B[index], t.logp_BT[index], t.entropy_BT[index]) for t in self.teachers
+        ]
+        return Signals(**values)
+
+
+@dataclass
+class Credited:
+    """What a token credit returns.
+
+    Attributes:
+        advantage_BT: advantage of every token; zero outside the mask.
+        select_BT: bool, or None. Where given, each rollout's loss is the mean over its unselected tokens plus the mean
+            over its selected ones, an empty part omitted.
+        metrics: plain numbers to log.
+    """
+
+    advantage_BT: Tensor
+    select_BT: Tensor | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Distributions:
+    """What an auxiliary loss reads: next-token distributions at N response tokens of a micro-batch.
+
+    Attributes:
+        logp_NV: the student's log-probabilities over the vocabulary at the sampling temperature, with gradient.
+        teacher_logp_NV: the teacher's, without gradient; None where the loss asks for no teacher. Rows without a
+            teacher hold zeros and are never read.
+        ratio_N: pi / pi_old of the sampled token, without gradient.
+    """
+
+    logp_NV: Tensor
+    teacher_logp_NV: Tensor | None
+    ratio_N: Tensor
+
+
+def mean_where(values: Tensor, where: Tensor) -> float:
+    """Mean of ``values`` where the mask is True, 0.0 where it never is."""
+    chosen = values[where]
+    return float(chosen.double().mean()) if chosen.numel() else 0.0

@@ -1,0 +1,12 @@
+"""No token credit: every token of a rollout has the rollout's advantage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlrt.methods.method import Credit
+
+
+@dataclass
+class UniformCredit(Credit):
+    """What GRPO and its relatives do."""

@@ -1,0 +1,106 @@
+"""Where a step's numbers go: the record first, then MLflow, the terminal, and alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rlrt.config.schema import Settings
+from rlrt.folder import RunFolder
+from rlrt.trackers.mlflow import MlflowTracker
+from rlrt.types import Rollout
+
+ALARMS = (
+    ("rlrt/gap_mean", lambda v: v > 2.0, "the mean gap D is above 2 nats, as before every collapse we saw"),
+    ("rollout/truncated_share", lambda v: v > 0.5, "more than half of the rollouts are truncated"),
+    ("policy/entropy", lambda v: v < 1e-3, "the policy's entropy is under 0.001 nats per token"),
+    ("reward/verifier_error_share", lambda v: v > 0.05, "the verifier failed on more than 5 % of the rollouts"),
+    ("policy/grad_norm", lambda v: v != v or v == float("inf"), "the gradient was not finite: the update was left out"),
+)
+
+
+class Monitor:
+    """Takes a run's metrics and samples.
+
+    Args:
+        settings: the run's.
+        folder: its folder.
+        tracker: MLflow, or None.
+        show: progress for a person.
+        warn: told each alarm once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        folder: RunFolder,
+        tracker: MlflowTracker | None,
+        show: Callable[[int, dict[str, float]], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._settings, self._folder, self._tracker = settings, folder, tracker
+        self._show, self._warn, self._told = show, warn, set[str]()
+        self.complete = True
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """One step's numbers, everywhere."""
+        self._folder.record.append([{"step": step, **metrics}])
+        if self._tracker is not None:
+            self._tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
+            self._note_run_id()
+        self._show(step, metrics)
+        for name, bad, words in ALARMS:
+            if name in metrics and name not in self._told and bad(metrics[name]):
+                self._told.add(name)
+                self._warn(f"step {step}: {words} ({name} = {metrics[name]:.4g})")
+
+    def samples(self, step: int, rollouts: list[Rollout], tokens: dict[str, torch.Tensor]) -> None:
+        """Rollouts worth keeping, with their per-token values, when they are due."""
+        tracking = self._settings.tracking
+        if not tracking.samples_every or not tracking.samples:
+            return
+        if step != 1 and step % tracking.samples_every:
+            return
+        rows = [sample(step, r, {k: v[i] for k, v in tokens.items()}) for i, r in enumerate(rollouts[: tracking.samples])]
+        self._folder.samples.append(rows)
+        if self._tracker is not None:
+            shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")
+            self._tracker.table("samples.json", {k: [row[k] for row in rows] for k in shown})
+
+    def close(self, status: str) -> None:
+        """Papers to MLflow, and the end of its run."""
+        if self._tracker is None:
+            return
+        for name in ("config.yaml", "manifest.json", "summary.json"):
+            if (self._folder.path / name).is_file():
+                self._tracker.artifact(self._folder.path / name)
+        self._tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
+        self.complete = self._tracker.close(status)
+        self._note_run_id()
+
+    def _note_run_id(self) -> None:
+        tracker = self._tracker
+        if tracker is not None and tracker.run_id and self._folder.manifest().get("mlflow_run_id") != tracker.run_id:
+            self._folder.write_manifest(mlflow_run_id=tracker.run_id)
+
+
+def sample(step: int, rollout: Rollout, tokens: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """A rollout as plain values; per-token lists are as long as the response."""
+    generation = rollout.generation
+    length = len(generation.token_ids)
+    values = {k: [round(float(x), 6) for x in v[:length]] for k, v in tokens.items()}
+    return {
+        "step": step,
+        "prompt_id": rollout.prompt.id,
+        "prompt": rollout.prompt.text,
+        "sample": rollout.sample,
+        "response": rollout.text,
+        "reward": rollout.grade.reward,
+        "correct": rollout.grade.correct,
+        "truncated": generation.truncated,
+        "length": length,
+        "token_ids": generation.token_ids,
+        "tokens": values | {"entropy": [round(float(x), 6) for x in generation.entropy_T]},
+    }

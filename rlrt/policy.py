@@ -1,0 +1,220 @@
+"""The policy: a causal language model, its tokenizer and its optimiser; and the one forward path of the trainer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrt.errors import UserError
+from rlrt.paths import resolve_path
+
+def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
+    """Model and tokenizer from a folder in the hub's format, or from the hub.
+
+    Weights are read from safetensors only, and no code that comes with a model is run.
+
+    Raises:
+        UserError: for a folder without weights or with a broken config, and for a hub that cannot be reached.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    source = resolve_path(path)
+    folder = Path(source)
+    if folder.is_dir():
+        check_folder(folder)
+    elif source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise UserError(
+            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is not a folder here."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision or "main",
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # transformers raises many types for one cause: the model cannot be had
+        if folder.is_dir():
+            raise UserError(f"model.path: {path} could not be loaded: {_first_line(error)}") from error
+        raise UserError(
+            f"model.path: {path} could not be had from the hub ({_first_line(error)}); download it elsewhere and give its "
+            "folder as model.path=/path/to/folder."
+        ) from error
+    return model, tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a model folder whose config cannot be read or that holds no safetensors weights.
+
+    Raises:
+        UserError: naming the file that is missing or broken.
+    """
+    config = folder / "config.json"
+    try:
+        json.loads(config.read_text())
+    except FileNotFoundError:
+        raise UserError(f"model.path: expected a config.json in {folder}, found none.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"model.path: {config} is not readable JSON ({_first_line(error)}).") from None
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"model.path: expected weights as *.safetensors in {folder}, found none (other formats are not loaded)."
+        )
+
+
+@dataclass
+class Row:
+    """One sequence to score: a prompt and the response to it, as token ids."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Indices in batches whose padded size (rows x longest) stays within the budget, the longest first.
+
+    A single row over the budget makes a batch of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def response_logp(model: Any, rows: Sequence[Row], temperature: float) -> Tensor:
+    """Log-probabilities of softmax(logits / temperature) at every response token of the rows, laid end to end.
+
+    The support is the model's whole vocabulary, as in the engine: no token is left out on either side.
+
+    Returns:
+        logp_NV, float32, row after row; differentiable unless gradients are off.
+    """
+    device = next(model.parameters()).device
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    keep = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor([*row.prompt_ids, *row.response_ids])
+        keep[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
+    # Rows are padded on the right and attention is causal: no real token ever attends to padding.
+    hidden = model.base_model(input_ids=ids[:, :-1].to(device), use_cache=False).last_hidden_state
+    logits_NV = model.get_output_embeddings()(hidden[keep[:, :-1].to(device)])
+    return (logits_NV.float() / temperature).log_softmax(-1)
+
+
+def pad(rows: Sequence[Tensor], width: int, fill: float = 0.0) -> Tensor:
+    """One-dimensional tensors of several lengths as one (B, width) tensor."""
+    result = rows[0].new_full((len(rows), width), fill) if rows else torch.zeros(0, width)
+    for i, row in enumerate(rows):
+        result[i, : len(row)] = row
+    return result
+
+
+@torch.no_grad()
+def score(
+    model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every response token and the exact entropy of its distribution.
+
+    Returns:
+        logp_BT, entropy_BT on the CPU, nats, zero after a row's end; T = ``width``.
+    """
+    logp = torch.zeros(len(rows), width)
+    entropy = torch.zeros(len(rows), width)
+    with evaluating(model):
+        for batch in micro_batches([len(r) for r in rows], token_budget):
+            chosen = [rows[i] for i in batch]
+            logp_NV = response_logp(model, chosen, temperature)
+            tokens = torch.cat([torch.as_tensor(r.response_ids) for r in chosen]).to(logp_NV.device)
+            sampled = logp_NV.gather(-1, tokens[:, None])[:, 0].cpu()
+            spread = -(logp_NV.exp() * logp_NV).sum(-1).cpu()
+            start = 0
+            for i, row in zip(batch, chosen, strict=True):
+                end = start + len(row.response_ids)
+                logp[i, : end - start], entropy[i, : end - start] = sampled[start:end], spread[start:end]
+                start = end
+    return logp, entropy
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode for a while."""
+    was = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was)
+
+
+class Policy:
+    """The student: weights that are trained, and the optimiser that does it."""
+
+    def __init__(self, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, temperature: float) -> None:
+        self.model, self.tokenizer, self.optimiser, self.temperature = model, tokenizer, optimiser, temperature
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a response: the generation config's, or else the tokenizer's end of sequence."""
+        ids = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return [ids] if isinstance(ids, int) else list(ids or [])
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Special tokens of the tokenizer."""
+        return list(self.tokenizer.all_special_ids)
+
+    def step(self, lr: float, max_grad_norm: float) -> float:
+        """One optimiser step at ``lr``; returns the gradient's norm before clipping, and clears the gradient."""
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def save(self, folder: Path) -> None:
+        """Weights, config and tokenizer in the hub's format: ``transformers`` loads the folder as it is."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        for file in folder.iterdir():
+            os.chmod(file, 0o644)
+
+
+def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW over all weights that are trained."""
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=lr, betas=betas, weight_decay=weight_decay
+    )

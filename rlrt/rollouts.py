@@ -1,0 +1,188 @@
+"""Sampling and grading a step's rollouts, and what they look like to a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from rlrt.methods.signals import Signals
+from rlrt.policy import Policy, Row, pad
+from rlrt.prompting import PromptBuilder
+from rlrt.seeds import derive, permutation
+from rlrt.tasks.base import Task
+from rlrt.types import Generation, Grade, Prompt, Rollout
+
+
+class Engine(Protocol):
+    """What the loop asks of a sampler."""
+
+    max_new_tokens: int
+    temperature: float
+
+    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
+        """Take the current weights."""
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float | None = None
+    ) -> list[list[Generation]]:
+        """Responses to each prompt, one for each of its seeds."""
+
+
+def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
+    """The prompts of a step: a function of (seed, step), every prompt once before any comes again."""
+    chosen = []
+    for position in range((step - 1) * count, step * count):
+        epoch, offset = divmod(position, len(prompts))
+        chosen.append((epoch, offset))
+    orders = {epoch: permutation(len(prompts), seed, "prompts", epoch) for epoch, _ in chosen}
+    return [prompts[orders[epoch][offset]] for epoch, offset in chosen]
+
+
+def refill_prompts(prompts: Sequence[Prompt], seed: int, step: int, attempt: int, count: int) -> list[Prompt]:
+    """Replacements for groups without signal: a function of (seed, step, attempt)."""
+    return [prompts[i] for i in permutation(len(prompts), seed, "refill", step, attempt)[:count]]
+
+
+def overlong_penalty(length: int, limit: int, cache: int) -> float:
+    """DAPO's soft penalty (arXiv 2503.14476, eq. 13): 0 up to limit - cache, then linear to -1 at the limit, then -1."""
+    if cache == 0 or length <= limit - cache:
+        return 0.0
+    return max(-1.0, (limit - cache - length) / cache)
+
+
+class Sampler:
+    """Prompts in, graded rollouts out.
+
+    Args:
+        engine, policy, builder, task: the parts.
+        seed: the run's seed; a rollout's own seed is a function of (seed, stream, step, prompt, sample).
+        overlong_cache: see ``overlong_penalty``; 0: none.
+    """
+
+    def __init__(
+        self, engine: Engine, policy: Policy, builder: PromptBuilder, task: Task, seed: int, overlong_cache: int = 0
+    ) -> None:
+        self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
+        self.seed, self._overlong_cache = seed, overlong_cache
+        self.seconds_grading = 0.0
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        samples: int,
+        stream: tuple[object, ...],
+        temperature: float | None = None,
+        first_group: int = 0,
+    ) -> list[Rollout]:
+        """``samples`` rollouts of every prompt, group after group.
+
+        Args:
+            stream: names the random stream, for example ("train", step).
+            temperature: instead of the engine's; 0 is greedy.
+            first_group: group index of the first prompt.
+        """
+        ids = [self.builder.student(p) for p in prompts]
+        seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
+        self.engine.load(self.policy.model, self.policy.stop_ids)
+        generations = self.engine.sample(ids, seeds, temperature)
+        rollouts = []
+        for i, prompt in enumerate(prompts):
+            for g, generation in enumerate(generations[i]):
+                text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+                rollouts.append(
+                    Rollout(prompt, first_group + i, g, seeds[i][g], ids[i], generation, text, self._grade(prompt, generation, text))
+                )
+        return rollouts
+
+    def _grade(self, prompt: Prompt, generation: Generation, text: str) -> Grade:
+        if generation.truncated:
+            grade = Grade(correct=False, reward=0.0)
+        else:
+            grade = self.task.grade(prompt, text)
+        penalty = overlong_penalty(len(generation.token_ids), self.engine.max_new_tokens, self._overlong_cache)
+        return Grade(grade.correct, grade.reward + penalty, grade.error)
+
+
+def carries_signal(group: Sequence[Rollout]) -> bool:
+    """Whether the rewards of a group differ."""
+    rewards = [r.grade.reward for r in group]
+    return max(rewards) > min(rewards)
+
+
+def with_refills(
+    sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int
+) -> tuple[list[Rollout], int]:
+    """The step's rollouts, groups without signal replaced up to ``max_refills`` times (DAPO's dynamic sampling).
+
+    Returns:
+        the rollouts, as many groups as prompts were asked for, and the number of groups that were replaced.
+    """
+    rollouts = sampler(prompts, samples, ("train", step))
+    replaced = 0
+    for attempt in range(1, max_refills + 1):
+        groups = [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
+        empty = [i for i, group in enumerate(groups) if not carries_signal(group)]
+        if not empty:
+            break
+        fresh_prompts = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty))
+        fresh = sampler(fresh_prompts, samples, ("refill", step, attempt))
+        for slot, start in zip(empty, range(0, len(fresh), samples), strict=False):
+            group = fresh[start : start + samples]
+            if carries_signal(group):
+                for rollout in group:
+                    rollout.group = slot
+                groups[slot] = group
+                replaced += 1
+        rollouts = [rollout for group in groups for rollout in group]
+    return rollouts, replaced
+
+
+def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int]) -> Signals:
+    """What a method may read, before anything is scored (log-probabilities and entropies are still zero)."""
+    width = max(len(r.generation.token_ids) for r in rollouts)
+    token_BT = pad([torch.tensor(r.generation.token_ids) for r in rollouts], width)
+    length_B = torch.tensor([len(r.generation.token_ids) for r in rollouts])
+    mask_BT = torch.arange(width)[None] < length_B[:, None]
+    zeros_BT = torch.zeros(len(rollouts), width)
+    return Signals(
+        step=step,
+        group_B=torch.tensor([r.group for r in rollouts]),
+        reward_B=torch.tensor([r.grade.reward for r in rollouts]),
+        correct_B=torch.tensor([r.grade.correct for r in rollouts]),
+        seed_B=torch.tensor([r.seed for r in rollouts]),
+        token_BT=token_BT,
+        mask_BT=mask_BT,
+        special_BT=torch.isin(token_BT, torch.tensor(list(special_ids), dtype=torch.long)) & mask_BT,
+        logp_BT=zeros_BT,
+        entropy_BT=zeros_BT.clone(),
+        scored_B=torch.zeros(len(rollouts), dtype=torch.bool),
+    )
+
+
+def student_rows(rollouts: Sequence[Rollout]) -> list[Row]:
+    """The sequences that the student is scored and trained on."""
+    return [Row(r.prompt_ids, r.generation.token_ids) for r in rollouts]
+
+
+def rollout_metrics(rollouts: Sequence[Rollout], samples: int, replaced: int) -> dict[str, float]:
+    """Rewards, lengths, groups and entropy of a step; every count that could hide a failure."""
+    count = len(rollouts)
+    groups = [rollouts[i : i + samples] for i in range(0, count, samples)]
+    correct = [sum(r.grade.correct for r in group) for group in groups]
+    lengths = [len(r.generation.token_ids) for r in rollouts]
+    return {
+        "reward/mean": sum(r.grade.reward for r in rollouts) / count,
+        "reward/correct_share": sum(correct) / count,
+        "reward/verifier_error_share": sum(r.grade.error for r in rollouts) / count,
+        "rollout/length_mean": sum(lengths) / count,
+        "rollout/length_max": float(max(lengths)),
+        "rollout/truncated_share": sum(r.generation.truncated for r in rollouts) / count,
+        "rollout/tokens": float(sum(lengths)),
+        "policy/entropy": float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / sum(lengths),
+        "group/all_correct_share": sum(c == samples for c in correct) / len(groups),
+        "group/all_wrong_share": sum(c == 0 for c in correct) / len(groups),
+        "group/no_signal_share": sum(not carries_signal(g) for g in groups) / len(groups),
+        "group/replaced": float(replaced),
+    }

@@ -1,0 +1,88 @@
+"""The values that pass between the parts of a run, and the legend of shape suffixes.
+
+Suffixes name the axes of a tensor or list: ``B`` rollouts, ``T`` response tokens (padded to the longest), ``V``
+vocabulary, ``N`` response tokens of all rollouts laid end to end (no padding), ``C`` teacher contexts, ``P`` prompts,
+``G`` rollouts of one prompt. ``logp`` is a natural logarithm; entropies and divergences are in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One problem of a task.
+
+    Attributes:
+        id: stable name of the problem, the same in every run.
+        text: what the model is asked, before any template of the model.
+        answer: what the verifier needs to grade a response (opaque to everybody else).
+        solution: a reference solution, or None where the data has none.
+        states_answer: whether ``text`` already gives the final answer away (as countdown's target does).
+    """
+
+    id: str
+    text: str
+    answer: Any
+    solution: str | None = None
+    states_answer: bool = False
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verifier's verdict on one response.
+
+    ``correct`` is what every gate reads; ``reward`` may be shaped. ``error`` says that the verifier itself failed
+    (time-out, crash): counted apart from a wrong answer.
+    """
+
+    correct: bool
+    reward: float
+    error: bool = False
+
+
+@dataclass
+class Generation:
+    """What an engine returns for one response.
+
+    Attributes:
+        token_ids: the sampled tokens, the first end-of-sequence token included.
+        logp_T: log-probability of each, nats, under the distribution it was sampled from.
+        entropy_T: exact entropy of each of those distributions, nats.
+        truncated: True when the response reached the length limit without an end-of-sequence token.
+    """
+
+    token_ids: list[int]
+    logp_T: Tensor
+    entropy_T: Tensor
+    truncated: bool
+
+
+@dataclass
+class Rollout:
+    """One graded response.
+
+    Attributes:
+        prompt: the problem.
+        group: index of the prompt within the step; the rollouts of one group share it.
+        sample: index of the rollout within its group.
+        seed: the seed it was sampled with.
+        prompt_ids: token ids given to the student.
+        generation: what the engine returned.
+        text: the response without special tokens.
+        grade: the verifier's verdict; a truncated response is never correct.
+    """
+
+    prompt: Prompt
+    group: int
+    sample: int
+    seed: int
+    prompt_ids: list[int]
+    generation: Generation
+    text: str
+    grade: Grade

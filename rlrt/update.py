@@ -1,0 +1,276 @@
+"""Credit and gradient: from graded rollouts to optimiser steps. Knows slots, no method by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrt.methods.aggregate import kl_penalty, token_weights
+from rlrt.methods.grpo import policy_ratio
+from rlrt.methods.method import Method
+from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
+from rlrt.policy import Policy, Row, micro_batches, response_logp, score
+from rlrt.prompting import PromptBuilder
+from rlrt.rollouts import student_rows
+from rlrt.teacher import Teacher, reference_contexts, sibling_contexts
+from rlrt.types import Rollout
+
+
+@dataclass
+class Learner:
+    """Everything an update needs besides the rollouts.
+
+    Attributes:
+        policy, method, teacher, builder: the parts.
+        reference: the step-0 model for the KL penalty, or None.
+        train, teacher_config: the config sections.
+        max_new_tokens: of the engine; the constant denominator of Dr.GRPO.
+    """
+
+    policy: Policy
+    method: Method
+    teacher: Teacher
+    builder: PromptBuilder
+    reference: Any
+    train: Any
+    teacher_config: Any
+    max_new_tokens: int
+
+    def teacher_rows(self, rollouts: Sequence[Rollout], wanted_B: Tensor) -> tuple[list[Row | None], dict[str, float]]:
+        """The teacher's sequence of every rollout that wants one and can have one, and the counts of both."""
+        if self.teacher_config.context == "reference":
+            contexts = reference_contexts(rollouts)
+        else:
+            contexts = sibling_contexts(rollouts, self.teacher_config.on_unique_correct)
+        rows: list[Row | None] = []
+        too_long = 0
+        for rollout, context, wanted in zip(rollouts, contexts, wanted_B.tolist(), strict=True):
+            row = None
+            if wanted and context is not None:
+                prompt_ids = self.builder.teacher(rollout.prompt, context)
+                if len(prompt_ids) <= self.teacher_config.max_context_tokens:
+                    row = Row(prompt_ids, rollout.generation.token_ids)
+                else:
+                    too_long += 1
+            rows.append(row)
+        wanted = int(wanted_B.sum())
+        return rows, {
+            "teacher/share": sum(r is not None for r in rows) / len(rows),
+            "teacher/wanted_without_share": (wanted - sum(r is not None for r in rows)) / len(rows),
+            "teacher/too_long_share": too_long / len(rows),
+        }
+
+    def score_student(self, signals: Signals, rows: Sequence[Row], wanted_B: Tensor) -> None:
+        """Fill in log-probabilities and entropies of the wanted rollouts, by the trainer's own forward path."""
+        index = wanted_B.nonzero()[:, 0]
+        if len(index) == 0:
+            return
+        chosen = [rows[i] for i in index.tolist()]
+        width = signals.mask_BT.shape[1]
+        logp, entropy = score(self.policy.model, chosen, self.policy.temperature, self.train.token_budget, width)
+        signals.logp_BT[index], signals.entropy_BT[index] = logp, entropy
+        signals.scored_B[index] = True
+
+    def score_teacher(self, signals: Signals, rows: Sequence[Row | None]) -> TeacherSignal:
+        """The teacher's log-probabilities and entropies of the rollouts that have a context."""
+        has_B = torch.tensor([row is not None for row in rows])
+        logp_BT, entropy_BT = torch.zeros_like(signals.logp_BT), torch.zeros_like(signals.logp_BT)
+        chosen = [row for row in rows if row is not None]
+        if chosen:
+            width = signals.mask_BT.shape[1]
+            logp, entropy = score(self.teacher.model, chosen, self.policy.temperature, self.train.token_budget, width)
+            logp_BT[has_B], entropy_BT[has_B] = logp, entropy
+        return TeacherSignal(has_B, logp_BT, entropy_BT)
+
+
+@dataclass
+class StepResult:
+    """What an update leaves to record: metrics, and per-token values of every rollout for the samples."""
+
+    metrics: dict[str, float]
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+
+
+def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: float) -> StepResult:
+    """All optimiser steps of one step of the loop.
+
+    Log-probabilities at rollout-time weights are computed once; with ``teacher.weights=live`` both sides of the gap
+    are computed again for each mini-batch (METHODS, common ground).
+    """
+    method, live = learner.method, learner.teacher.weights == "live"
+    learner.teacher.begin_step(signals.step)
+    rows = student_rows(rollouts)
+    advantage_B = method.advantage(signals)
+    wanted_B = method.teacher_rows(advantage_B, signals)
+    contexts, metrics = learner.teacher_rows(rollouts, wanted_B)
+    has_B = torch.tensor([row is not None for row in contexts])
+    several = learner.train.minibatches > 1
+    needs_all = several or method.credit.needs_entropy
+    learner.score_student(signals, rows, torch.ones_like(has_B) if needs_all else has_B & ~torch.tensor(method.distils))
+    if bool(has_B.any()) and (not live or not several):
+        signals.teachers = [learner.score_teacher(signals, contexts)] if not method.distils else []
+    if learner.reference is not None:
+        signals.reference_logp_BT, _ = score(
+            learner.reference, rows, learner.policy.temperature, learner.train.token_budget, signals.mask_BT.shape[1]
+        )
+    recompute = live and several and not method.distils and bool(has_B.any())
+    credited = None if recompute else method.credit(advantage_B, signals)
+    advantage_BT = torch.zeros_like(signals.logp_BT)
+    totals: dict[str, list[float]] = {}
+    for index in minibatches(signals.group_B, learner.train.minibatches):
+        part, chosen = signals.rows(index), index.tolist()
+        part_rows, part_contexts = [rows[i] for i in chosen], [contexts[i] for i in chosen]
+        if credited is None:
+            now = signals.rows(index)
+            learner.score_student(now, part_rows, torch.ones(len(index), dtype=torch.bool))
+            now.teachers = [learner.score_teacher(now, part_contexts)]
+            part_credit = method.credit(advantage_B[index], now)
+        else:
+            select = None if credited.select_BT is None else credited.select_BT[index]
+            part_credit = Credited(credited.advantage_BT[index], select, credited.metrics)
+        advantage_BT[index] = part_credit.advantage_BT
+        numbers = minibatch_step(learner, part_rows, part_contexts, part, part_credit, lr)
+        for name, value in (numbers | part_credit.metrics).items():
+            totals.setdefault(name, []).append(value)
+    metrics |= {name: sum(values) / len(values) for name, values in totals.items()}
+    for term in method.auxiliary:
+        term.observe(entropy_mean(rollouts))
+    return StepResult(metrics, token_values(signals, advantage_BT))
+
+
+def entropy_mean(rollouts: Sequence[Rollout]) -> float:
+    """Mean entropy per token of the step's rollouts, nats."""
+    tokens = sum(len(r.generation.token_ids) for r in rollouts)
+    return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / tokens
+
+
+def token_values(signals: Signals, advantage_BT: Tensor) -> dict[str, Tensor]:
+    """Per-token values worth storing with a rollout."""
+    values = {"advantage": advantage_BT}
+    if bool(signals.scored_B.any()):
+        values["logp"] = signals.logp_BT
+    if signals.teachers:
+        has = signals.teachers[0].has_B[:, None]
+        values["gap"] = torch.where(has, signals.logp_BT - signals.teachers[0].logp_BT, torch.nan)
+    return values
+
+
+def minibatches(group_B: Tensor, count: int) -> list[Tensor]:
+    """Indices of the rollouts of each mini-batch: whole groups, as equal in number as can be."""
+    groups = group_B.unique()
+    return [torch.isin(group_B, part).nonzero()[:, 0] for part in groups.tensor_split(count)]
+
+
+def minibatch_step(
+    learner: Learner,
+    rows: Sequence[Row],
+    contexts: Sequence[Row | None],
+    signals: Signals,
+    credited: Credited,
+    lr: float,
+) -> dict[str, float]:
+    """Forward and backward over one mini-batch by micro-batches, then one optimiser step.
+
+    Denominators count the tokens of the whole mini-batch, skipped rollouts included, so the gradient does not depend
+    on how it is cut into micro-batches.
+    """
+    method, train = learner.method, learner.train
+    has_B = torch.tensor([c is not None for c in contexts])
+    weight_BT = token_weights(signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT)
+    dense_mask_BT = signals.mask_BT & has_B[:, None]
+    dense_weight_BT = token_weights(dense_mask_BT, "token", learner.max_new_tokens)
+    touched_B = method.touched_rows(credited.advantage_BT, has_B)
+    if learner.reference is not None:
+        touched_B = torch.ones_like(touched_B)
+    index = touched_B.nonzero()[:, 0].tolist()
+    sums: dict[str, float] = {"policy/loss": 0.0, "policy/clipped_share": 0.0, "policy/log_ratio_abs_mean": 0.0}
+    for micro in micro_batches([len(rows[i]) for i in index], train.token_budget):
+        chosen = torch.tensor([index[j] for j in micro])
+        part = signals.rows(chosen)
+        losses = micro_loss(
+            learner,
+            [rows[i] for i in chosen.tolist()],
+            [contexts[i] for i in chosen.tolist()],
+            part,
+            credited.advantage_BT[chosen],
+            weight_BT[chosen],
+            dense_weight_BT[chosen],
+        )
+        loss = losses.pop("policy/loss")
+        loss.backward()
+        sums["policy/loss"] += float(loss.detach())
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    sums["policy/skipped_share"] = 1.0 - len(index) / len(rows)
+    sums["policy/grad_norm"] = learner.policy.step(lr, train.max_grad_norm) if index else 0.0
+    if index:
+        learner.teacher.follow()
+    return sums
+
+
+def micro_loss(
+    learner: Learner,
+    rows: Sequence[Row],
+    contexts: Sequence[Row | None],
+    signals: Signals,
+    advantage_BT: Tensor,
+    weight_BT: Tensor,
+    dense_weight_BT: Tensor,
+) -> dict[str, Tensor]:
+    """The weighted sum of all loss terms over one micro-batch, and plain sums to log."""
+    method, temperature, device = learner.method, learner.policy.temperature, learner.policy.device
+    mask_BT = signals.mask_BT.to(device)
+    logp_NV = response_logp(learner.policy.model, rows, temperature)
+    token_N = signals.token_BT.to(device)[mask_BT]
+    logp_N = logp_NV.gather(-1, token_N[:, None])[:, 0]
+    logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, logp_N)
+    scored_B1 = signals.scored_B.to(device)[:, None]
+    logp_old_BT = torch.where(scored_B1 & (learner.train.minibatches > 1), signals.logp_BT.to(device), logp_BT.detach())
+    weight_BT, weight_N = weight_BT.to(device), weight_BT.to(device)[mask_BT].float()
+    ratio_N = policy_ratio(logp_BT, logp_old_BT).detach()[mask_BT]
+    total = torch.zeros((), device=device)
+    numbers: dict[str, Tensor] = {}
+    if method.policy_loss is not None:
+        advantages = advantage_BT.to(device)
+        loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantages, mask_BT)
+        total = total + (loss_BT[mask_BT] * weight_N).sum()
+    for term in method.auxiliary:
+        if term.needs_teacher:
+            term_loss = dense_term(learner, term, contexts, logp_NV, ratio_N, mask_BT, dense_weight_BT)
+        else:
+            term_loss = (term(Distributions(logp_NV, None, ratio_N)) * weight_N).sum()
+        numbers[f"policy/{type(term).__name__.lower()}"] = term_loss.detach()
+        total = total + term_loss
+    if learner.reference is not None and signals.reference_logp_BT is not None:
+        reference_N = signals.reference_logp_BT.to(device)[mask_BT]
+        kl_N = kl_penalty(logp_N, reference_N, learner.train.kl_estimator)
+        total = total + learner.train.kl_coef * (kl_N * weight_N).sum()
+        numbers["policy/kl_reference"] = (kl_N.detach() * weight_N).sum()
+    outside = (ratio_N < 1 - learner.train.clip_low) | (ratio_N > 1 + learner.train.clip_high)
+    numbers["policy/clipped_share"] = (outside * weight_N).sum()
+    numbers["policy/log_ratio_abs_mean"] = (ratio_N.log().abs() * weight_N).sum()
+    return numbers | {"policy/loss": total}
+
+
+def dense_term(
+    learner: Learner,
+    term: Any,
+    contexts: Sequence[Row | None],
+    logp_NV: Tensor,
+    ratio_N: Tensor,
+    mask_BT: Tensor,
+    dense_weight_BT: Tensor,
+) -> Tensor:
+    """A loss on the distributions of student and teacher, over the tokens of rollouts that have a teacher."""
+    has_B = torch.tensor([c is not None for c in contexts], device=mask_BT.device)
+    where_N = has_B[:, None].expand_as(mask_BT)[mask_BT]
+    if not bool(where_N.any()):
+        return torch.zeros((), device=mask_BT.device)
+    with torch.no_grad():
+        teacher_NV = response_logp(learner.teacher.model, [c for c in contexts if c is not None], learner.policy.temperature)
+    loss_N = term(Distributions(logp_NV[where_N], teacher_NV, ratio_N[where_N]))
+    return (loss_N * dense_weight_BT.to(mask_BT.device)[mask_BT][where_N].float()).sum()
