@@ -1,0 +1,1 @@
+"""Experiments on token-level credit in RLVR: RLRT, its baselines, sweeps and honest comparison."""

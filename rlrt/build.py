@@ -82,7 +82,9 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
     moving = learner.teacher.state()
     if moving is not None:
         if snapshot.teacher is None:
-            raise UserError(f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}.")
+            raise UserError(
+                f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
+            )
         with torch.no_grad():
             for name, weights in moving.named_parameters():
                 weights.copy_(snapshot.teacher[name])
@@ -103,7 +105,9 @@ def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
         return None
     newest = checkpoints.newest_good(folder.checkpoints, log.warning)
     if newest is None and settings.resume == "must":
-        raise UserError(f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto.")
+        raise UserError(
+            f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto."
+        )
     step = int(newest.name.removeprefix("step_")) if newest else -1
     folder.record.cut_after(step)
     folder.samples.cut_after(step)
@@ -143,7 +147,9 @@ def flat(plain: Any, prefix: str = "") -> dict[str, str]:
     """Nested values as ``section.key: text``."""
     if not isinstance(plain, dict):
         return {prefix: str(plain)}
-    return {k: v for name, value in plain.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()}
+    return {
+        k: v for name, value in plain.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()
+    }
 
 
 def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
@@ -229,6 +235,7 @@ def write_papers(settings: Settings, folder: RunFolder) -> None:
     folder.write_manifest(
         identity=identity(settings.plain),
         choices=settings.names,
+        overrides=settings.overrides,
         seed=settings.seed,
         **environment(),
         **git_state(PACKAGE),

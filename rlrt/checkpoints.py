@@ -69,7 +69,9 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
     tensors, rest = flatten_optimiser(snapshot.optimiser)
     save_file(tensors, work / "optimiser.safetensors")
     if snapshot.teacher is not None:
-        save_file({k: v.detach().clone().contiguous() for k, v in snapshot.teacher.items()}, work / "teacher.safetensors")
+        save_file(
+            {k: v.detach().clone().contiguous() for k, v in snapshot.teacher.items()}, work / "teacher.safetensors"
+        )
     state = {"step": snapshot.step, "optimiser": rest, **snapshot.state}
     (work / "state.json").write_text(json.dumps(state, indent=1))
     files = sorted(p for p in work.iterdir() if p.is_file())

@@ -113,7 +113,9 @@ def environment() -> dict[str, Any]:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return {
         "versions": installed,
         "python": platform.python_version(),
@@ -146,6 +148,8 @@ def git_state(where: Path) -> dict[str, Any]:
         return {}
     if commit is None:
         return {}
-    lines = ["***" if SECRET.search(line) and re.search(r"[=:]", line) and line[:1] in "+-" else line
-             for line in (diff or "").splitlines()]
+    lines = [
+        "***" if SECRET.search(line) and re.search(r"[=:]", line) and line[:1] in "+-" else line
+        for line in (diff or "").splitlines()
+    ]
     return {"git_commit": commit.strip(), "git_diff": "\n".join(lines)[:1_000_000]}

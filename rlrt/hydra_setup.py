@@ -54,16 +54,21 @@ def run_name(*, _root_: Any) -> str:
     return f"{readable(overrides, 'default')}-{short}"
 
 
-def composed_keys(arguments: Sequence[str]) -> list[str]:
-    """All dotted keys of the config that the given group choices compose to."""
+def composed(overrides: Sequence[str]) -> Any:
+    """The config that Hydra composes from overrides, without running anything."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    groups = {p.name for p in CONFIG.iterdir() if p.is_dir()}
-    choices = [a for a in arguments if a.split("=")[0] in groups and "," not in a]
+    register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        config = compose("config", overrides=choices)
+        return compose("config", overrides=list(overrides))
+
+
+def composed_keys(arguments: Sequence[str]) -> list[str]:
+    """All dotted keys of the config that the given group choices compose to."""
+    groups = {p.name for p in CONFIG.iterdir() if p.is_dir()}
+    config = composed([a for a in arguments if a.split("=")[0] in groups and "," not in a])
 
     def walk(node: Any, prefix: str) -> list[str]:
         found = []

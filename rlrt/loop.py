@@ -60,7 +60,9 @@ def train(run: Run) -> int:
         seconds: dict[str, float] = {}
         with clock(seconds, "time/rollout_s"):
             prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
-            rollouts, replaced = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
+            rollouts, replaced = with_refills(
+                run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills
+            )
         with clock(seconds, "time/update_s"):
             signals = signals_of(rollouts, step, run.learner.policy.special_ids)
             lr = learning_rate(config, step)

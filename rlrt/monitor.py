@@ -63,7 +63,9 @@ class Monitor:
             return
         if step != 1 and step % tracking.samples_every:
             return
-        rows = [sample(step, r, {k: v[i] for k, v in tokens.items()}) for i, r in enumerate(rollouts[: tracking.samples])]
+        rows = [
+            sample(step, r, {k: v[i] for k, v in tokens.items()}) for i, r in enumerate(rollouts[: tracking.samples])
+        ]
         self._folder.samples.append(rows)
         if self._tracker is not None:
             shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")

@@ -16,6 +16,7 @@ from torch import Tensor
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
 
+
 def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
     """Model and tokenizer from a folder in the hub's format, or from the hub.
 
@@ -36,6 +37,8 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
         raise UserError(
             f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is not a folder here."
         )
+    else:
+        check_hub(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
@@ -54,6 +57,25 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
             "folder as model.path=/path/to/folder."
         ) from error
     return model, tokenizer
+
+
+def check_hub(hub_id: str, revision: str | None) -> None:
+    """Refuse a hub id whose files are neither in the local cache nor to be had, at once and not after many retries.
+
+    Raises:
+        UserError: saying how to give a folder instead.
+    """
+    from huggingface_hub import constants, get_session, try_to_load_from_cache
+
+    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=10)
+    except Exception as error:  # the http library's own types
+        raise UserError(
+            f"model.path: the hub at {constants.ENDPOINT} cannot be reached for {hub_id} ({_first_line(error)}); download "
+            "it elsewhere and give its folder as model.path=/path/to/folder."
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:
@@ -136,9 +158,7 @@ def pad(rows: Sequence[Tensor], width: int, fill: float = 0.0) -> Tensor:
 
 
 @torch.no_grad()
-def score(
-    model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int
-) -> tuple[Tensor, Tensor]:
+def score(model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int) -> tuple[Tensor, Tensor]:
     """Log-probability of every response token and the exact entropy of its distribution.
 
     Returns:

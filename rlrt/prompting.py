@@ -53,7 +53,11 @@ class PromptBuilder:
         if self._style == "chat":
             extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
             ids = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=True, return_dict=False, **extra
+                [{"role": "user", "content": text}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                **extra,
             )
             return list(ids)
         ids = self._tokenizer(self._prompt_template.replace("{prompt}", text), add_special_tokens=False)["input_ids"]

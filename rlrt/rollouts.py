@@ -92,15 +92,21 @@ class Sampler:
             for g, generation in enumerate(generations[i]):
                 text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
                 rollouts.append(
-                    Rollout(prompt, first_group + i, g, seeds[i][g], ids[i], generation, text, self._grade(prompt, generation, text))
+                    Rollout(
+                        prompt,
+                        first_group + i,
+                        g,
+                        seeds[i][g],
+                        ids[i],
+                        generation,
+                        text,
+                        self._grade(prompt, generation, text),
+                    )
                 )
         return rollouts
 
     def _grade(self, prompt: Prompt, generation: Generation, text: str) -> Grade:
-        if generation.truncated:
-            grade = Grade(correct=False, reward=0.0)
-        else:
-            grade = self.task.grade(prompt, text)
+        grade = Grade(correct=False, reward=0.0) if generation.truncated else self.task.grade(prompt, text)
         penalty = overlong_penalty(len(generation.token_ids), self.engine.max_new_tokens, self._overlong_cache)
         return Grade(grade.correct, grade.reward + penalty, grade.error)
 

@@ -12,18 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, nearest
-from rlrt.hydra_setup import CONFIG, composed_keys, register
+from rlrt.hydra_setup import CONFIG, composed, composed_keys, register
 from rlrt.identity import readable, sweep_hash
 
 log = logging.getLogger("rlrt")
 
 
-def job(config: Any) -> float | None:
+class Codes:
+    """Exit codes of the jobs of this process: one job's failure never takes the next one down."""
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+
+    def worst(self) -> int:
+        """0 where all went well."""
+        return max(self.codes, default=0)
+
+
+def job(config: Any, codes: Codes) -> float | None:
     """One run from a composed config; returns its final avg@k, for sweepers that search.
 
-    Raises:
-        UserError: for anything the user can mend.
-        Interrupted: when a signal ended it early, after saving.
+    Errors end up in ``codes`` and on standard error: one sentence for what the user can mend (2), a traceback, also in
+    the folder's ``log.txt``, for anything else (1). A run that a signal ended early, after saving, gives 128 + signal.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -35,31 +45,33 @@ def job(config: Any) -> float | None:
     to_terminal.setLevel(logging.WARNING)
     log.addHandler(to_terminal)
     try:
-        from rlrt.config.load import load
-
-        settings = load(config, names)
-        from rlrt.build import closing_words, execute
-
-        stop = StopFlag()
-        with stop:
-            summary = execute(settings, path, lambda line: print(line, flush=True), stop.requested)
-        print(closing_words(settings, path, summary), flush=True)
-    except UserError:
+        return run_one(config, path, names, list(hydra.overrides.task), codes)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         forget_empty(path)
-        raise
+        codes.codes.append(2)
+    except Exception:
+        log.exception("the run in %s failed; what it saved is still there, and the same command goes on from it", path)
+        codes.codes.append(1)
     finally:
         log.removeHandler(to_terminal)
+    return None
+
+
+def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str], codes: Codes) -> float | None:
+    """Check, run, and say how it went."""
+    from rlrt.config.load import load
+
+    settings = load(config, names, overrides)
+    from rlrt.build import closing_words, execute
+
+    with StopFlag() as stop:
+        summary = execute(settings, path, lambda line: print(line, flush=True), stop.requested)
+    print(closing_words(settings, path, summary), flush=True)
     if summary["state"] == "interrupted" and stop.signal is not None:
-        raise Interrupted(stop.signal)
+        codes.codes.append(128 + stop.signal)
     value = summary.get("final", {}).get(f"eval/avg_at_{settings.eval.samples_per_prompt}")
     return None if value is None else float(value)
-
-
-class Interrupted(SystemExit):
-    """The run saved and ended early because of a signal; exit code 128 + signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
 
 
 class StopFlag:
@@ -117,21 +129,18 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
     """Run ``action``; errors that a user can mend become one sentence on standard error and an exit code.
 
     Returns:
-        0; 1 for what Hydra refuses, 2 for what rlrt refuses.
+        0; 1 for what Hydra refuses, 2 for a folder that cannot be written.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         action()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, arguments)}", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.filename is None or "outputs" not in str(error.filename) and not any("dir=" in a for a in arguments):
+        if error.filename is None or ("outputs" not in str(error.filename) and not any("dir=" in a for a in arguments)):
             raise
         print(
             f"error: hydra.run.dir: {error.filename} cannot be written ({error.strerror}); give a folder that can, as "
@@ -140,6 +149,21 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
         )
         return 2
     return 0
+
+
+def show_sweep(arguments: Sequence[str]) -> None:
+    """``-m ... --cfg job``: the config of every job of a grid (Hydra itself shows single runs only)."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    kind = arguments[arguments.index("--cfg") + 1]
+    overrides = [a for a in arguments if not a.startswith("-") and a != kind]
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for number, job_overrides in enumerate(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]):
+        config = composed(job_overrides)
+        print(f"# job {number}: {' '.join(job_overrides)}")
+        print(OmegaConf.to_yaml(config))
 
 
 def main() -> None:
@@ -151,8 +175,15 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
     os.environ["RLRT_SWEEP_NAME"] = f"{readable(overrides, 'sweep')}-{sweep_hash(overrides)}"
-    decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(job)
-    sys.exit(guarded(decorated, arguments))
+    codes = Codes()
+
+    def task(config: Any) -> float | None:
+        return job(config, codes)
+
+    if "--cfg" in arguments and {"-m", "--multirun"} & set(arguments):
+        sys.exit(guarded(lambda: show_sweep(arguments), arguments))
+    decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)
+    sys.exit(guarded(decorated, arguments) or codes.worst())
 
 
 if __name__ == "__main__":

@@ -271,6 +271,8 @@ def dense_term(
     if not bool(where_N.any()):
         return torch.zeros((), device=mask_BT.device)
     with torch.no_grad():
-        teacher_NV = response_logp(learner.teacher.model, [c for c in contexts if c is not None], learner.policy.temperature)
+        teacher_NV = response_logp(
+            learner.teacher.model, [c for c in contexts if c is not None], learner.policy.temperature
+        )
     loss_N = term(Distributions(logp_NV[where_N], teacher_NV, ratio_N[where_N]))
     return (loss_N * dense_weight_BT.to(mask_BT.device)[mask_BT][where_N].float()).sum()

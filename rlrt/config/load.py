@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrt.config.checks import check
@@ -44,8 +44,10 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], path: str) -> No
     """
     for name in values:
         if name not in known:
-            full = f"{path}.{name}" if path else str(name)
-            raise UserError(f"{full}: there is no such key.{nearest(str(name), known)}")
+            prefix = f"{path}." if path else ""
+            raise UserError(
+                f"{prefix}{name}: there is no such key.{nearest(f'{prefix}{name}', [prefix + k for k in known])}"
+            )
 
 
 def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
@@ -62,18 +64,17 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
         if name not in values or values[name] == "???":
             raise UserError(f"{path + '.' if path else ''}{name}: this key has no value; set it on the command line.")
     hints = _hints(cls)
-    schema = dataclasses.make_dataclass(cls.__name__, [(f, hints[f], dataclasses.field()) for f in fields])
     converted = {}
     for name in fields:
         full = f"{path}.{name}" if path else name
         try:
             one = dataclasses.make_dataclass(cls.__name__, [(name, hints[name])])
-            converted[name] = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))[name]
+            plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))
+            converted[name] = plain[name]
         except OmegaConfBaseException:
             kind = _kind(hints[name])
             came = f"{values[name]!r} ({type(values[name]).__name__})"
             raise UserError(f"{full}: expected {kind}, got {came}.") from None
-    del schema
     check_ranges_of(cls, converted, path)
     return cls(**converted)
 
@@ -150,12 +151,13 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
     )
 
 
-def load(config: Any, names: Mapping[str, str] | None = None) -> Settings:
+def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequence[str] = ()) -> Settings:
     """``Settings`` from a composed config.
 
     Args:
         config: a DictConfig, or plain nested values; the ``hydra`` section is ignored.
         names: the choice made in every config group, for the manifest.
+        overrides: what was typed, for the manifest.
 
     Raises:
         UserError: one sentence for the first thing that is wrong.
@@ -181,6 +183,6 @@ def load(config: Any, names: Mapping[str, str] | None = None) -> Settings:
     values["engine"] = component(plain["engine"], "engine")
     values["data"] = component(plain["data"], "data")
     values["method"] = method(plain["method"], values["train"])
-    settings = Settings(**values, names=dict(names or {}), plain=plain)
+    settings = Settings(**values, names=dict(names or {}), plain=plain, overrides=list(overrides))
     check(settings)
     return settings

@@ -19,7 +19,9 @@ class Model:
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
     style: str = key("how a prompt becomes tokens", choices=("plain", "chat"))
     prompt_template: str = key("text around the prompt in style plain; {prompt} stands for it")
-    thinking: bool | None = key("thinking mode of a hybrid model's chat template; null: the template has no such switch")
+    thinking: bool | None = key(
+        "thinking mode of a hybrid model's chat template; null: the template has no such switch"
+    )
     wording: str = key("how procedural tasks word their prompts for this model", choices=("symbols", "words"))
     attn_implementation: str = key("attention kernel of transformers", choices=("sdpa", "eager", "flash_attention_2"))
     gradient_checkpointing: bool = key("recompute activations in the backward pass to save memory")
@@ -46,7 +48,9 @@ class Train:
     kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
     kl_estimator: str = key("estimator of that KL", choices=("k1", "k2", "k3"))
     max_refills: int = key("dynamic sampling: times that groups without signal are replaced by new prompts", least=0)
-    overlong_cache: int = key("soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0)
+    overlong_cache: int = key(
+        "soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0
+    )
     token_budget: int = key("tokens (prompt and response, padding included) of one micro-batch", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
     keep_last: int = key("checkpoints kept; 0: all", least=0)
@@ -109,6 +113,7 @@ class Settings:
     engine: Any
     names: dict[str, str] = field(default_factory=dict)
     plain: dict[str, Any] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -116,8 +121,10 @@ class Top:
     """Keys that stand alone."""
 
     seed: int = key("seed of prompts, rollouts and everything random", least=0)
-    resume: str = key("auto: go on if the folder holds a run; never: start anew; must: fail if there is none",
-                      choices=("auto", "never", "must"))
+    resume: str = key(
+        "auto: go on if the folder holds a run; never: start anew; must: fail if there is none",
+        choices=("auto", "never", "must"),
+    )
     device: str = key("auto, cpu, cuda or cuda:N")
     dtype: str = key("precision of the weights", choices=("float32", "bfloat16"))
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1)

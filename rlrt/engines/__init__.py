@@ -1,0 +1,1 @@
+"""Samplers of rollouts, behind one interface (``rlrt.rollouts.Engine``)."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlrt.methods.grpo import MAX_LOG_GAP
 
 
-def token_weights(mask_BT: Tensor, aggregation: str, max_new_tokens: int, select_BT: Tensor | None = None) -> Tensor:
+def token_weights(
+    mask_BT: Bool[Tensor, "B T"], aggregation: str, max_new_tokens: int, select_BT: Bool[Tensor, "B T"] | None = None
+) -> Float[Tensor, "B T"]:
     """Weight of every token so that the loss of a mini-batch is the weighted sum of its tokens' losses.
 
     ``token``: all tokens alike (DAPO, arXiv 2503.14476); ``sequence``: the mean of per-sequence means (GRPO);
@@ -30,7 +33,7 @@ def token_weights(mask_BT: Tensor, aggregation: str, max_new_tokens: int, select
     return mask / (rollouts * max_new_tokens)
 
 
-def kl_penalty(logp: Tensor, reference_logp: Tensor, estimator: str) -> Tensor:
+def kl_penalty(logp: Float[Tensor, "*n"], reference_logp: Float[Tensor, "*n"], estimator: str) -> Float[Tensor, "*n"]:
     """Estimate of KL(pi || pi_ref) at sampled tokens: k1 = -r, k2 = r^2 / 2, k3 = e^r - 1 - r with r = log(ref / pi)."""
     r = (reference_logp - logp).clamp(-MAX_LOG_GAP, MAX_LOG_GAP)
     if estimator == "k1":

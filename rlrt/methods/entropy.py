@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from jaxtyping import Float
 from torch import Tensor
 
 from rlrt.keys import key
@@ -11,7 +12,7 @@ from rlrt.methods.method import Auxiliary
 from rlrt.methods.signals import Distributions
 
 
-def entropy(logp_NV: Tensor) -> Tensor:
+def entropy(logp_NV: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
     """H = -sum_v p log p, nats; differentiable. Accepts any leading shape."""
     return -(logp_NV.exp() * logp_NV).sum(-1)
 

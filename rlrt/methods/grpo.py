@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
@@ -15,7 +16,7 @@ MAX_LOG_GAP = 20.0
 """Differences of log-probabilities are clamped to this before ``exp`` (nats)."""
 
 
-def group_advantage(reward_B: Tensor, group_B: Tensor, scale_by_std: bool) -> Tensor:
+def group_advantage(reward_B: Float[Tensor, "B"], group_B: Int[Tensor, "B"], scale_by_std: bool) -> Float[Tensor, "B"]:
     """A = (R - mean) / (std + 1e-6) within the group, sample std; or A = R - mean (Dr.GRPO, arXiv 2503.20783).
 
     Args:
@@ -53,14 +54,18 @@ class GroupAdvantage(Advantage):
         return group_advantage(signals.reward_B, signals.group_B, self.scale_by_std)
 
 
-def policy_ratio(logp: Tensor, logp_old: Tensor) -> Tensor:
+def policy_ratio(logp: Float[Tensor, "*n"], logp_old: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
     """rho = pi / pi_old, the log gap clamped; any shape."""
     return (logp - logp_old).clamp(-MAX_LOG_GAP, MAX_LOG_GAP).exp()
 
 
 def clipped_loss(
-    logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, clip_low: float, clip_high: float
-) -> Tensor:
+    logp_BT: Float[Tensor, "B T"],
+    logp_old_BT: Float[Tensor, "B T"],
+    advantage_BT: Float[Tensor, "B T"],
+    clip_low: float,
+    clip_high: float,
+) -> Float[Tensor, "B T"]:
     """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) per token (PPO's surrogate; DAPO's two bounds)."""
     ratio = policy_ratio(logp_BT, logp_old_BT)
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
@@ -28,7 +29,9 @@ def scheduled_lambda(initial: float, schedule: str, decay_steps: int, step: int)
     return initial * max(0.0, 1.0 - (step - 1) / decay_steps)
 
 
-def teacher_weight(gap_BT: Tensor, advantage_B: Tensor, epsilon_w: float, reversed_direction: bool) -> Tensor:
+def teacher_weight(
+    gap_BT: Float[Tensor, "B T"], advantage_B: Float[Tensor, "B"], epsilon_w: float, reversed_direction: bool
+) -> Float[Tensor, "B T"]:
     """clip(exp(+-sign(A) D), 1 - eps_w, 1 + eps_w); plus for the reversed teacher (eq. 6), minus for RLSD.
 
     Args:
@@ -42,7 +45,9 @@ def teacher_weight(gap_BT: Tensor, advantage_B: Tensor, epsilon_w: float, revers
     return weight_BT.clamp(1.0 - epsilon_w, 1.0 + epsilon_w)
 
 
-def shuffled(values_BT: Tensor, mask_BT: Tensor, seed_B: Tensor) -> Tensor:
+def shuffled(
+    values_BT: Float[Tensor, "B T"], mask_BT: Bool[Tensor, "B T"], seed_B: Int[Tensor, "B"]
+) -> Float[Tensor, "B T"]:
     """Each rollout's values permuted over its own tokens, by its own seed."""
     result = values_BT.clone()
     for b, seed in enumerate(seed_B.tolist()):

@@ -14,6 +14,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
@@ -21,7 +22,7 @@ from rlrt.methods.method import Auxiliary
 from rlrt.methods.signals import Distributions
 
 
-def with_tail(logp_NV: Tensor, top_NK: Tensor) -> Tensor:
+def with_tail(logp_NV: Float[Tensor, "N V"], top_NK: Int[Tensor, "N K"]) -> Float[Tensor, "N K+1"]:
     """Log-probabilities of the chosen tokens and, last, of all others together; (N, K + 1).
 
     The tail is log(1 - sum of the chosen), the sum kept below 1 by 1e-7 in log space so that it stays finite.
@@ -31,13 +32,15 @@ def with_tail(logp_NV: Tensor, top_NK: Tensor) -> Tensor:
     return torch.cat([chosen, torch.log(-torch.expm1(total))], -1)
 
 
-def kl(p_logp_NV: Tensor, q_logp_NV: Tensor) -> Tensor:
+def kl(p_logp_NV: Float[Tensor, "N V"], q_logp_NV: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
     """KL(p || q) = sum_v p (log p - log q), nats; a token of p = 0 contributes 0."""
     gap = torch.where(p_logp_NV == -torch.inf, torch.zeros_like(p_logp_NV), p_logp_NV - q_logp_NV)
     return (p_logp_NV.exp() * gap).sum(-1)
 
 
-def divergence(student_logp_NV: Tensor, teacher_logp_NV: Tensor, alpha: float) -> Tensor:
+def divergence(
+    student_logp_NV: Float[Tensor, "N V"], teacher_logp_NV: Float[Tensor, "N V"], alpha: float
+) -> Float[Tensor, "N"]:
     """Generalised Jensen-Shannon divergence as in the module's text, nats; gradient through the student alone.
 
     Args:
@@ -59,8 +62,12 @@ class Distillation(Auxiliary):
 
     needs_teacher = True
 
-    distill_alpha: float = key("0: KL(teacher||student), 1: KL(student||teacher), between: Jensen-Shannon", least=0, most=1)
-    distill_top_k: int = key("the student's most likely tokens compared, the rest in one bucket; 0: all", "tokens", least=0)
+    distill_alpha: float = key(
+        "0: KL(teacher||student), 1: KL(student||teacher), between: Jensen-Shannon", least=0, most=1
+    )
+    distill_top_k: int = key(
+        "the student's most likely tokens compared, the rest in one bucket; 0: all", "tokens", least=0
+    )
     distill_ratio_cap: float = key("upper bound of the importance ratio pi / pi_old", above=0)
 
     def __call__(self, distributions: Distributions) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ class Signals:
 
     def rows(self, index: Tensor) -> Signals:
         """The signals of some rollouts, in the order of ``index`` (long, or a bool mask of length B)."""
-        values = {}
+        values: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             values[f.name] = value[index] if isinstance(value, torch.Tensor) else value

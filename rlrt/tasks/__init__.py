@@ -1,0 +1,1 @@
+"""Prompts and verifiers, behind one interface (``rlrt.tasks.base.Task``)."""

@@ -1,0 +1,59 @@
+"""``python -m rlrt.pretrain [FOLDER]``: make the embedded model anew and measure it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from rlrt.config.load import load
+from rlrt.errors import UserError
+from rlrt.hydra_setup import composed
+from rlrt.paths import EMBEDDED
+from rlrt.pretrain import recipe, tokenizer
+from rlrt.pretrain.measure import start_numbers
+
+
+def main() -> None:
+    """Train, measure, write."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.pretrain", description=main.__doc__)
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("outputs/pretrain"), help="where to write the model"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--replace-embedded", action="store_true", help="write over the files inside the package")
+    arguments = parser.parse_args()
+    folder = EMBEDDED if arguments.replace_embedded else arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = load(composed(["model=tiny", "data=countdown"]))
+    task, engine = settings.data, settings.engine
+    task.prepare()
+    begin = time.monotonic()
+    chosen = recipe.Recipe(seed=arguments.seed)
+    model = recipe.train(chosen, [p.answer for p in task.train], task.highest, lambda line: print(line, flush=True))
+    seconds = time.monotonic() - begin
+    words = tokenizer.build()
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    numbers = start_numbers(model, words, engine, task, settings.model.prompt_template, settings.teacher.template)
+    parameters = sum(p.numel() for p in model.parameters())
+    record = {
+        "parameters": parameters,
+        "seed": arguments.seed,
+        "training_seconds_on_one_thread": round(seconds),
+        **numbers,
+    }
+    (folder / "start.json").write_text(json.dumps(record, indent=1) + "\n")
+    for file in folder.iterdir():
+        os.chmod(file, 0o644)
+    print(json.dumps(record, indent=1))
+    print(f"written to {folder}; try it: python -m rlrt.run model.path={folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

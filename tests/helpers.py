@@ -1,0 +1,65 @@
+"""Small worlds that several tests share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rlrt.config.load import load
+from rlrt.config.schema import Settings
+from rlrt.hydra_setup import CONFIG, composed
+from rlrt.methods.signals import Signals, TeacherSignal
+from rlrt.types import Generation, Grade, Prompt, Rollout
+
+METHODS = sorted(p.stem for p in (CONFIG / "method").glob("*.yaml"))
+MODELS = sorted(p.stem for p in (CONFIG / "model").glob("[!_]*.yaml"))
+
+
+def settings(*overrides: str) -> Settings:
+    """Checked settings from overrides."""
+    return load(composed(overrides), overrides=overrides)
+
+
+def method_of(name: str, *overrides: str) -> Any:
+    """A shipped method with its shipped keys."""
+    return settings(f"method={name}", *overrides).method
+
+
+def signals(
+    reward_B: list[float],
+    group_B: list[int],
+    length_B: list[int],
+    logp_BT: torch.Tensor | None = None,
+    teacher_logp_BT: torch.Tensor | None = None,
+    has_teacher_B: list[bool] | None = None,
+    dtype: torch.dtype = torch.float64,
+    step: int = 1,
+) -> Signals:
+    """Signals of rollouts with the given rewards (1 is correct) and lengths."""
+    rollouts, width = len(reward_B), max(length_B)
+    mask_BT = torch.arange(width)[None] < torch.tensor(length_B)[:, None]
+    zeros_BT = torch.zeros(rollouts, width, dtype=dtype)
+    has_B = torch.tensor(has_teacher_B if has_teacher_B is not None else [True] * rollouts)
+    teachers = [] if teacher_logp_BT is None else [TeacherSignal(has_B, teacher_logp_BT.to(dtype), zeros_BT.clone())]
+    return Signals(
+        step=step,
+        group_B=torch.tensor(group_B),
+        reward_B=torch.tensor(reward_B, dtype=dtype),
+        correct_B=torch.tensor([r >= 1 for r in reward_B]),
+        seed_B=torch.arange(rollouts) + 7,
+        token_BT=torch.zeros(rollouts, width, dtype=torch.long),
+        mask_BT=mask_BT,
+        special_BT=torch.zeros_like(mask_BT),
+        logp_BT=zeros_BT if logp_BT is None else logp_BT.to(dtype),
+        entropy_BT=zeros_BT.clone(),
+        scored_B=torch.ones(rollouts, dtype=torch.bool),
+        teachers=teachers,
+    )
+
+
+def rollout(group: int, sample: int, correct: bool, text: str = "x", solution: str | None = "ref") -> Rollout:
+    """A graded rollout without a model."""
+    prompt = Prompt(id=f"p{group}", text=f"q{group}", answer=None, solution=solution)
+    generation = Generation([1, 2], torch.zeros(2), torch.zeros(2), truncated=False)
+    return Rollout(prompt, group, sample, 0, [0], generation, text, Grade(correct, float(correct)))
