@@ -148,4 +148,8 @@ def unflatten_optimiser(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) 
     for full, tensor in tensors.items():
         index, name = full.split(".", 1)
         state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, **rest}
+    groups = [
+        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}  # JSON has no tuples
+        for group in rest["param_groups"]
+    ]
+    return {"state": state, "param_groups": groups}

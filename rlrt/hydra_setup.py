@@ -54,15 +54,15 @@ def run_name(*, _root_: Any) -> str:
     return f"{readable(overrides, 'default')}-{short}"
 
 
-def composed(overrides: Sequence[str]) -> Any:
-    """The config that Hydra composes from overrides, without running anything."""
+def composed(overrides: Sequence[str], with_hydra: bool = False) -> Any:
+    """The config that Hydra composes from overrides, without running anything; on request with its ``hydra`` section."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def composed_keys(arguments: Sequence[str]) -> list[str]:

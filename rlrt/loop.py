@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 
 from rlrt.evaluation import evaluate
 from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
+from rlrt.timing import clock
 from rlrt.types import Prompt, Rollout
-from rlrt.update import Learner, StepResult, learn
+from rlrt.update import Learner, learn
 
 
 @dataclass
@@ -63,10 +63,9 @@ def train(run: Run) -> int:
             rollouts, replaced = with_refills(
                 run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills
             )
-        with clock(seconds, "time/update_s"):
-            signals = signals_of(rollouts, step, run.learner.policy.special_ids)
-            lr = learning_rate(config, step)
-            result: StepResult = learn(run.learner, rollouts, signals, lr)
+        signals = signals_of(rollouts, step, run.learner.policy.special_ids)
+        lr = learning_rate(config, step)
+        result = learn(run.learner, rollouts, signals, lr)
         metrics = rollout_metrics(rollouts, config.rollouts_per_prompt, replaced) | result.metrics
         metrics |= {"policy/lr": lr}
         run.keep_samples(step, rollouts, result.tokens)
@@ -95,8 +94,6 @@ def evaluation(run: Run) -> dict[str, float]:
 
 def learning_rate(config: Any, step: int) -> float:
     """Learning rate at ``step`` (from 1): linear warm-up, then constant, or linear or cosine to 0 at the last step."""
-    import math
-
     if step <= config.warmup_steps:
         return float(config.lr * step / config.warmup_steps)
     if config.lr_schedule == "constant":
@@ -105,11 +102,3 @@ def learning_rate(config: Any, step: int) -> float:
     if config.lr_schedule == "linear":
         return float(config.lr * (1 - progress))
     return float(config.lr * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-@contextmanager
-def clock(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Add the time that a block takes to ``seconds[name]``."""
-    start = time.perf_counter()
-    yield
-    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start

@@ -29,6 +29,7 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     source = resolve_path(path)
     folder = Path(source)
     if folder.is_dir():
@@ -41,13 +42,14 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
         check_hub(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
             dtype=dtype,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except Exception as error:  # transformers raises many types for one cause: the model cannot be had
         if folder.is_dir():
@@ -56,6 +58,12 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
             f"model.path: {path} could not be had from the hub ({_first_line(error)}); download it elsewhere and give its "
             "folder as model.path=/path/to/folder."
         ) from error
+    model, report = loaded
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise UserError(
+            f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
+        )
     return model, tokenizer
 
 

@@ -33,7 +33,7 @@ def read_jobs(sweep: Path) -> list[Job]:
     jobs = []
     for file in sorted(sweep.glob("**/manifest.json")):
         manifest, summary = read_json(file), read_json(file.with_name("summary.json"))
-        typed = [o for o in manifest.get("overrides", []) if o.split("=")[0] not in ("seed", "tracking")]
+        typed = [o for o in manifest.get("overrides", []) if o.split("=")[0] not in ("seed", "tracking", "threads")]
         label = " ".join(o.removeprefix("method=") for o in typed) or "default"
         seed, state = int(manifest.get("seed", 0)), str(summary.get("state", "unknown"))
         jobs.append(Job(file.parent, label, seed, state, summary.get("final", {})))

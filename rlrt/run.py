@@ -158,8 +158,11 @@ def show_sweep(arguments: Sequence[str]) -> None:
     from omegaconf import OmegaConf
 
     kind = arguments[arguments.index("--cfg") + 1]
-    overrides = [a for a in arguments if not a.startswith("-") and a != kind]
-    parsed = OverridesParser.create().parse_overrides(overrides)
+    typed = [a for a in arguments if not a.startswith("-") and a != kind]
+    study = [a for a in typed if a.startswith("+sweep=")]
+    params = composed(study, with_hydra=True).hydra.sweeper.get("params") or {}
+    names = {a.split("=")[0].lstrip("+") for a in typed}
+    parsed = OverridesParser.create().parse_overrides(typed + [f"{k}={v}" for k, v in params.items() if k not in names])
     for number, job_overrides in enumerate(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]):
         config = composed(job_overrides)
         print(f"# job {number}: {' '.join(job_overrides)}")

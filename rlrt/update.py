@@ -17,6 +17,7 @@ from rlrt.policy import Policy, Row, micro_batches, response_logp, score
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import student_rows
 from rlrt.teacher import Teacher, reference_contexts, sibling_contexts
+from rlrt.timing import clock
 from rlrt.types import Rollout
 
 
@@ -86,6 +87,11 @@ class Learner:
             logp_BT[has_B], entropy_BT[has_B] = logp, entropy
         return TeacherSignal(has_B, logp_BT, entropy_BT)
 
+    def score_reference(self, signals: Signals, rows: Sequence[Row]) -> Tensor:
+        """Log-probabilities under the step-0 policy."""
+        width = signals.mask_BT.shape[1]
+        return score(self.reference, rows, self.policy.temperature, self.train.token_budget, width)[0]
+
 
 @dataclass
 class StepResult:
@@ -101,45 +107,52 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
     Log-probabilities at rollout-time weights are computed once; with ``teacher.weights=live`` both sides of the gap
     are computed again for each mini-batch (METHODS, common ground).
     """
-    method, live = learner.method, learner.teacher.weights == "live"
+    method, train = learner.method, learner.train
+    seconds: dict[str, float] = {}
     learner.teacher.begin_step(signals.step)
     rows = student_rows(rollouts)
     advantage_B = method.advantage(signals)
-    wanted_B = method.teacher_rows(advantage_B, signals)
-    contexts, metrics = learner.teacher_rows(rollouts, wanted_B)
+    contexts, metrics = learner.teacher_rows(rollouts, method.teacher_rows(advantage_B, signals))
     has_B = torch.tensor([row is not None for row in contexts])
-    several = learner.train.minibatches > 1
-    needs_all = several or method.credit.needs_entropy
-    learner.score_student(signals, rows, torch.ones_like(has_B) if needs_all else has_B & ~torch.tensor(method.distils))
-    if bool(has_B.any()) and (not live or not several):
-        signals.teachers = [learner.score_teacher(signals, contexts)] if not method.distils else []
-    if learner.reference is not None:
-        signals.reference_logp_BT, _ = score(
-            learner.reference, rows, learner.policy.temperature, learner.train.token_budget, signals.mask_BT.shape[1]
-        )
-    recompute = live and several and not method.distils and bool(has_B.any())
-    credited = None if recompute else method.credit(advantage_B, signals)
+    gaps = bool(has_B.any()) and not method.distils  # the credit reads D, the teacher's log-probabilities
+    late = gaps and learner.teacher.weights == "live" and train.minibatches > 1
+    with clock(seconds, "time/score_s"):
+        if train.minibatches > 1 or method.credit.needs_entropy:
+            learner.score_student(signals, rows, torch.ones_like(has_B))
+        elif gaps:
+            learner.score_student(signals, rows, has_B)
+        if learner.reference is not None:
+            signals.reference_logp_BT = learner.score_reference(signals, rows)
+    with clock(seconds, "time/teacher_s"):
+        if gaps and not late:
+            signals.teachers = [learner.score_teacher(signals, contexts)]
+    credited = None if late else method.credit(advantage_B, signals)
     advantage_BT = torch.zeros_like(signals.logp_BT)
     totals: dict[str, list[float]] = {}
-    for index in minibatches(signals.group_B, learner.train.minibatches):
-        part, chosen = signals.rows(index), index.tolist()
-        part_rows, part_contexts = [rows[i] for i in chosen], [contexts[i] for i in chosen]
-        if credited is None:
-            now = signals.rows(index)
-            learner.score_student(now, part_rows, torch.ones(len(index), dtype=torch.bool))
-            now.teachers = [learner.score_teacher(now, part_contexts)]
-            part_credit = method.credit(advantage_B[index], now)
-        else:
-            select = None if credited.select_BT is None else credited.select_BT[index]
-            part_credit = Credited(credited.advantage_BT[index], select, credited.metrics)
-        advantage_BT[index] = part_credit.advantage_BT
-        numbers = minibatch_step(learner, part_rows, part_contexts, part, part_credit, lr)
-        for name, value in (numbers | part_credit.metrics).items():
-            totals.setdefault(name, []).append(value)
-    metrics |= {name: sum(values) / len(values) for name, values in totals.items()}
+    with clock(seconds, "time/update_s"):
+        for index in minibatches(signals.group_B, train.minibatches):
+            part_rows, part_contexts = [rows[i] for i in index.tolist()], [contexts[i] for i in index.tolist()]
+            if credited is None:
+                part_credit = credit_now(learner, signals.rows(index), part_rows, part_contexts, advantage_B[index])
+            else:
+                part_credit = credited.rows(index)
+            advantage_BT[index] = part_credit.advantage_BT
+            numbers = minibatch_step(learner, part_rows, part_contexts, signals.rows(index), part_credit, lr)
+            for name, value in (numbers | part_credit.metrics).items():
+                totals.setdefault(name, []).append(value)
     for term in method.auxiliary:
         term.observe(entropy_mean(rollouts))
-    return StepResult(metrics, token_values(signals, advantage_BT))
+    metrics |= {name: sum(values) / len(values) for name, values in totals.items()}
+    return StepResult(metrics | seconds, token_values(signals, advantage_BT))
+
+
+def credit_now(
+    learner: Learner, signals: Signals, rows: Sequence[Row], contexts: Sequence[Row | None], advantage_B: Tensor
+) -> Credited:
+    """The credit of one mini-batch with both sides of the gap scored at the weights of now (``teacher.weights=live``)."""
+    learner.score_student(signals, rows, torch.ones(len(rows), dtype=torch.bool))
+    signals.teachers = [learner.score_teacher(signals, contexts)]
+    return learner.method.credit(advantage_B, signals)
 
 
 def entropy_mean(rollouts: Sequence[Rollout]) -> float:

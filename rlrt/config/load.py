@@ -130,12 +130,13 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
     if values["advantage"] is None or values["credit"] is None:
         raise UserError("method.advantage and method.credit: expected class paths, got null.")
     classes = [(slot, locate(path, f"method.{slot}")) for slot, path in wanted]
+    for slot, cls in classes:
+        if not issubclass(cls, kinds[slot]):
+            raise UserError(f"method.{slot}: expected a kind of {kinds[slot].__name__}, got {cls.__name__}.")
     own = [k for _, cls in classes for k in fields_of(cls) if not hasattr(train, k)]
     refuse_unknown(values, [*structural, *own], "method")
     filled: dict[str, Any] = {"auxiliary": []}
     for slot, cls in classes:
-        if not issubclass(cls, kinds[slot]):
-            raise UserError(f"method.{slot}: expected a kind of {kinds[slot].__name__}, got {cls.__name__}.")
         given = {k: getattr(train, k) if hasattr(train, k) else values.get(k, "???") for k in fields_of(cls)}
         instance = typed(cls, given, "method")
         if slot == "auxiliary":

@@ -89,6 +89,11 @@ class Credited:
     select_BT: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
+    def rows(self, index: Tensor) -> Credited:
+        """The credit of some rollouts."""
+        select = None if self.select_BT is None else self.select_BT[index]
+        return Credited(self.advantage_BT[index], select, self.metrics)
+
 
 @dataclass
 class Distributions:

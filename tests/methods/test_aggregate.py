@@ -32,7 +32,10 @@ def test_selected_and_unselected_parts_are_means_of_their_own():
 
 def test_kl_estimators_by_hand():
     # pi = .5, ref = .25: r = log(.25/.5) = -log 2
-    logp, reference = torch.log(torch.tensor([0.5], dtype=torch.float64)), torch.log(torch.tensor([0.25], dtype=torch.float64))
+    logp, reference = (
+        torch.log(torch.tensor([0.5], dtype=torch.float64)),
+        torch.log(torch.tensor([0.25], dtype=torch.float64)),
+    )
     two = math.log(2)
     assert float(kl_penalty(logp, reference, "k1")) == pytest.approx(two, abs=1e-12)
     assert float(kl_penalty(logp, reference, "k2")) == pytest.approx(two * two / 2, abs=1e-12)

@@ -50,4 +50,6 @@ def test_gradient_stops_outside_the_trust_region():
 
 
 def test_ratio_is_clamped():
-    assert float(policy_ratio(torch.tensor([100.0], dtype=F64), torch.zeros(1, dtype=F64))) == pytest.approx(math.exp(20))
+    assert float(policy_ratio(torch.tensor([100.0], dtype=F64), torch.zeros(1, dtype=F64))) == pytest.approx(
+        math.exp(20)
+    )

@@ -1,0 +1,123 @@
+"""Every shipped YAML composes to settings that can be built, and every key is documented."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from rlrt.config.load import fields_of
+from rlrt.config.schema import SECTIONS, Top
+from rlrt.hydra_setup import CONFIG
+from tests.helpers import METHODS, MODELS, settings
+
+GROUPS = {
+    g.name: sorted(p.stem for p in g.glob("[!_]*.yaml")) for g in CONFIG.iterdir() if g.is_dir() and g.name != "hydra"
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_with_every_model(method, model):
+    made = settings(f"method={method}", f"model={model}")
+    assert made.method.name == method
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{g}={o}" for g in ("engine", "teacher", "tracking", "eval", "data", "experiment") for o in GROUPS.get(g, [])],
+)
+def test_every_other_option(choice):
+    more = ["data.path=x"] if choice == "data=file" else []
+    settings(choice, *more)
+
+
+def test_every_tuned_pair_names_a_model_and_a_method():
+    for name in GROUPS["tuned"]:
+        assert any(name == f"{model}_{method}" for model in MODELS for method in METHODS), name
+
+
+def test_a_pairs_defaults_come_last_and_what_is_typed_wins():
+    assert settings("method=rlrt").method.credit.epsilon_w == 0.2
+    assert settings("method=rlrt", "model=qwen3_4b_base").method.credit.epsilon_w == 1.0
+    assert settings("method=rlrt", "method.epsilon_w=0.7").method.credit.epsilon_w == 0.7
+    assert settings("method=sd").teacher.weights == "frozen"
+    assert settings("method=sd", "model=qwen3_1.7b").teacher.weights == "ema"
+    assert settings("method=sd", "teacher.weights=ema").teacher.weights == "ema"
+
+
+def test_every_key_has_a_meaning_and_no_default_in_code():
+    classes = [Top, *SECTIONS.values()]
+    for method in METHODS:
+        made = settings(f"method={method}")
+        classes += [type(slot) for slot in made.method.slots().values()] + [type(made.engine), type(made.data)]
+    for cls in classes:
+        for field in dataclasses.fields(cls):
+            if field.init:
+                assert field.metadata.get("meaning"), f"{cls.__name__}.{field.name}"
+                assert field.default is dataclasses.MISSING, f"{cls.__name__}.{field.name}"
+
+
+def test_stable_keys_exist():
+    """DESIGN.md's "keys that users type often, and so stay stable"."""
+    stable = [
+        "seed",
+        "resume",
+        "train.steps",
+        "train.prompts_per_step",
+        "train.rollouts_per_prompt",
+        "train.minibatches",
+        "train.lr",
+        "train.lr_schedule",
+        "train.warmup_steps",
+        "train.weight_decay",
+        "train.keep_last",
+        "train.token_budget",
+        "train.clip_low",
+        "train.clip_high",
+        "train.max_grad_norm",
+        "train.save_every",
+        "train.eval_every",
+        "engine.max_new_tokens",
+        "engine.temperature",
+        "method.lambda_init",
+        "method.epsilon_w",
+        "method.gate",
+        "method.direction",
+        "method.scale_by_std",
+        "teacher.weights",
+        "teacher.context",
+        "teacher.template",
+        "method.shuffle_weights",
+        "model.path",
+        "eval.samples_per_prompt",
+        "tracking.uri",
+        "tracking.experiment",
+        "device",
+        "dtype",
+    ]
+    plain = settings().plain
+    for full in stable:
+        node = plain
+        for part in full.split("."):
+            assert part in node, full
+            node = node[part]
+    assert "entropy_coef" in settings("method=entropy").plain["method"]
+    assert "path" in fields_of(type(settings("data=file", "data.path=x").data))
+
+
+def test_published_recipes_are_as_published():
+    rlsd = settings("method=rlsd", "model=qwen3_4b_base")
+    credit = rlsd.method.credit
+    assert (credit.lambda_init, credit.lambda_schedule, credit.lambda_decay_steps) == (0.5, "linear", 50)
+    assert (credit.epsilon_w, credit.gate, credit.direction) == (0.2, "all", "forward")
+    assert (rlsd.teacher.weights, rlsd.teacher.sync_steps, rlsd.teacher.context) == ("snapshot", 10, "reference")
+    sd = settings("method=sd", "model=qwen3_4b_base")
+    (dense,) = sd.method.auxiliary
+    assert (dense.distill_alpha, dense.distill_top_k, dense.distill_ratio_cap) == (0.5, 100, 2.0)
+    assert (sd.teacher.weights, sd.teacher.ema_rate, sd.train.lr) == ("ema", 0.05, 1e-5)
+    assert [settings(f"method={m}").method.advantage.scale_by_std for m in ("grpo", "drgrpo", "entropy")] == [False] * 3
+    assert [settings(f"method={m}").method.advantage.scale_by_std for m in ("rlrt", "rlsd", "dapo")] == [True] * 3
+    assert settings("method=drgrpo").train.aggregation == "constant"
+    grpo = settings("method=grpo", "model=qwen3_4b_base").train
+    assert (grpo.clip_low, grpo.clip_high, grpo.aggregation, grpo.kl_coef) == (0.2, 0.28, "token", 0.0)

@@ -1,0 +1,126 @@
+"""``python -m rlrt.run`` as a user types it: exit codes, one sentence, where things end up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "threads=1")
+
+
+def command(*arguments, cwd, timeout=120):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {"HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "rlrt.run", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def test_one_run_from_any_working_directory(tmp_path):
+    done = command(*SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "runs").iterdir()
+    assert folder.name.startswith("train.steps=2,")
+    names = {p.name for p in folder.iterdir()}
+    assert {
+        "config.yaml",
+        "manifest.json",
+        "metrics.jsonl",
+        "samples.jsonl",
+        "checkpoints",
+        "summary.json",
+        "log.txt",
+    } == names
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2]
+    assert json.loads((folder / "summary.json").read_text())["state"] == "finished"
+    for words in ("avg@8", "pass@8", "greedy", "entropy", "length", "rollout", "finished after 2 steps"):
+        assert words in done.stdout
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in done.stdout
+    assert not (tmp_path / "mlruns").exists()
+    again = command(*SMALL, cwd=tmp_path)
+    assert again.returncode == 0
+    assert "was not run again" in again.stdout
+
+
+def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
+    done = command("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
+    folders = sorted(p.name.rsplit("-", 1)[0] for p in sweep.iterdir() if p.is_dir())
+    rest = ",".join(SMALL)
+    assert folders == [f"method={m},seed={s},{rest}"[:80] for m in ("grpo", "rlrt") for s in (0, 1)]
+    report = subprocess.run(
+        [sys.executable, "-m", "rlrt.report", str(sweep)], capture_output=True, text=True, timeout=60
+    )
+    assert report.returncode == 0
+    assert (sweep / "report.md").read_text() == report.stdout
+
+
+def test_one_bad_job_does_not_take_the_others_down(tmp_path):
+    done = command("-m", "train.rollouts_per_prompt=1,2", *SMALL, "tracking=none", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("error: train.rollouts_per_prompt") == 1
+    assert "finished after 2 steps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["method=nothing"], 1, "error: method=nothing: there is no such method. Valid: dapo"),
+        (["method=rlrtt"], 1, "Did you mean 'rlrt'"),
+        (["train.lrr=1"], 1, "error: train.lrr: there is no such key. Did you mean 'train.lr'"),
+        (["+sweep=nothing"], 1, "sweep"),
+        (["train.lr=-1"], 2, "error: train.lr: expected a number above 0, got -1."),
+        (["model.path=/nowhere"], 2, "error: model.path: expected a folder or a hub id"),
+        (["hydra.run.dir=/dev/null/x"], 2, "cannot be written"),
+        (["train.lr="], 2, "error: train.lr: expected a number"),
+        (["train.lr=1e-3", "a b"], 1, "error: "),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not list((tmp_path / "outputs").rglob("*")) or not any(
+        p.is_file() for p in (tmp_path / "outputs").rglob("*")
+    )
+
+
+def test_the_command_of_the_mission_composes(tmp_path):
+    done = command("-m", "method=rlrt,sd,grpo", "model=qwen3_1.7b", "--cfg", "job", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("path: Qwen/Qwen3-1.7B") == 3
+    assert [f"name: {m}" in done.stdout for m in ("rlrt", "sd", "grpo")] == [True] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
+    arguments = [sys.executable, "-m", "rlrt.run", "train.steps=400", *SMALL[1:], "tracking=none", "train.save_every=0"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    record = None
+    for _ in range(600):
+        record = next(iter((tmp_path / "outputs").glob("runs/*/metrics.jsonl")), None)
+        if record is not None and len(record.read_text().splitlines()) > 2:
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, output
+    assert record is not None
+    summary = json.loads((record.parent / "summary.json").read_text())
+    assert summary["state"] == "interrupted"
+    assert 0 < summary["step"] < 400
+    assert (record.parent / "checkpoints" / f"step_{summary['step']}").is_dir()

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from rlrt.build import build_learner
+from rlrt.errors import UserError
+from rlrt.paths import EMBEDDED
+from rlrt.policy import Row, load, response_logp, score
+from tests.helpers import settings
+
+
+@pytest.fixture
+def folder(tmp_path):
+    target = tmp_path / "model"
+    shutil.copytree(EMBEDDED, target)
+    return target
+
+
+def try_load(path):
+    return load(str(path), None, torch.float32, "sdpa")
+
+
+def test_a_local_folder_loads_like_the_embedded_one(folder):
+    model, tokenizer = try_load(folder)
+    assert type(model).__name__ == "Qwen3ForCausalLM"
+    assert tokenizer("17:3 4 5>", add_special_tokens=False)["input_ids"] == [20, 109, 6, 7, 8, 111]
+    learner = build_learner(settings(f"model.path={folder}"))
+    assert learner.policy.stop_ids == [2]
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda f: (f / "config.json").unlink(), "expected a config.json in"),
+        (lambda f: (f / "config.json").write_text("{broken"), r"config\.json is not readable JSON"),
+        (lambda f: (f / "model.safetensors").unlink(), r"expected weights as \*\.safetensors"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"expected weights as \*\.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"torn"), "could not be loaded"),
+        (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "nothing"})), "could not be loaded"),
+    ],
+)
+def test_a_broken_folder_is_named(folder, harm, says):
+    harm(folder)
+    with pytest.raises(UserError, match=says):
+        try_load(folder)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["num_hidden_layers"] += 1
+    if "layer_types" in config:
+        config["layer_types"] = config["layer_types"] + config["layer_types"][-1:]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="lack"):
+        try_load(folder)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "nothing"])
+def test_a_folder_that_is_not_there(path):
+    with pytest.raises(UserError, match="which is not a folder here"):
+        try_load(path)
+
+
+def test_a_hub_that_cannot_be_reached_says_how_to_give_a_folder(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"cannot be reached for Qwen/Qwen3-1\.7B .* model\.path=/path/to/folder"):
+        try_load("Qwen/Qwen3-1.7B")
+
+
+def test_scores_do_not_depend_on_padding_or_batch():
+    model, _ = try_load("embedded")
+    rows = [Row([1, 20, 109, 6, 7, 8, 111], [6, 105, 7]), Row([1, 20, 109], [5] * 20), Row([1], [9])]
+    logp, entropy = score(model, rows, 1.0, 1000, 20)
+    for i, row in enumerate(rows):
+        alone, alone_entropy = score(model, [row], 1.0, 1000, 20)
+        assert torch.allclose(logp[i], alone[0], atol=1e-5)
+        assert torch.allclose(entropy[i], alone_entropy[0], atol=1e-5)
+        assert (logp[i, len(row.response_ids) :] == 0).all()
+
+
+def test_temperature_divides_the_logits():
+    model, _ = try_load("embedded")
+    row = Row([1, 20, 109, 6, 7, 8, 111], [6, 105, 7])
+    ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+    with torch.no_grad():
+        expected = (model(ids).logits[0, 6:9].float() / 0.5).log_softmax(-1)
+        assert torch.allclose(response_logp(model, [row], 0.5), expected, atol=1e-5)
+
+
+def test_a_checkpoint_folder_loads_in_transformers(tmp_path):
+    learner = build_learner(settings())
+    learner.policy.save(tmp_path)
+    model, tokenizer = try_load(tmp_path)
+    for a, b in zip(learner.policy.model.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert tokenizer.eos_token_id == 2

@@ -1,0 +1,159 @@
+"""Identity, folders' names, secrets, the report and the terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from rlrt import report
+from rlrt.errors import UserError
+from rlrt.folder import RunFolder, redacted
+from rlrt.identity import identity, readable, sweep_hash
+from rlrt.loop import due, learning_rate
+from rlrt.terminal import Progress, before_after, table
+from tests.helpers import settings
+
+
+def identity_of(*overrides):
+    return identity(settings(*overrides).plain)
+
+
+def test_identity_follows_what_is_computed():
+    base = identity_of()
+    assert base == identity_of()
+    assert base == identity_of("tracking=none", "train.save_every=7", "train.keep_last=0", "resume=never", "threads=1")
+    for other in ("seed=1", "train.lr=0.5", "method=grpo", "data.highest=14", "train.steps=3"):
+        assert identity_of(other) != base, other
+
+
+def test_identity_takes_models_and_data_by_content(tmp_path):
+    import shutil
+
+    from rlrt.paths import EMBEDDED
+
+    for name in ("a", "b"):
+        shutil.copytree(EMBEDDED, tmp_path / name)
+    one = identity_of(f"model.path={tmp_path}/a")
+    assert one == identity_of(f"model.path={tmp_path}/b") == identity_of()
+    (tmp_path / "b" / "config.json").write_text("{}")
+    assert identity_of(f"model.path={tmp_path}/b") != one
+    data = tmp_path / "d.jsonl"
+    data.write_text("1")
+    first = identity_of("data=file", f"data.path={data}")
+    data.write_text("22")
+    assert identity_of("data=file", f"data.path={data}") != first
+
+
+def test_identity_takes_the_code(monkeypatch):
+    import rlrt.identity
+
+    base = identity_of()
+    monkeypatch.setattr(rlrt.identity, "code_hash", lambda: "other")
+    assert identity_of() != base
+
+
+def test_readable_names():
+    assert (
+        readable(["method=rlrt", "seed=1", "hydra.run.dir=x", "tracking=none", "+x.y=1"], "d")
+        == "method=rlrt,seed=1,x.y=1"
+    )
+    assert readable([], "default") == "default"
+    assert "/" not in readable(["model.path=/a b/../c"], "d")
+    assert len(readable([f"k{i}=1" for i in range(100)], "d")) <= 80
+    assert sweep_hash(["b=1", "a=2"]) == sweep_hash(["a=2", "b=1", "hydra.verbose=true"])
+
+
+def test_secrets_are_masked():
+    plain = {
+        "tracking": {"uri": "http://me:pw@h/x", "api_key": "k"},
+        "train": {"token_budget": 5},
+        "l": ["http://u:p@h"],
+    }
+    shown = json.dumps(redacted(plain))
+    assert "pw" not in shown
+    assert "u:p" not in shown
+    assert redacted(plain)["tracking"]["api_key"] == "***"
+    assert redacted(plain)["train"]["token_budget"] == 5
+    assert redacted({"engine": {"max_new_tokens": "9"}}) == {"engine": {"max_new_tokens": "9"}}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_state_remembers_the_slurm_job(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    folder = RunFolder(tmp_path / "r")
+    folder.set_state("running", step=3)
+    folder.set_state("finished")
+    assert (folder.summary()["state"], folder.summary()["step"], folder.summary()["slurm_job_id"]) == (
+        "finished",
+        3,
+        "17",
+    )
+
+
+def write_job(sweep, name, overrides, seed, state, avg):
+    folder = sweep / name
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps({"overrides": overrides, "seed": seed}))
+    final = {"eval/greedy": 0.5, "eval/avg_at_4": avg, "eval/pass_at_4": 0.9, "eval/distinct_correct": 1.0}
+    final |= {"eval/entropy": 0.1, "eval/length_mean": 12.0}
+    (folder / "summary.json").write_text(json.dumps({"state": state, "final": final}))
+
+
+def test_report_over_seeds(tmp_path):
+    for seed, (a, b) in enumerate([(0.1, 0.4), (0.2, 0.4), (0.3, 0.7)]):
+        write_job(tmp_path, f"g{seed}", ["method=grpo", f"seed={seed}"], seed, "finished", a)
+        write_job(tmp_path, f"r{seed}", ["method=rlrt", f"seed={seed}"], seed, "finished", b)
+    write_job(tmp_path, "r9", ["method=rlrt", "seed=9"], 9, "failed", 0.0)
+    text = report.report(tmp_path, "grpo")
+    # mean .2, std .1, t = 4.3027, half-width .248; paired: .3 .2 .4 -> .3 with the same half-width
+    assert "| grpo | 3 | 0.500 ± 0.000 | 0.200 ± 0.248 |" in text
+    assert "| rlrt | 3 | +0.000 ± +0.000 | +0.300 ± +0.248 |" in text
+    assert "- r9: failed" in text
+    with pytest.raises(UserError, match="Did you mean 'grpo'"):
+        report.report(tmp_path, "grop")
+    with pytest.raises(UserError, match="found none"):
+        report.report(tmp_path / "g0" / "nothing", None)
+
+
+def test_progress_without_a_terminal_has_no_control_codes():
+    out = io.StringIO()
+    progress = Progress(3, out)
+    progress.show(0, {"eval/greedy": 0.5, "eval/avg_at_8": 0.25, "eval/pass_at_8": 0.75})
+    progress.show(3, {"reward/mean": 0.5, "rollout/length_mean": 12.0, "policy/entropy": 0.3})
+    progress.end()
+    assert "\r" not in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    assert "avg@8 0.250" in out.getvalue()
+    assert all(len(line) < 80 for line in out.getvalue().splitlines())
+
+
+def test_tables_line_up():
+    lines = table([["a", "long heading"], ["longer", "1"]]).splitlines()
+    assert lines == ["a       long heading", "------  ------------", "longer             1"]
+    assert "avg@8" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": 0.2}, 8)
+
+
+def schedule(kind, warmup, steps):
+    config = settings(
+        f"train.lr_schedule={kind}", f"train.warmup_steps={warmup}", f"train.steps={steps}", "train.lr=1"
+    ).train
+    return [learning_rate(config, s) for s in range(1, steps + 1)]
+
+
+def test_learning_rate_by_hand():
+    assert schedule("constant", 2, 4) == [0.5, 1.0, 1.0, 1.0]
+    assert schedule("linear", 0, 4) == [1.0, 0.75, 0.5, 0.25]
+    assert schedule("linear", 2, 4) == [0.5, 1.0, 1.0, 0.5]
+    assert schedule("cosine", 0, 2) == pytest.approx([1.0, 0.5])
+
+
+def test_due():
+    assert [due(s, 3) for s in (1, 2, 3, 6)] == [False, False, True, True]
+    assert not due(3, 0)

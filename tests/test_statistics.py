@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+
+from rlrt.statistics import mean_and_halfwidth, pass_at_k
+
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():
+    for correct in range(6):
+        flags = [i < correct for i in range(5)] if correct < 6 else []
+        for k in range(1, 6):
+            subsets = list(itertools.combinations(flags[:5], k))
+            share = sum(any(s) for s in subsets) / len(subsets)
+            assert pass_at_k(5, min(correct, 5), k) == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [(4, 5, 1), (4, 1, 5), (4, 1, 0), (4, -1, 1)])
+def test_impossible_counts_are_refused(wrong):
+    with pytest.raises(ValueError, match="expected 0 <= correct"):
+        pass_at_k(*wrong)
+
+
+def test_interval_by_hand():
+    # 1, 2, 3: mean 2, sample std 1, t_{.975, 2} = 4.302653; half-width 4.302653 / sqrt(3)
+    mean, half = mean_and_halfwidth([1.0, 2.0, 3.0])
+    assert mean == 2.0
+    assert half == pytest.approx(4.302652729911275 / math.sqrt(3), abs=1e-9)
+    assert mean_and_halfwidth([5.0]) == (5.0, math.inf)
+
+
+def test_interval_covers_as_often_as_it_says():
+    rng = random.Random(0)
+    hits = 0
+    for _ in range(2000):
+        mean, half = mean_and_halfwidth([rng.gauss(0.3, 2.0) for _ in range(5)])
+        hits += abs(mean - 0.3) <= half
+    assert 0.935 <= hits / 2000 <= 0.965  # 95 % with three standard errors of .005

@@ -1,0 +1,171 @@
+"""The gradient does not depend on how the work is cut, and is that of the formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlrt.build import build_learner
+from rlrt.methods.grpo import group_advantage
+from rlrt.policy import micro_batches, response_logp
+from rlrt.rollouts import Sampler, signals_of, student_rows
+from rlrt.types import Grade
+from rlrt.update import learn, minibatches
+from tests.helpers import METHODS, settings
+
+
+def world(*overrides: str):
+    """A learner and 4 x 6 graded rollouts of the embedded model."""
+    config = settings("train.prompts_per_step=4", "train.rollouts_per_prompt=6", *overrides)
+    config.data.prepare()
+    learner = build_learner(config)
+    sampler = Sampler(config.engine, learner.policy, learner.builder, config.data, seed=3)
+    return learner, sampler(config.data.train[:4], 6, ("test",)), config
+
+
+def gradient(learner, rollouts) -> dict[str, torch.Tensor]:
+    """The gradient of one update, caught before the optimiser step."""
+    caught: dict[str, torch.Tensor] = {}
+
+    def catch(lr: float, norm: float) -> float:
+        for name, p in learner.policy.model.named_parameters():
+            caught[name] = p.grad.clone()
+        learner.policy.optimiser.zero_grad(set_to_none=True)
+        return 0.0
+
+    learner.policy.step = catch
+    learn(learner, rollouts, signals_of(rollouts, 1, learner.policy.special_ids), 1e-3)
+    return caught
+
+
+def solve(rollouts, group: int) -> None:
+    """Every rollout of a group gets the same reward."""
+    for rollout in rollouts:
+        if rollout.group == group:
+            rollout.grade = Grade(correct=True, reward=1.0)
+
+
+def close(a, b, tolerance=1e-5):
+    scale = max(float(v.abs().max()) for v in b.values())
+    return all(torch.allclose(a[k], b[k], atol=tolerance * scale) for k in b)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_do_not_change_the_gradient(name):
+    learner, rollouts, _ = world(f"method={name}")
+    whole = gradient(learner, rollouts)
+    other, _, _ = world(f"method={name}", "train.token_budget=70")
+    assert close(gradient(other, rollouts), whole)
+    assert max(float(g.abs().max()) for g in whole.values()) > 0
+
+
+def test_grpo_gradient_is_that_of_the_formula():
+    learner, rollouts, _ = world("method=grpo")
+    caught = gradient(learner, rollouts)
+    model = learner.policy.model
+    rows = student_rows(rollouts)
+    advantage = group_advantage(
+        torch.tensor([r.grade.reward for r in rollouts]), torch.tensor([r.group for r in rollouts]), False
+    )
+    tokens = sum(len(r.response_ids) for r in rows)
+    total = torch.zeros(())
+    for row, a in zip(rows, advantage, strict=True):
+        logp = response_logp(model, [row], 1.0).gather(-1, torch.tensor(row.response_ids)[:, None])
+        total = total - a * logp.sum() / tokens  # every rollout, also those with A = 0, is in the denominator
+    total.backward()
+    assert close(caught, {n: p.grad for n, p in model.named_parameters()})
+
+
+def test_rollouts_without_advantage_are_skipped_only_where_no_term_touches_them():
+    for name, skips in (("grpo", True), ("rlrt", True), ("entropy", False)):
+        learner, rollouts, _ = world(f"method={name}")
+        solve(rollouts, 0)
+        result = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3)
+        assert (result.metrics["policy/skipped_share"] > 0) == skips, name
+
+
+def test_a_step_without_signal_leaves_the_weights():
+    learner, rollouts, _ = world("method=grpo")
+    group = [r for r in rollouts if r.group == 0]
+    solve(group, 0)
+    before = [p.detach().clone() for p in learner.policy.model.parameters()]
+    result = learn(learner, group, signals_of(group, 1, []), 1e-3)
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.policy.model.parameters(), strict=True))
+    assert result.metrics["policy/skipped_share"] == 1.0
+
+
+def test_old_and_live_teachers_agree_with_one_minibatch():
+    old, rollouts, _ = world("method=rlrt", "teacher.weights=old")
+    live, _, _ = world("method=rlrt", "teacher.weights=live")
+    assert close(gradient(old, rollouts), gradient(live, rollouts), 1e-6)
+
+
+def test_a_live_teacher_is_scored_again_for_each_minibatch():
+    results = {}
+    for weights in ("old", "live"):
+        learner, rollouts, _ = world(
+            "method=rlrt", f"teacher.weights={weights}", "train.minibatches=2", "train.lr=0.01"
+        )
+        learn(learner, rollouts, signals_of(rollouts, 1, []), 0.01)
+        results[weights] = [p.detach().clone() for p in learner.policy.model.parameters()]
+    assert any(not torch.equal(a, b) for a, b in zip(results["old"], results["live"], strict=True))
+
+
+def test_ratio_moves_between_minibatches_only():
+    one, rollouts, _ = world("method=grpo")
+    assert learn(one, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics["policy/log_ratio_abs_mean"] == 0.0
+    two, rollouts, _ = world("method=grpo", "train.minibatches=2")
+    assert learn(two, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics["policy/log_ratio_abs_mean"] > 0.0
+
+
+def test_minibatches_hold_whole_groups():
+    group = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
+    parts = minibatches(group, 2)
+    assert sorted(torch.cat(parts).tolist()) == list(range(10))
+    seen = [set(group[p].tolist()) for p in parts]
+    assert not seen[0] & seen[1]
+
+
+def test_micro_batches_keep_to_the_budget():
+    lengths = [5, 9, 3, 9, 2, 30, 1]
+    batches = micro_batches(lengths, 20)
+    assert sorted(i for b in batches for i in b) == list(range(7))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 20
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_kl_to_the_start_touches_every_rollout_and_starts_at_zero(estimator):
+    learner, rollouts, _ = world("method=grpo", "train.kl_coef=0.1", f"train.kl_estimator={estimator}")
+    first = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-2).metrics
+    assert first["policy/kl_reference"] == pytest.approx(0.0, abs=1e-6)
+    assert first["policy/skipped_share"] == 0.0
+    second = learn(learner, rollouts, signals_of(rollouts, 2, []), 1e-2).metrics
+    assert abs(second["policy/kl_reference"]) > 1e-4
+
+
+def test_a_context_that_is_too_long_gives_no_teacher_and_is_counted():
+    learner, rollouts, _ = world("method=rlrt", "teacher.max_context_tokens=8")
+    metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
+    assert metrics["teacher/share"] == 0.0
+    assert metrics["teacher/too_long_share"] > 0.0
+
+
+@pytest.mark.parametrize("weights", ["old", "live", "frozen", "snapshot", "ema"])
+def test_an_empty_context_gives_weight_one(weights, monkeypatch):
+    learner, rollouts, _ = world("method=rlrt", f"teacher.weights={weights}")
+    monkeypatch.setattr("rlrt.update.sibling_contexts", lambda rollouts, _: [""] * len(rollouts))
+    metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
+    assert metrics["teacher/share"] > 0
+    assert metrics["rlrt/gap_abs_mean"] < 1e-6
+    assert metrics["rlrt/weight_mean"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_distillation_loss_is_over_rollouts_with_a_teacher():
+    learner, rollouts, _ = world("method=sd", "teacher.weights=old", "method.distill_alpha=1.0")
+    correct = {r.group for r in rollouts if r.grade.correct}
+    metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
+    assert 0 < metrics["teacher/share"] < 1
+    assert metrics["policy/skipped_share"] == pytest.approx(1 - metrics["teacher/share"])
+    assert metrics["policy/loss"] > 0
+    assert correct
