@@ -92,6 +92,21 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
     return snapshot.step
 
 
+def check_solutions(settings: Settings) -> None:
+    """Refuse a teacher that is shown reference solutions where the data has none.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    teacher, method = settings.teacher, settings.method
+    shows_reference = teacher.context == "reference" or teacher.on_unique_correct == "reference"
+    if method.needs_teacher and shows_reference and not any(p.solution for p in settings.data.train):
+        raise UserError(
+            f"teacher.context: method {method.name} shows the teacher reference solutions, and the data has none; give "
+            "data with solutions, or set teacher.context=sibling and teacher.on_unique_correct=plain."
+        )
+
+
 def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
     """The checkpoint to go on from, by ``resume``; files written after it are cut.
 
@@ -174,6 +189,7 @@ def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Ca
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     settings.data.prepare()
+    check_solutions(settings)
     learner = build_learner(settings)
     newest = starting_point(settings, folder)
     position = 0 if newest is None else restore_checkpoint(learner, newest, settings)

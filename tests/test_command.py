@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests.conftest import ROOT
+
 SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "threads=1")
 
 
@@ -65,6 +67,19 @@ def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
     )
     assert report.returncode == 0
     assert (sweep / "report.md").read_text() == report.stdout
+
+
+def test_a_method_of_ones_own_as_the_docs_say(tmp_path):
+    """The code of docs/methods.md, "How to add a method", word for word."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    block = text[text.index("    # my_methods.py") : text.index("    python -m rlrt.run --config-dir my_conf")]
+    code, yaml = (part.replace("\n    ", "\n") for part in block[4:].split("    # my_conf/method/mine.yaml\n"))
+    (tmp_path / "my_methods.py").write_text(code)
+    (tmp_path / "my_conf" / "method").mkdir(parents=True)
+    (tmp_path / "my_conf" / "method" / "mine.yaml").write_text(yaml.removeprefix("    "))
+    done = command("--config-dir", "my_conf", "method=mine", "method.scale=0.5", *SMALL, "tracking=none", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "finished after 2 steps" in done.stdout
 
 
 def test_one_bad_job_does_not_take_the_others_down(tmp_path):

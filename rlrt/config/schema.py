@@ -87,7 +87,7 @@ class Eval:
 class Tracking:
     """``tracking.*``: where a run is recorded besides its own folder."""
 
-    uri: str | None = key("MLflow tracking URI (sqlite:///, http(s)://, file:); null: only the run's folder")
+    uri: str | None = key("MLflow tracking URI (sqlite:///FILE or http(s)://HOST); null: only the run's folder")
     experiment: str = key("MLflow experiment")
     artifacts: str = key("folder of MLflow's artifacts when the URI is a local database")
     samples_every: int = key("steps between stored rollouts; 0: none", "steps", least=0)

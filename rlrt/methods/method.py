@@ -48,6 +48,8 @@ class Credit(Slot):
     """True where a zero advantage stays zero, whatever the teacher says."""
     needs_entropy: ClassVar[bool] = False
     """True where the student's entropy is read."""
+    needs_teacher: ClassVar[bool] = False
+    """True where ``teacher_rows`` can be anything but empty."""
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: the rollouts whose credit a teacher can change. None by default."""
@@ -103,6 +105,11 @@ class Method:
         if self.policy_loss is not None:
             slots["policy_loss"] = self.policy_loss
         return slots | {f"auxiliary_{i}": term for i, term in enumerate(self.auxiliary)}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any slot asks for a teacher."""
+        return self.credit.needs_teacher or self.distils
 
     @property
     def distils(self) -> bool:

@@ -61,6 +61,8 @@ def shuffled(
 class TeacherWeight(Credit):
     """Token credit by the information asymmetry between student and teacher."""
 
+    needs_teacher = True
+
     lambda_init: float = key("the (reversed-)teacher coefficient lam at the first step", least=0, most=1)
     lambda_schedule: str = key("how lam goes on", choices=("constant", "linear"))
     lambda_decay_steps: int = key("steps over which linear lam reaches 0", "steps", least=1)

@@ -15,13 +15,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from rlrt.errors import UserError
 
-SCHEMES = ("sqlite", "http", "https", "file", "postgresql", "mysql", "mssql")
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 BATCH = 1000
 """Metrics that one call of MLflow's log_batch takes at most."""
 
 
 def check_uri(uri: str) -> None:
-    """Refuse a tracking URI of a kind that MLflow does not know; a misconfigured tracker stops the run at once.
+    """Refuse a tracking URI of a kind that MLflow does not take: a misconfigured tracker stops the run at once.
+
+    MLflow 3.17 itself refuses its old file store.
 
     Raises:
         UserError: naming the URI (without its password) and the kinds that work.
@@ -29,8 +31,8 @@ def check_uri(uri: str) -> None:
     scheme = uri.split("://")[0].split("+")[0] if "://" in uri else ""
     if scheme not in SCHEMES:
         raise UserError(
-            f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, whose kind "
-            "MLflow does not know."
+            f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a kind that "
+            "MLflow does not take."
         )
 
 

@@ -1,0 +1,95 @@
+"""Every key of a config with its type, default, unit and meaning, in Markdown.
+
+``python -m rlrt.describe [overrides]`` shows one composed config; ``--all`` adds the keys that only other methods and
+data sets have, and is docs/keys.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+from rlrt.config.load import load
+from rlrt.config.schema import SECTIONS, Settings, Top
+from rlrt.errors import UserError
+from rlrt.hydra_setup import CONFIG, composed
+
+
+def type_name(hint: Any) -> str:
+    """A type as users write it."""
+    return getattr(hint, "__name__", str(hint)).replace("NoneType", "null").replace("None", "null")
+
+
+def rows_of(cls: type, prefix: str, values: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(key, type or choices, default, meaning with unit) of every key that a class declares and the section holds."""
+    hints, rows = typing.get_type_hints(cls), []
+    for field in dataclasses.fields(cls):
+        if not field.init or field.name not in values:
+            continue
+        about = field.metadata
+        kind = " / ".join(about["choices"]) if about["choices"] else type_name(hints[field.name])
+        unit = f" [{about['unit']}]" if about["unit"] else ""
+        default = json.dumps(values[field.name], ensure_ascii=False)
+        rows.append((f"{prefix}{field.name}", kind, default, about["meaning"] + unit))
+    return rows
+
+
+def sections(settings: Settings) -> dict[str, list[tuple[str, str, str, str]]]:
+    """The rows of each section, by its heading."""
+    plain = settings.plain
+    found = {"top level": rows_of(Top, "", plain)}
+    for name, cls in SECTIONS.items():
+        found[name] = rows_of(cls, f"{name}.", plain[name])
+    for name in ("data", "engine"):
+        found[name] = rows_of(type(getattr(settings, name)), f"{name}.", plain[name])
+    method = [row for s in settings.method.slots().values() for row in rows_of(type(s), "method.", plain["method"])]
+    found["method"] = list(dict.fromkeys(method))
+    return found
+
+
+Row = tuple[str, str, str, str]
+
+
+def rendered(heading: str, rows: Sequence[Row]) -> str:
+    """A heading and its table."""
+    lines = [f"## {heading}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def page(overrides: Sequence[str]) -> str:
+    """The tables of one composed config."""
+    found = sections(load(composed(overrides)))
+    return "\n\n".join(rendered(heading, rows) for heading, rows in found.items()) + "\n"
+
+
+def full_page() -> str:
+    """The default config's tables, and the keys that only other methods and data sets have."""
+    parts, seen = ["# Every key", page([]).rstrip("\n")], set[str]()
+    for rows in sections(load(composed([]))).values():
+        seen |= {row[0] for row in rows}
+    for group in ("method", "data"):
+        for option in sorted(p.stem for p in (CONFIG / group).glob("[!_]*.yaml")):
+            needed = ["data.path=FILE"] if option == "file" else []
+            rows = [r for r in sections(load(composed([f"{group}={option}", *needed])))[group] if r[0] not in seen]
+            seen |= {row[0] for row in rows}
+            if rows:
+                parts.append(rendered(f"{group}, under {group}={option}", rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Print the tables."""
+    try:
+        print(full_page() if sys.argv[1:] == ["--all"] else page(sys.argv[1:]), end="")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()
