@@ -9,7 +9,7 @@ run: setup
 	$(BIN)/python -m rlrt.run
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: setup
 	$(BIN)/ruff format --check .

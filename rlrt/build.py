@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
 from rlrt.monitor import Monitor
 from rlrt.policy import Policy, adamw, load
+from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import Sampler
-from rlrt.teacher import Teacher, frozen_copy
+from rlrt.teacher import Teacher, frozen_copy, reference_text
 from rlrt.terminal import Progress, before_after, phases
 from rlrt.trackers.mlflow import MlflowTracker
 from rlrt.update import Learner
@@ -38,8 +39,8 @@ def resolve_device(name: str) -> torch.device:
 def build_learner(settings: Settings) -> Learner:
     """Model, optimiser, teacher and method of a run, at step 0."""
     model_config, train_config, teacher_config = settings.model, settings.train, settings.teacher
-    dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    model, tokenizer = load(model_config.path, model_config.revision, dtype, model_config.attn_implementation)
+    model, tokenizer = load(model_config.path, model_config.revision, model_config.attn_implementation)
+    set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
     model.to(resolve_device(settings.device)).train()
     if model_config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -76,7 +77,7 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
     """Take over a checkpoint; returns its step."""
     snapshot = checkpoints.read(checkpoint)
     policy = learner.policy
-    saved, _ = load(str(checkpoint), None, next(policy.model.parameters()).dtype, settings.model.attn_implementation)
+    saved, _ = load(str(checkpoint), None, settings.model.attn_implementation)
     policy.model.load_state_dict(saved.state_dict())
     policy.optimiser.load_state_dict(snapshot.optimiser)
     moving = learner.teacher.state()
@@ -99,11 +100,20 @@ def check_solutions(settings: Settings) -> None:
         UserError: naming the keys.
     """
     teacher, method = settings.teacher, settings.method
-    shows_reference = teacher.context == "reference" or teacher.on_unique_correct == "reference"
-    if method.needs_teacher and shows_reference and not any(p.solution for p in settings.data.train):
+    if not method.needs_teacher:
+        return
+    shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
+    if shown not in ("reference", "answer"):
+        return
+    lacking = sum(not reference_text(p, shown) for p in settings.data.train)
+    if lacking == len(settings.data.train):
         raise UserError(
-            f"teacher.context: method {method.name} shows the teacher reference solutions, and the data has none; give "
-            "data with solutions, or set teacher.context=sibling and teacher.on_unique_correct=plain."
+            f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
+            "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
+        )
+    if lacking:
+        log.warning(
+            "%d of %d training prompts have no %s text: no teacher there", lacking, len(settings.data.train), shown
         )
 
 
@@ -129,7 +139,7 @@ def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
     return newest
 
 
-def open_mlflow(settings: Settings, folder: RunFolder, name: str) -> MlflowTracker | None:
+def open_mlflow(settings: Settings, folder: RunFolder, name: str, more_tags: Mapping[str, str]) -> MlflowTracker | None:
     """The MLflow tracker, where ``tracking.uri`` names one."""
     tracking = settings.tracking
     if tracking.uri is None:
@@ -152,7 +162,7 @@ def open_mlflow(settings: Settings, folder: RunFolder, name: str) -> MlflowTrack
         artifacts=tracking.artifacts,
         run_id=folder.manifest().get("mlflow_run_id"),
         name=name,
-        tags=tags,
+        tags=tags | dict(more_tags),
         params=flat(redacted(settings.plain)),
         warn=log.warning,
     )
@@ -167,7 +177,14 @@ def flat(plain: Any, prefix: str = "") -> dict[str, str]:
     }
 
 
-def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Callable[[], bool]) -> dict[str, Any]:
+def execute(
+    settings: Settings,
+    path: Path,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
+    tags: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Run, or go on with, the run of a folder.
 
     Args:
@@ -175,6 +192,8 @@ def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Ca
         path: the run's folder.
         say: prints a line for the user.
         stop: True once the run should save at the next step boundary and end.
+        tags: more tags for MLflow, for example the parent run of a sweep.
+        progress: show a progress line on standard output.
 
     Returns:
         the folder's summary; its ``state`` is finished or interrupted.
@@ -197,10 +216,9 @@ def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Ca
         say(f"Going on from {newest}")
     write_papers(settings, folder)
     folder.set_state("running", step=position)
-    name = path.name
-    tracker = open_mlflow(settings, folder, name)
-    progress = Progress(settings.train.steps)
-    monitor = Monitor(settings, folder, tracker, progress.show, log.warning)
+    tracker = open_mlflow(settings, folder, path.name, tags or {})
+    shown = Progress(settings.train.steps) if progress else None
+    monitor = Monitor(settings, folder, tracker, shown.show if shown else lambda step, metrics: None, log.warning)
     run = assemble(settings, learner, position, monitor, folder, stop)
     begin = time.monotonic()
     try:
@@ -209,7 +227,8 @@ def execute(settings: Settings, path: Path, say: Callable[[str], None], stop: Ca
         folder.set_state("failed", error=f"{type(error).__name__}: {error}")
         monitor.close("FAILED")
         raise
-    progress.end()
+    if shown:
+        shown.end()
     state = "finished" if reached == settings.train.steps else "interrupted"
     finish(folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlrt.rollouts import Sampler
+from rlrt.rollouts import Sampler, entropy_mean
 from rlrt.statistics import pass_at_k
 from rlrt.types import Prompt, Rollout
 
@@ -29,7 +29,7 @@ def evaluate(sampler: Sampler, prompts: Sequence[Prompt], samples: int, temperat
         "eval/greedy": sum(r.grade.correct for r in greedy) / len(greedy),
         f"eval/avg_at_{samples}": sum(correct) / len(rollouts),
         "eval/distinct_correct": sum(distinct(sampler, group) for group in groups) / len(groups),
-        "eval/entropy": float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / sum(lengths),
+        "eval/entropy": entropy_mean(rollouts),
         "eval/length_mean": sum(lengths) / len(rollouts),
         "eval/truncated_share": sum(r.generation.truncated for r in rollouts) / len(rollouts),
         "eval/verifier_error_share": sum(r.grade.error for r in rollouts) / len(rollouts),

@@ -60,15 +60,13 @@ def train(run: Run) -> int:
         seconds: dict[str, float] = {}
         with clock(seconds, "time/rollout_s"):
             prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
-            rollouts, replaced = with_refills(
-                run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills
-            )
-        signals = signals_of(rollouts, step, run.learner.policy.special_ids)
+            draw = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
+        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids)
         lr = learning_rate(config, step)
-        result = learn(run.learner, rollouts, signals, lr)
-        metrics = rollout_metrics(rollouts, config.rollouts_per_prompt, replaced) | result.metrics
+        result = learn(run.learner, draw.rollouts, signals, lr)
+        metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
         metrics |= {"policy/lr": lr}
-        run.keep_samples(step, rollouts, result.tokens)
+        run.keep_samples(step, draw.rollouts, result.tokens)
         last = step == config.steps
         if last or due(step, config.eval_every):
             with clock(seconds, "time/evaluation_s"):
@@ -93,7 +91,8 @@ def evaluation(run: Run) -> dict[str, float]:
 
 
 def learning_rate(config: Any, step: int) -> float:
-    """Learning rate at ``step`` (from 1): linear warm-up, then constant, or linear or cosine to 0 at the last step."""
+    """Learning rate at ``step`` (from 1): linear warm-up, then constant, or falling linearly
+    or by a cosine toward the 0 that would come one step after the last."""
     if step <= config.warmup_steps:
         return float(config.lr * step / config.warmup_steps)
     if config.lr_schedule == "constant":

@@ -42,6 +42,7 @@ class Monitor:
     ) -> None:
         self._settings, self._folder, self._tracker = settings, folder, tracker
         self._show, self._warn, self._told = show, warn, set[str]()
+        self._first_length: float | None = None
         self.complete = True
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
@@ -51,10 +52,20 @@ class Monitor:
             self._tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
             self._note_run_id()
         self._show(step, metrics)
+        self._watch_length(step, metrics)
         for name, bad, words in ALARMS:
             if name in metrics and name not in self._told and bad(metrics[name]):
                 self._told.add(name)
                 self._warn(f"step {step}: {words} ({name} = {metrics[name]:.4g})")
+
+    def _watch_length(self, step: int, metrics: dict[str, float]) -> None:
+        length = metrics.get("rollout/length_mean")
+        if length is None:
+            return
+        self._first_length = self._first_length or length
+        if length < self._first_length / 3 and "length" not in self._told:
+            self._told.add("length")
+            self._warn(f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's")
 
     def samples(self, step: int, rollouts: list[Rollout], tokens: dict[str, torch.Tensor]) -> None:
         """Rollouts worth keeping, with their per-token values, when they are due."""

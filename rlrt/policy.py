@@ -15,12 +15,14 @@ from torch import Tensor
 
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
+from rlrt.precision import computing
 
 
-def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) -> tuple[Any, Any]:
-    """Model and tokenizer from a folder in the hub's format, or from the hub.
+def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
+    """Model and tokenizer from a folder in the hub's format, or from the hub; weights in float32, no dropout.
 
-    Weights are read from safetensors only, and no code that comes with a model is run.
+    Weights are read from safetensors only, and no code that comes with a model is run. Dropout is switched off: with it
+    the ratio of new to old log-probabilities would be noise, and a resumed run could not be the same.
 
     Raises:
         UserError: for a folder without weights or with a broken config, and for a hub that cannot be reached.
@@ -45,7 +47,7 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
-            dtype=dtype,
+            dtype=torch.float32,
             attn_implementation=attention,
             use_safetensors=True,
             trust_remote_code=False,
@@ -64,7 +66,35 @@ def load(path: str, revision: str | None, dtype: torch.dtype, attention: str) ->
         raise UserError(
             f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
         )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+    check_head(model)
     return model, tokenizer
+
+
+@torch.no_grad()
+def check_head(model: Any) -> None:
+    """Refuse a model that does more to its logits than its output layer does (soft-capping, scaling).
+
+    The trainer applies the output layer to the response's hidden states; the engine calls the whole model. Both must
+    give one distribution.
+
+    Raises:
+        UserError: naming the difference.
+    """
+    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
+    with evaluating(model):
+        whole = model(ids, use_cache=False).logits[0].float().log_softmax(-1)
+        head = model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state[0])
+    gap = float((whole - head.float().log_softmax(-1)).abs().max())
+    if not gap < 1e-3:
+        raise UserError(
+            f"model.path: this model ({type(model).__name__}) changes its logits after its output layer (log-probabilities "
+            f"differ by {gap:.3g} nats), which the trainer does not do; use a Qwen3 model."
+        )
 
 
 def check_hub(hub_id: str, revision: str | None) -> None:
@@ -152,8 +182,9 @@ def response_logp(model: Any, rows: Sequence[Row], temperature: float) -> Tensor
         ids[i, : len(row)] = torch.tensor([*row.prompt_ids, *row.response_ids])
         keep[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
     # Rows are padded on the right and attention is causal: no real token ever attends to padding.
-    hidden = model.base_model(input_ids=ids[:, :-1].to(device), use_cache=False).last_hidden_state
-    logits_NV = model.get_output_embeddings()(hidden[keep[:, :-1].to(device)])
+    with computing(model):
+        hidden = model.base_model(input_ids=ids[:, :-1].to(device), use_cache=False).last_hidden_state
+        logits_NV = model.get_output_embeddings()(hidden[keep[:, :-1].to(device)])
     return (logits_NV.float() / temperature).log_softmax(-1)
 
 
@@ -220,8 +251,8 @@ class Policy:
 
     @property
     def special_ids(self) -> list[int]:
-        """Special tokens of the tokenizer."""
-        return list(self.tokenizer.all_special_ids)
+        """Special and template tokens: those that end a response, and all that were added to the vocabulary (``<think>``)."""
+        return sorted({*self.stop_ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """One optimiser step at ``lr``; returns the gradient's norm before clipping, and clears the gradient."""
@@ -229,7 +260,7 @@ class Policy:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         if torch.isfinite(norm):
-            self.optimiser.step()
+            self.optimiser.step()  # a gradient that is not finite is left out, counted by its norm, and warned of
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from rlrt.errors import UserError
 from rlrt.methods.signals import Signals
 from rlrt.policy import Policy, Row, pad
 from rlrt.prompting import PromptBuilder
@@ -31,18 +33,30 @@ class Engine(Protocol):
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
-    """The prompts of a step: a function of (seed, step), every prompt once before any comes again."""
-    chosen = []
-    for position in range((step - 1) * count, step * count):
-        epoch, offset = divmod(position, len(prompts))
-        chosen.append((epoch, offset))
-    orders = {epoch: permutation(len(prompts), seed, "prompts", epoch) for epoch, _ in chosen}
-    return [prompts[orders[epoch][offset]] for epoch, offset in chosen]
+    """The prompts of a step, all different: a function of (seed, step).
+
+    An epoch is as many whole steps as the prompts allow, in an order of its own; what is left over at its end waits for
+    another epoch's order.
+
+    Raises:
+        UserError: for fewer prompts than a step takes.
+    """
+    if count > len(prompts):
+        raise UserError(
+            f"train.prompts_per_step: a step takes {count} different prompts and the data has {len(prompts)}; set "
+            f"train.prompts_per_step={len(prompts)} or less."
+        )
+    epoch, offset = divmod(step - 1, len(prompts) // count)
+    order = permutation(len(prompts), seed, "prompts", epoch)
+    return [prompts[i] for i in order[offset * count : (offset + 1) * count]]
 
 
-def refill_prompts(prompts: Sequence[Prompt], seed: int, step: int, attempt: int, count: int) -> list[Prompt]:
-    """Replacements for groups without signal: a function of (seed, step, attempt)."""
-    return [prompts[i] for i in permutation(len(prompts), seed, "refill", step, attempt)[:count]]
+def refill_prompts(
+    prompts: Sequence[Prompt], seed: int, step: int, attempt: int, count: int, taken: Collection[str]
+) -> list[Prompt]:
+    """Replacements for groups without signal: a function of (seed, step, attempt), none of the ``taken`` ids."""
+    order = permutation(len(prompts), seed, "refill", step, attempt)
+    return [prompts[i] for i in order if prompts[i].id not in taken][:count]
 
 
 def overlong_penalty(length: int, limit: int, cache: int) -> float:
@@ -66,7 +80,6 @@ class Sampler:
     ) -> None:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
         self.seed, self._overlong_cache = seed, overlong_cache
-        self.seconds_grading = 0.0
 
     def __call__(
         self,
@@ -117,32 +130,65 @@ def carries_signal(group: Sequence[Rollout]) -> bool:
     return max(rewards) > min(rewards)
 
 
-def with_refills(
-    sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int
-) -> tuple[list[Rollout], int]:
-    """The step's rollouts, groups without signal replaced up to ``max_refills`` times (DAPO's dynamic sampling).
+def is_mixed(group: Sequence[Rollout]) -> bool:
+    """Whether some rollouts of a group are correct and some are not; dynamic sampling reads verdicts, not rewards."""
+    return 0 < sum(r.grade.correct for r in group) < len(group)
 
-    Returns:
-        the rollouts, as many groups as prompts were asked for, and the number of groups that were replaced.
+
+def groups_of(rollouts: Sequence[Rollout], samples: int) -> list[list[Rollout]]:
+    """Rollouts, group after group, as lists."""
+    return [list(rollouts[i : i + samples]) for i in range(0, len(rollouts), samples)]
+
+
+@dataclass
+class Draw:
+    """A step's rollouts.
+
+    Attributes:
+        rollouts: what is trained on.
+        first: the first draw, before dynamic sampling: what compares with other methods.
+        sampled: tokens sampled in all, discarded groups included.
+        attempts: times that groups were drawn again.
+        replaced: groups that were replaced.
     """
-    rollouts = sampler(prompts, samples, ("train", step))
-    replaced = 0
+
+    rollouts: list[Rollout]
+    first: list[Rollout]
+    sampled: int
+    attempts: int = 0
+    replaced: int = 0
+
+
+def with_refills(sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int) -> Draw:
+    """The step's rollouts, all-wrong and all-correct groups replaced up to ``max_refills`` times (DAPO).
+
+    A replacement is kept where its group is mixed; the rest stay as they were.
+    """
+    first = sampler(prompts, samples, ("train", step))
+    draw = Draw(first, first, token_count(first))
+    taken = {p.id for p in prompts}
     for attempt in range(1, max_refills + 1):
-        groups = [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
-        empty = [i for i, group in enumerate(groups) if not carries_signal(group)]
-        if not empty:
+        groups = groups_of(draw.rollouts, samples)
+        empty = [i for i, group in enumerate(groups) if not is_mixed(group)]
+        chosen = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty), taken)
+        if not chosen:
             break
-        fresh_prompts = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty))
-        fresh = sampler(fresh_prompts, samples, ("refill", step, attempt))
-        for slot, start in zip(empty, range(0, len(fresh), samples), strict=False):
-            group = fresh[start : start + samples]
-            if carries_signal(group):
-                for rollout in group:
-                    rollout.group = slot
-                groups[slot] = group
-                replaced += 1
-        rollouts = [rollout for group in groups for rollout in group]
-    return rollouts, replaced
+        taken |= {p.id for p in chosen}
+        fresh = sampler(chosen, samples, ("refill", step, attempt))
+        draw.attempts, draw.sampled = attempt, draw.sampled + token_count(fresh)
+        useful = [group for group in groups_of(fresh, samples) if is_mixed(group)]
+        for slot, group in zip(empty, useful, strict=False):
+            for rollout in group:
+                rollout.group = slot
+            groups[slot] = group
+            draw.replaced += 1
+        draw.rollouts = [rollout for group in groups for rollout in group]
+    return draw
+
+
+def token_count(rollouts: Sequence[Rollout]) -> int:
+    """Response tokens in all."""
+    return sum(len(r.generation.token_ids) for r in rollouts)
 
 
 def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int]) -> Signals:
@@ -172,23 +218,29 @@ def student_rows(rollouts: Sequence[Rollout]) -> list[Row]:
     return [Row(r.prompt_ids, r.generation.token_ids) for r in rollouts]
 
 
-def rollout_metrics(rollouts: Sequence[Rollout], samples: int, replaced: int) -> dict[str, float]:
-    """Rewards, lengths, groups and entropy of a step; every count that could hide a failure."""
-    count = len(rollouts)
-    groups = [rollouts[i : i + samples] for i in range(0, count, samples)]
+def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
+    """Rewards, lengths, groups and entropy of a step's first draw, and the cost of what dynamic sampling added to it."""
+    rollouts, groups = draw.first, groups_of(draw.first, samples)
+    count, tokens = len(rollouts), token_count(rollouts)
     correct = [sum(r.grade.correct for r in group) for group in groups]
-    lengths = [len(r.generation.token_ids) for r in rollouts]
+    trained = groups_of(draw.rollouts, samples)
     return {
         "reward/mean": sum(r.grade.reward for r in rollouts) / count,
         "reward/correct_share": sum(correct) / count,
         "reward/verifier_error_share": sum(r.grade.error for r in rollouts) / count,
-        "rollout/length_mean": sum(lengths) / count,
-        "rollout/length_max": float(max(lengths)),
+        "rollout/length_mean": tokens / count,
+        "rollout/length_max": float(max(len(r.generation.token_ids) for r in rollouts)),
         "rollout/truncated_share": sum(r.generation.truncated for r in rollouts) / count,
-        "rollout/tokens": float(sum(lengths)),
-        "policy/entropy": float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / sum(lengths),
+        "rollout/tokens": float(draw.sampled),
+        "policy/entropy": entropy_mean(rollouts),
         "group/all_correct_share": sum(c == samples for c in correct) / len(groups),
         "group/all_wrong_share": sum(c == 0 for c in correct) / len(groups),
-        "group/no_signal_share": sum(not carries_signal(g) for g in groups) / len(groups),
-        "group/replaced": float(replaced),
+        "group/no_signal_share": sum(not carries_signal(g) for g in trained) / len(groups),
+        "group/refill_attempts": float(draw.attempts),
+        "group/replaced": float(draw.replaced),
     }
+
+
+def entropy_mean(rollouts: Sequence[Rollout]) -> float:
+    """Mean exact entropy per token of the distributions that rollouts were sampled from, nats."""
+    return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / token_count(rollouts)

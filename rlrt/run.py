@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from rlrt.errors import UserError, nearest
 from rlrt.hydra_setup import CONFIG, composed, composed_keys, register
 from rlrt.identity import readable, sweep_hash
+from rlrt.stop import StopFlag
 
 log = logging.getLogger("rlrt")
 
@@ -72,33 +72,6 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
         codes.codes.append(128 + stop.signal)
     value = summary.get("final", {}).get(f"eval/avg_at_{settings.eval.samples_per_prompt}")
     return None if value is None else float(value)
-
-
-class StopFlag:
-    """Turns SIGINT, SIGTERM and SIGUSR2 into a request to save at the next step boundary; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def requested(self) -> bool:
-        """Whether a signal came."""
-        return self.signal is not None
-
-    def __enter__(self) -> StopFlag:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: object) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
-        print(f"\n{signal.Signals(number).name}: saving at the end of this step; once more to stop at once", flush=True)
 
 
 def forget_empty(path: Path) -> None:

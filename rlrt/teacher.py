@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from rlrt.types import Rollout
+from rlrt.types import Prompt, Rollout
 
 
 def sibling_contexts(rollouts: Sequence[Rollout], on_unique_correct: str) -> list[str | None]:
@@ -35,9 +35,14 @@ def sibling_contexts(rollouts: Sequence[Rollout], on_unique_correct: str) -> lis
     return contexts
 
 
-def reference_contexts(rollouts: Sequence[Rollout]) -> list[str | None]:
-    """For each rollout the reference solution of its prompt."""
-    return [rollout.prompt.solution for rollout in rollouts]
+def reference_text(prompt: Prompt, context: str) -> str | None:
+    """What a prompt's data offers the teacher: ``reference``, its solution; ``answer``, its final answer.
+
+    A prompt that states its answer already gives its solution under ``answer`` too (RLSD's rule).
+    """
+    if context == "answer" and not prompt.states_answer:
+        return prompt.final
+    return prompt.solution
 
 
 class Teacher:

@@ -23,6 +23,7 @@ class Prompt:
         text: what the model is asked, before any template of the model.
         answer: what the verifier needs to grade a response (opaque to everybody else).
         solution: a reference solution, or None where the data has none.
+        final: the final answer as text, or None.
         states_answer: whether ``text`` already gives the final answer away (as countdown's target does).
     """
 
@@ -30,6 +31,7 @@ class Prompt:
     text: str
     answer: Any
     solution: str | None = None
+    final: str | None = None
     states_answer: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,8 @@ from rlrt.methods.method import Method
 from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 from rlrt.policy import Policy, Row, micro_batches, response_logp, score
 from rlrt.prompting import PromptBuilder
-from rlrt.rollouts import student_rows
-from rlrt.teacher import Teacher, reference_contexts, sibling_contexts
+from rlrt.rollouts import entropy_mean, student_rows
+from rlrt.teacher import Teacher, reference_text, sibling_contexts
 from rlrt.timing import clock
 from rlrt.types import Rollout
 
@@ -43,10 +44,10 @@ class Learner:
 
     def teacher_rows(self, rollouts: Sequence[Rollout], wanted_B: Tensor) -> tuple[list[Row | None], dict[str, float]]:
         """The teacher's sequence of every rollout that wants one and can have one, and the counts of both."""
-        if self.teacher_config.context == "reference":
-            contexts = reference_contexts(rollouts)
-        else:
+        if self.teacher_config.context == "sibling":
             contexts = sibling_contexts(rollouts, self.teacher_config.on_unique_correct)
+        else:
+            contexts = [reference_text(r.prompt, self.teacher_config.context) for r in rollouts]
         rows: list[Row | None] = []
         too_long = 0
         for rollout, context, wanted in zip(rollouts, contexts, wanted_B.tolist(), strict=True):
@@ -133,13 +134,15 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
         for index in minibatches(signals.group_B, train.minibatches):
             part_rows, part_contexts = [rows[i] for i in index.tolist()], [contexts[i] for i in index.tolist()]
             if credited is None:
-                part_credit = credit_now(learner, signals.rows(index), part_rows, part_contexts, advantage_B[index])
+                part_credit = credit_now(learner, signals, index, part_rows, part_contexts, advantage_B[index])
             else:
                 part_credit = credited.rows(index)
             advantage_BT[index] = part_credit.advantage_BT
             numbers = minibatch_step(learner, part_rows, part_contexts, signals.rows(index), part_credit, lr)
             for name, value in (numbers | part_credit.metrics).items():
                 totals.setdefault(name, []).append(value)
+    for slot in method.slots().values():
+        metrics |= slot.metrics()
     for term in method.auxiliary:
         term.observe(entropy_mean(rollouts))
     metrics |= {name: sum(values) / len(values) for name, values in totals.items()}
@@ -147,18 +150,21 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
 
 
 def credit_now(
-    learner: Learner, signals: Signals, rows: Sequence[Row], contexts: Sequence[Row | None], advantage_B: Tensor
+    learner: Learner,
+    signals: Signals,
+    index: Tensor,
+    rows: Sequence[Row],
+    contexts: Sequence[Row | None],
+    advantage_B: Tensor,
 ) -> Credited:
-    """The credit of one mini-batch with both sides of the gap scored at the weights of now (``teacher.weights=live``)."""
-    learner.score_student(signals, rows, torch.ones(len(rows), dtype=torch.bool))
-    signals.teachers = [learner.score_teacher(signals, contexts)]
-    return learner.method.credit(advantage_B, signals)
+    """The credit of one mini-batch with both sides of the gap scored at the weights of now (``teacher.weights=live``).
 
-
-def entropy_mean(rollouts: Sequence[Rollout]) -> float:
-    """Mean entropy per token of the step's rollouts, nats."""
-    tokens = sum(len(r.generation.token_ids) for r in rollouts)
-    return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / tokens
+    The old log-probabilities of the policy ratio, in ``signals``, stay those at rollout time.
+    """
+    now = signals.rows(index)
+    learner.score_student(now, rows, torch.ones(len(rows), dtype=torch.bool))
+    now.teachers = [learner.score_teacher(now, contexts)]
+    return learner.method.credit(advantage_B, now)
 
 
 def token_values(signals: Signals, advantage_BT: Tensor) -> dict[str, Tensor]:
@@ -200,27 +206,28 @@ def minibatch_step(
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0].tolist()
-    sums: dict[str, float] = {"policy/loss": 0.0, "policy/clipped_share": 0.0, "policy/log_ratio_abs_mean": 0.0}
+    tokens = int(signals.mask_BT[touched_B].sum())
+    sums: dict[str, float] = {"policy/loss": 0.0}
     for micro in micro_batches([len(rows[i]) for i in index], train.token_budget):
         chosen = torch.tensor([index[j] for j in micro])
-        part = signals.rows(chosen)
-        losses = micro_loss(
+        loss, numbers, counts = micro_loss(
             learner,
             [rows[i] for i in chosen.tolist()],
             [contexts[i] for i in chosen.tolist()],
-            part,
+            signals.rows(chosen),
             credited.advantage_BT[chosen],
             weight_BT[chosen],
             dense_weight_BT[chosen],
         )
-        loss = losses.pop("policy/loss")
         loss.backward()
         sums["policy/loss"] += float(loss.detach())
-        for name, value in losses.items():
+        for name, value in numbers.items():
             sums[name] = sums.get(name, 0.0) + float(value)
+        for name, value in counts.items():
+            sums[name] = sums.get(name, 0.0) + float(value) / tokens
     sums["policy/skipped_share"] = 1.0 - len(index) / len(rows)
     sums["policy/grad_norm"] = learner.policy.step(lr, train.max_grad_norm) if index else 0.0
-    if index:
+    if index and math.isfinite(sums["policy/grad_norm"]):
         learner.teacher.follow()
     return sums
 
@@ -233,24 +240,30 @@ def micro_loss(
     advantage_BT: Tensor,
     weight_BT: Tensor,
     dense_weight_BT: Tensor,
-) -> dict[str, Tensor]:
-    """The weighted sum of all loss terms over one micro-batch, and plain sums to log."""
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """All loss terms over one micro-batch.
+
+    Returns:
+        the weighted sum with its gradient; what each term adds to the loss; and sums over tokens that, divided by the
+        mini-batch's tokens, are shares and means to log.
+    """
     method, temperature, device = learner.method, learner.policy.temperature, learner.policy.device
-    mask_BT = signals.mask_BT.to(device)
+    mask_BT, advantage_BT = signals.mask_BT.to(device), advantage_BT.to(device)
     logp_NV = response_logp(learner.policy.model, rows, temperature)
     token_N = signals.token_BT.to(device)[mask_BT]
     logp_N = logp_NV.gather(-1, token_N[:, None])[:, 0]
     logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, logp_N)
     scored_B1 = signals.scored_B.to(device)[:, None]
     logp_old_BT = torch.where(scored_B1 & (learner.train.minibatches > 1), signals.logp_BT.to(device), logp_BT.detach())
-    weight_BT, weight_N = weight_BT.to(device), weight_BT.to(device)[mask_BT].float()
+    weight_N = weight_BT.to(device)[mask_BT].float()
     ratio_N = policy_ratio(logp_BT, logp_old_BT).detach()[mask_BT]
     total = torch.zeros((), device=device)
     numbers: dict[str, Tensor] = {}
+    counts = {"policy/log_ratio_abs_mean": ratio_N.log().abs().sum()}
     if method.policy_loss is not None:
-        advantages = advantage_BT.to(device)
-        loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantages, mask_BT)
+        loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         total = total + (loss_BT[mask_BT] * weight_N).sum()
+        counts["policy/clipped_share"] = method.policy_loss.clipped(logp_BT, logp_old_BT, advantage_BT)[mask_BT].sum()
     for term in method.auxiliary:
         if term.needs_teacher:
             term_loss = dense_term(learner, term, contexts, logp_NV, ratio_N, mask_BT, dense_weight_BT)
@@ -259,14 +272,10 @@ def micro_loss(
         numbers[f"policy/{type(term).__name__.lower()}"] = term_loss.detach()
         total = total + term_loss
     if learner.reference is not None and signals.reference_logp_BT is not None:
-        reference_N = signals.reference_logp_BT.to(device)[mask_BT]
-        kl_N = kl_penalty(logp_N, reference_N, learner.train.kl_estimator)
+        kl_N = kl_penalty(logp_N, signals.reference_logp_BT.to(device)[mask_BT], learner.train.kl_estimator)
         total = total + learner.train.kl_coef * (kl_N * weight_N).sum()
-        numbers["policy/kl_reference"] = (kl_N.detach() * weight_N).sum()
-    outside = (ratio_N < 1 - learner.train.clip_low) | (ratio_N > 1 + learner.train.clip_high)
-    numbers["policy/clipped_share"] = (outside * weight_N).sum()
-    numbers["policy/log_ratio_abs_mean"] = (ratio_N.log().abs() * weight_N).sum()
-    return numbers | {"policy/loss": total}
+        counts["policy/kl_reference"] = kl_N.detach().sum()
+    return total, numbers, counts
 
 
 def dense_term(

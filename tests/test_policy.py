@@ -9,7 +9,7 @@ import torch
 from rlrt.build import build_learner
 from rlrt.errors import UserError
 from rlrt.paths import EMBEDDED
-from rlrt.policy import Row, load, response_logp, score
+from rlrt.policy import Row, check_head, load, response_logp, score
 from tests.helpers import settings
 
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 
 def try_load(path):
-    return load(str(path), None, torch.float32, "sdpa")
+    return load(str(path), None, "sdpa")
 
 
 def test_a_local_folder_loads_like_the_embedded_one(folder):
@@ -92,6 +92,48 @@ def test_temperature_divides_the_logits():
     with torch.no_grad():
         expected = (model(ids).logits[0, 6:9].float() / 0.5).log_softmax(-1)
         assert torch.allclose(response_logp(model, [row], 0.5), expected, atol=1e-5)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=50, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, final_logit_softcapping=1.0, initializer_range=1.0,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="changes its logits after its output layer"):
+        check_head(Gemma2ForCausalLM(config))
+
+
+def test_dropout_is_off(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    model, _ = try_load(folder)
+    model.train()
+    ids = torch.tensor([[1, 20, 109, 6]])
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_what_ends_a_response_counts_as_special():
+    learner = build_learner(settings())
+    learner.policy.model.generation_config.eos_token_id = [2, 105]
+    assert {0, 1, 2, 105} <= set(learner.policy.special_ids)
+
+
+def test_bfloat16_keeps_float32_weights_that_small_steps_move():
+    learner = build_learner(settings("dtype=bfloat16"))
+    model = learner.policy.model
+    before = [p.detach().clone() for p in model.parameters()]
+    assert all(p.dtype == torch.float32 for p in before)
+    row = Row([1, 20, 109, 6, 7, 8, 111], [6, 105, 7])
+    logp = response_logp(model, [row], 1.0)
+    full = response_logp(build_learner(settings()).policy.model, [row], 1.0)
+    assert logp.dtype == torch.float32
+    assert 1e-4 < float((logp - full).detach().abs().max()) < 0.5  # it does compute in bfloat16
+    (-logp.gather(-1, torch.tensor([[6], [105], [7]])).sum()).backward()
+    learner.policy.step(1e-6, 1.0)
+    moved = sum(int((a != b).sum()) for a, b in zip(before, model.parameters(), strict=True))
+    assert moved > 0.5 * sum(p.numel() for p in before)
 
 
 def test_a_checkpoint_folder_loads_in_transformers(tmp_path):

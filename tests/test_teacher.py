@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlrt.teacher import Teacher, reference_contexts, sibling_contexts
+from rlrt.teacher import Teacher, reference_text, sibling_contexts
+from rlrt.types import Prompt
 from tests.helpers import rollout
 
 
@@ -26,7 +27,15 @@ def test_groups_do_not_mix_and_may_have_none():
         rollout(0, 1, False, "d"),
     ]
     assert sibling_contexts(rollouts, "plain") == [None, None, None, "a"]
-    assert reference_contexts(rollouts) == ["ref"] * 4
+
+
+def test_what_the_data_offers_the_teacher():
+    prompt = Prompt(id="1", text="q", answer=None, solution="s", final="f")
+    assert reference_text(prompt, "reference") == "s"
+    assert reference_text(prompt, "answer") == "f"
+    states = Prompt(id="1", text="q = f", answer=None, solution="s", final="f", states_answer=True)
+    assert reference_text(states, "answer") == "s"  # the answer alone would say nothing new
+    assert reference_text(Prompt(id="1", text="q", answer=None), "answer") is None
 
 
 def linear(value: float) -> torch.nn.Linear:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from rlrt.build import build_learner
 from rlrt.methods.grpo import group_advantage
 from rlrt.policy import micro_batches, response_logp
 from rlrt.rollouts import Sampler, signals_of, student_rows
+from rlrt.teacher import sibling_contexts
 from rlrt.types import Grade
 from rlrt.update import learn, minibatches
 from tests.helpers import METHODS, settings
@@ -74,6 +77,85 @@ def test_grpo_gradient_is_that_of_the_formula():
         total = total - a * logp.sum() / tokens  # every rollout, also those with A = 0, is in the denominator
     total.backward()
     assert close(caught, {n: p.grad for n, p in model.named_parameters()})
+
+
+def by_hand(name: str, learner, rollouts) -> dict[str, torch.Tensor]:
+    """The gradient of a method's formula, one rollout at a time through the model's plain logits."""
+    model, builder = learner.policy.model, learner.builder
+    contexts = sibling_contexts(rollouts, "plain")
+    reward, group = torch.tensor([r.grade.reward for r in rollouts]), torch.tensor([r.group for r in rollouts])
+    advantage = group_advantage(reward, group, name == "rlrt")
+    tokens = sum(len(r.generation.token_ids) for r in rollouts)
+    taught = sum(len(r.generation.token_ids) for r, c in zip(rollouts, contexts, strict=True) if c is not None)
+
+    def logp_TV(prompt_ids, response):
+        ids = torch.tensor([[*prompt_ids, *response]])
+        return model(ids).logits[0, len(prompt_ids) - 1 : -1].log_softmax(-1)
+
+    total = torch.zeros(())
+    for r, a, context in zip(rollouts, advantage, contexts, strict=True):
+        response = r.generation.token_ids
+        student = logp_TV(r.prompt_ids, response)
+        sampled = student[range(len(response)), response]
+        if context is not None:
+            with torch.no_grad():
+                teacher = logp_TV(builder.teacher(r.prompt, context), response)
+        if name == "sd":  # KL(teacher || student) over the tokens of rollouts with a correct sibling
+            if context is not None:
+                total = total + (teacher.exp() * (teacher - student)).sum() / taught
+            continue
+        weight = torch.ones(len(response))
+        if name == "rlrt" and r.grade.correct and context is not None:
+            gap = sampled.detach() - teacher[range(len(response)), response]
+            weight = 0.5 + 0.5 * (a.sign() * gap).exp().clamp(0.8, 1.2)  # lam .5, eps_w .2
+        total = total - (a * weight * sampled).sum() / tokens
+        if name == "entropy":
+            total = total + 1e-3 * (student.exp() * student).sum() / tokens
+    total.backward()
+    return {n: p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["rlrt", "entropy", "sd"])
+def test_gradients_are_those_of_the_formulas(name):
+    learner, rollouts, _ = world(f"method={name}")
+    caught = gradient(learner, rollouts)
+    assert close(caught, by_hand(name, learner, rollouts))
+    other, _, _ = world("method=grpo")
+    assert not close(caught, gradient(other, rollouts), 1e-3)  # and not simply GRPO's
+
+
+def test_a_gradient_that_is_not_finite_moves_neither_student_nor_teacher():
+    learner, rollouts, _ = world("method=sd", "teacher.weights=ema", "teacher.ema_rate=0.5")
+    before = [p.detach().clone() for p in learner.teacher.model.parameters()]
+    with torch.no_grad():
+        learner.policy.model.model.norm.weight[0] = torch.nan
+    metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
+    assert not math.isfinite(metrics["policy/grad_norm"])
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.teacher.model.parameters(), strict=True))
+
+
+def test_live_teacher_metrics_are_not_diluted():
+    """Mini-batches without a weighted rollout contribute nothing: at a vanishing learning rate, live reads as old."""
+    read = {}
+    for weights in ("old", "live"):
+        learner, rollouts, _ = world("method=rlrt", f"teacher.weights={weights}", "train.minibatches=4")
+        result = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-12)
+        read[weights] = result.metrics["rlrt/weight_mean"]
+    assert read["live"] == pytest.approx(read["old"], abs=0.1)
+    assert read["live"] > 0.8
+
+
+def test_shares_are_over_the_tokens_that_were_run():
+    for aggregation in ("token", "constant"):
+        learner, rollouts, _ = world(
+            "method=grpo",
+            f"train.aggregation={aggregation}",
+            "train.minibatches=2",
+            "train.clip_low=0",
+            "train.clip_high=0",
+        )
+        share = learn(learner, rollouts, signals_of(rollouts, 1, []), 0.01).metrics["policy/clipped_share"]
+        assert 0.05 < share < 0.5, aggregation
 
 
 def test_rollouts_without_advantage_are_skipped_only_where_no_term_touches_them():

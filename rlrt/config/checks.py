@@ -12,7 +12,7 @@ def check(settings: Settings) -> None:
     Raises:
         UserError: one sentence.
     """
-    train, teacher, method = settings.train, settings.teacher, settings.method
+    train, method = settings.train, settings.method
     if method.advantage.needs_group and train.rollouts_per_prompt < 2:
         raise UserError(
             f"train.rollouts_per_prompt: method {method.name} compares the rollouts of a group, so it needs at least 2, "
@@ -35,11 +35,6 @@ def check(settings: Settings) -> None:
         )
     if train.beta1 >= 1 or train.beta2 >= 1:
         raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
-    if method.distils and teacher.weights == "live":
-        raise UserError(
-            "teacher.weights=live cannot serve a distillation loss apart from its student at every micro-batch; set "
-            "teacher.weights=ema (SDPO's own), old or frozen."
-        )
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.trackers.mlflow import check_uri

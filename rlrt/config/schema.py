@@ -64,7 +64,10 @@ class Teacher:
     weights: str = key("whose weights the teacher has", choices=("live", "old", "snapshot", "ema", "frozen"))
     sync_steps: int = key("steps between copies of the student, for weights=snapshot", "steps", least=1)
     ema_rate: float = key("share of the student mixed in after each optimiser step, for weights=ema", least=0, most=1)
-    context: str = key("what the teacher is shown", choices=("sibling", "reference"))
+    context: str = key(
+        "what the teacher is shown: another correct rollout, the reference solution, or the reference answer",
+        choices=("sibling", "reference", "answer"),
+    )
     on_unique_correct: str = key(
         "context of a group's only correct rollout under context=sibling: none, itself, or the reference solution",
         choices=("plain", "self", "reference"),
@@ -126,7 +129,9 @@ class Top:
         choices=("auto", "never", "must"),
     )
     device: str = key("auto, cpu, cuda or cuda:N")
-    dtype: str = key("precision of the weights", choices=("float32", "bfloat16"))
+    dtype: str = key(
+        "precision of forward and backward passes; weights and optimiser are float32", choices=("float32", "bfloat16")
+    )
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlrt.errors import UserError
 from rlrt.keys import key
+from rlrt.precision import computing
 from rlrt.seeds import uniforms
 from rlrt.types import Generation
 
@@ -67,7 +68,8 @@ class HfEngine:
                 while end < len(prompts) and (rows + len(seeds[end]) <= self.max_rows or end == start):
                     rows += len(seeds[end])
                     end += 1
-                result.extend(self._decode(prompts[start:end], seeds[start:end], temperature))
+                with computing(self._model):
+                    result.extend(self._decode(prompts[start:end], seeds[start:end], temperature))
                 start = end
         finally:
             self._model.train(was)

@@ -34,10 +34,15 @@ def token_weights(
 
 
 def kl_penalty(logp: Float[Tensor, "*n"], reference_logp: Float[Tensor, "*n"], estimator: str) -> Float[Tensor, "*n"]:
-    """Estimate of KL(pi || pi_ref) at sampled tokens: k1 = -r, k2 = r^2 / 2, k3 = e^r - 1 - r with r = log(ref / pi)."""
+    """Estimate of KL(pi || pi_ref) at sampled tokens: k1 = -r, k2 = r^2 / 2, k3 = e^r - 1 - r with r = log(ref / pi).
+
+    As a loss on rollouts of pi itself, k2's gradient is that of the KL in expectation; k1's own is zero in expectation, so
+    k1 has k2's gradient here (straight through); k3's is biased, and what most code bases use.
+    """
     r = (reference_logp - logp).clamp(-MAX_LOG_GAP, MAX_LOG_GAP)
     if estimator == "k1":
-        return -r
+        square = r.square() / 2
+        return -r.detach() + square - square.detach()
     if estimator == "k2":
         return r.square() / 2
     return r.exp() - 1 - r

@@ -43,6 +43,10 @@ class EntropyBonus(Auxiliary):
         if self.entropy_target is not None:
             self._coef = max(0.0, self.coefficient + self.entropy_rate * (self.entropy_target - entropy))
 
+    def metrics(self) -> dict[str, float]:
+        """c_H now."""
+        return {"policy/entropy_coef": self.coefficient}
+
     def state_dict(self) -> dict[str, float]:
         """The adapted coefficient."""
         return {} if self._coef is None else {"coef": self._coef}

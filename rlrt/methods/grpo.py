@@ -82,3 +82,9 @@ class ClippedLoss(PolicyLoss):
     def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """loss_BT."""
         return clipped_loss(logp_BT, logp_old_BT, advantage_BT, self.clip_low, self.clip_high)
+
+    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor) -> Tensor:
+        """Ratio above the upper bound at A > 0, below the lower one at A < 0."""
+        ratio_BT = policy_ratio(logp_BT, logp_old_BT)
+        above, below = ratio_BT > 1 + self.clip_high, ratio_BT < 1 - self.clip_low
+        return (above & (advantage_BT > 0)) | (below & (advantage_BT < 0))

@@ -27,6 +27,10 @@ class Slot:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take over what ``state_dict`` gave."""
 
+    def metrics(self) -> dict[str, float]:
+        """Numbers of the slot's own to log each step."""
+        return {}
+
 
 class Advantage(Slot):
     """Rewards to one advantage per rollout."""
@@ -66,6 +70,10 @@ class PolicyLoss(Slot):
     def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """loss_BT; read only where the mask is True."""
         raise TypeError(f"{type(self).__name__} does not define __call__")
+
+    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor) -> Tensor:
+        """Bool_BT: tokens whose gradient the trust region holds back. None by default."""
+        return torch.zeros_like(logp_BT, dtype=torch.bool)
 
 
 class Auxiliary(Slot):

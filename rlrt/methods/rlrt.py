@@ -88,10 +88,10 @@ class TeacherWeight(Credit):
         weighted_B = teacher.has_B & self._gate(signals)
         gap_BT = (signals.logp_BT - teacher.logp_BT) * signals.mask_BT
         weight_BT = teacher_weight(gap_BT, advantage_B, self.epsilon_w, self.direction == "reversed")
-        if self.mask_special_tokens:
-            weight_BT = torch.where(signals.special_BT, torch.ones_like(weight_BT), weight_BT)
+        plain_weight_BT = signals.special_BT if self.mask_special_tokens else torch.zeros_like(signals.mask_BT)
+        weight_BT = torch.where(plain_weight_BT, torch.ones_like(weight_BT), weight_BT)
         if self.shuffle_weights:
-            weight_BT = shuffled(weight_BT, signals.mask_BT, signals.seed_B)
+            weight_BT = shuffled(weight_BT, signals.mask_BT & ~plain_weight_BT, signals.seed_B)
         factor_BT = torch.where(weighted_B[:, None], (1.0 - lam) + lam * weight_BT, torch.ones_like(weight_BT))
         metrics = self._metrics(lam, gap_BT, weight_BT, weighted_B, signals)
         return Credited(plain_BT * factor_BT, metrics=metrics)
@@ -108,11 +108,12 @@ class TeacherWeight(Credit):
         where_BT = signals.mask_BT & weighted_B[:, None]
         correct_BT = where_BT & signals.correct_B[:, None]
         clipped_BT = (weight_BT <= 1 - self.epsilon_w) | (weight_BT >= 1 + self.epsilon_w)
-        return {
-            "rlrt/lambda": lam,
-            "rlrt/gap_mean": mean_where(gap_BT, correct_BT),
-            "rlrt/gap_abs_mean": mean_where(gap_BT.abs(), correct_BT),
-            "rlrt/self_driven_share": mean_where((gap_BT > 0).float(), correct_BT),
-            "rlrt/weight_mean": mean_where(weight_BT, where_BT),
-            "rlrt/weight_clipped_share": mean_where(clipped_BT.float(), where_BT),
+        measured = {
+            "rlrt/gap_mean": (gap_BT, correct_BT),
+            "rlrt/gap_abs_mean": (gap_BT.abs(), correct_BT),
+            "rlrt/self_driven_share": ((gap_BT > 0).float(), correct_BT),
+            "rlrt/weight_mean": (weight_BT, where_BT),
+            "rlrt/weight_clipped_share": (clipped_BT.float(), where_BT),
         }
+        means = {name: mean_where(values, where) for name, (values, where) in measured.items() if bool(where.any())}
+        return {"rlrt/lambda": lam} | means

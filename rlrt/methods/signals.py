@@ -112,6 +112,5 @@ class Distributions:
 
 
 def mean_where(values: Tensor, where: Tensor) -> float:
-    """Mean of ``values`` where the mask is True, 0.0 where it never is."""
-    chosen = values[where]
-    return float(chosen.double().mean()) if chosen.numel() else 0.0
+    """Mean of ``values`` where the mask is True; it must be True somewhere (a number that stands for nothing would lie)."""
+    return float(values[where].double().mean())

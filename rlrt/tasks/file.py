@@ -90,6 +90,7 @@ class JsonlFile:
             text=record[self.prompt_field],
             answer=record[self.answer_field],
             solution=solution if isinstance(solution, str) and solution else None,
+            final=record[self.answer_field],
         )
 
     def grade(self, prompt: Prompt, text: str) -> Grade:

@@ -68,11 +68,6 @@ def test_cuda_that_is_not_there(monkeypatch):
         settings("device=cuda")
 
 
-def test_distillation_needs_a_teacher_of_its_own():
-    with pytest.raises(UserError, match=r"teacher\.weights=live"):
-        settings("method=sd", "teacher.weights=live")
-
-
 def test_a_key_without_value_and_a_missing_key():
     config = OmegaConf.create(composed([]))
     OmegaConf.set_struct(config, False)

@@ -39,7 +39,14 @@ def test_every_tuned_pair_names_a_model_and_a_method():
 
 def test_a_pairs_defaults_come_last_and_what_is_typed_wins():
     assert settings("method=rlrt").method.credit.epsilon_w == 0.2
-    assert settings("method=rlrt", "model=qwen3_4b_base").method.credit.epsilon_w == 1.0
+    for model, epsilon_w in (
+        ("4b_base", 1.0),
+        ("8b_base", 1.0),
+        ("4b_instruct", 0.5),
+        ("4b_thinking", 0.2),
+        ("8b", 0.2),
+    ):
+        assert settings("method=rlrt", f"model=qwen3_{model}").method.credit.epsilon_w == epsilon_w
     assert settings("method=rlrt", "method.epsilon_w=0.7").method.credit.epsilon_w == 0.7
     assert settings("method=sd").teacher.weights == "frozen"
     assert settings("method=sd", "model=qwen3_1.7b").teacher.weights == "ema"
@@ -111,7 +118,7 @@ def test_published_recipes_are_as_published():
     credit = rlsd.method.credit
     assert (credit.lambda_init, credit.lambda_schedule, credit.lambda_decay_steps) == (0.5, "linear", 50)
     assert (credit.epsilon_w, credit.gate, credit.direction) == (0.2, "all", "forward")
-    assert (rlsd.teacher.weights, rlsd.teacher.sync_steps, rlsd.teacher.context) == ("snapshot", 10, "reference")
+    assert (rlsd.teacher.weights, rlsd.teacher.sync_steps, rlsd.teacher.context) == ("snapshot", 10, "answer")
     sd = settings("method=sd", "model=qwen3_4b_base")
     (dense,) = sd.method.auxiliary
     assert (dense.distill_alpha, dense.distill_top_k, dense.distill_ratio_cap) == (0.5, 100, 2.0)

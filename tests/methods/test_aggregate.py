@@ -40,3 +40,16 @@ def test_kl_estimators_by_hand():
     assert float(kl_penalty(logp, reference, "k1")) == pytest.approx(two, abs=1e-12)
     assert float(kl_penalty(logp, reference, "k2")) == pytest.approx(two * two / 2, abs=1e-12)
     assert float(kl_penalty(logp, reference, "k3")) == pytest.approx(0.5 - 1 + two, abs=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2"])
+def test_kl_gradient_in_expectation(estimator):
+    """Over all tokens of a small policy: E[grad of the estimate] is the gradient of KL(pi || ref)."""
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, dtype=torch.float64, generator=g).requires_grad_()
+    reference = torch.randn(7, dtype=torch.float64, generator=g).log_softmax(-1)
+    logp = logits.log_softmax(-1)
+    expected = torch.autograd.grad((logp.exp() * (logp - reference)).sum(), logits, retain_graph=True)[0]
+    estimate = (logp.exp().detach() * kl_penalty(logp, reference, estimator)).sum()
+    assert torch.allclose(torch.autograd.grad(estimate, logits)[0], expected, atol=1e-12)
+    assert expected.abs().max() > 0.01

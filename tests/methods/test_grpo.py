@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlrt.methods.grpo import clipped_loss, group_advantage, policy_ratio
+from rlrt.methods.grpo import ClippedLoss, clipped_loss, group_advantage, policy_ratio
 
 F64 = torch.float64
 
@@ -40,6 +40,15 @@ def test_clipped_loss_by_hand():
     loss = clipped_loss(logp, torch.zeros(1, 5, dtype=F64), advantage, 0.2, 0.28)
     # min(3, 2.56); min(-3, -2.56); min(1, 1.6); min(-1, -1.6); 3.3; the sign turned
     assert loss.tolist()[0] == pytest.approx([-2.56, 3.0, -1.0, 1.6, -3.3], abs=1e-12)
+
+
+def test_clipped_is_where_the_gradient_is_held_back():
+    ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1]], dtype=F64)
+    advantage = torch.tensor([[2.0, -2.0, 2.0, -2.0, 3.0]], dtype=F64)
+    loss = ClippedLoss(clip_low=0.2, clip_high=0.28)
+    assert loss.clipped(ratio.log(), torch.zeros(1, 5, dtype=F64), advantage).tolist() == [
+        [True, False, False, True, False]
+    ]
 
 
 def test_gradient_stops_outside_the_trust_region():

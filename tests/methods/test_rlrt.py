@@ -71,6 +71,24 @@ def test_special_tokens_can_be_left_out():
     assert result.advantage_BT[0].tolist() == pytest.approx([2.25, 2.0], abs=1e-12)
 
 
+def test_shuffling_leaves_special_tokens_out_too():
+    g = torch.Generator().manual_seed(0)
+    student, teacher = (-torch.rand(1, 6, dtype=F64, generator=g) for _ in range(2))
+    given = signals([1.0], [0], [6], student, teacher)
+    given.special_BT[0, 5] = True
+    changes = {"lambda_init": 1.0, "mask_special_tokens": True, "epsilon_w": 1.0}
+    straight = credit(**changes)(torch.ones(1, dtype=F64), given).advantage_BT[0]
+    mixed = credit(shuffle_weights=True, **changes)(torch.ones(1, dtype=F64), given).advantage_BT[0]
+    assert mixed[5] == straight[5] == 1.0
+    assert sorted(mixed[:5].tolist()) == sorted(straight[:5].tolist())
+    assert mixed.tolist() != straight.tolist()
+
+
+def test_a_mean_of_nothing_is_not_logged():
+    result = credit()(ADVANTAGE, two_rollouts(has_teacher_B=[False, False]))
+    assert result.metrics == {"rlrt/lambda": 0.5}
+
+
 def test_teacher_is_wanted_only_where_it_can_change_the_weight():
     given = signals([1, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1])
     advantage = torch.tensor([1.0, 0.0, -1.0, 0.0], dtype=F64)

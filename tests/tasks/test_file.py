@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from rlrt.build import check_solutions
 from rlrt.errors import UserError
 from rlrt.tasks.file import final_answer
 from tests.helpers import settings
@@ -47,6 +48,25 @@ def test_reads_splits_and_grades(tmp_path):
 def test_a_broken_line_is_named(tmp_path, line, says):
     with pytest.raises(UserError, match=says):
         task(write(tmp_path / "a.jsonl", GOOD[0], line)).prepare()
+
+
+def test_a_method_that_shows_references_needs_them(tmp_path, caplog):
+    bare = [{"prompt": g["prompt"], "answer": g["answer"]} for g in GOOD]
+    path = write(tmp_path / "a.jsonl", *bare)
+
+    def check(*overrides):
+        made = settings("data=file", f"data.path={path}", *overrides)
+        made.data.prepare()
+        check_solutions(made)
+
+    check("method=rlsd")  # shown the answer, which every line has
+    check("method=grpo", "teacher.context=reference")  # no teacher at all
+    for overrides in (["teacher.context=reference"], ["teacher.on_unique_correct=reference"]):
+        with pytest.raises(UserError, match=r"teacher\.context: method rlrt .* reference texts, and the data has none"):
+            check("method=rlrt", *overrides)
+    write(path, *bare[:5], *GOOD[5:])
+    check("method=rlrt", "teacher.context=reference")
+    assert "training prompts have no reference text" in caplog.text
 
 
 def test_missing_file_and_too_few(tmp_path):
