@@ -13,10 +13,14 @@ class UserError(ValueError):
     """
 
 
+MOST_NAMES = 20
+"""More valid names than these are not listed in a message."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the valid name nearest to ``name``, or the valid names where none is near."""
+    """`` Did you mean 'x'?`` for the valid name nearest to ``name``, or the valid names where none is near and they are few."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f" Did you mean '{close[0]}'?"
-    return f" Valid: {', '.join(names)}." if names else ""
+    return f" Valid: {', '.join(names)}." if 0 < len(names) <= MOST_NAMES else ""

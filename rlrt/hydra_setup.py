@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,30 @@ def run_name(*, _root_: Any) -> str:
     return f"{readable(overrides, 'default')}-{short}"
 
 
-def composed(overrides: Sequence[str], with_hydra: bool = False) -> Any:
-    """The config that Hydra composes from overrides, without running anything; on request with its ``hydra`` section."""
+@contextmanager
+def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], Any]]:
+    """A function from overrides to the config that Hydra composes, ``hydra`` section included; nothing is run.
+
+    Args:
+        config_dirs: more folders to look for config groups in.
+    """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     register()
     GlobalHydra.instance().clear()
+    more = [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        return compose("config", overrides=list(overrides), return_hydra_config=with_hydra)
+        yield lambda overrides: compose("config", overrides=[*more, *overrides], return_hydra_config=True)
+
+
+def composed(overrides: Sequence[str]) -> Any:
+    """The config of one run, without the ``hydra`` section."""
+    from omegaconf import OmegaConf
+
+    with composer() as compose:
+        whole = compose(overrides)
+    return OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
 
 
 def composed_keys(arguments: Sequence[str]) -> list[str]:

@@ -15,13 +15,26 @@ from rlrt.statistics import mean_and_halfwidth
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep: what was typed apart from its seed, its seed, its state and its final numbers."""
+    """One run of a sweep: what was typed apart from its seed, its seed, its state, its final numbers, and when it ended."""
 
     folder: Path
     label: str
     seed: int
     state: str
     final: Mapping[str, float]
+    changed: float
+
+
+def newest_only(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+    """Each label and seed once, by its newest finished run (else its newest), and the runs left out.
+
+    Two runs of one label and seed differ in code, versions or the content of model or data: they are no two samples.
+    """
+    kept: dict[tuple[str, int], Job] = {}
+    for job in sorted(jobs, key=lambda j: (j.state == "finished", j.changed)):
+        kept[job.label, job.seed] = job
+    chosen = [job for job in jobs if kept[job.label, job.seed] is job]
+    return chosen, [job for job in jobs if kept[job.label, job.seed] is not job]
 
 
 def read_jobs(sweep: Path) -> list[Job]:
@@ -36,7 +49,8 @@ def read_jobs(sweep: Path) -> list[Job]:
         typed = [o for o in manifest.get("overrides", []) if o.split("=")[0] not in ("seed", "tracking", "threads")]
         label = " ".join(o.removeprefix("method=") for o in typed) or "default"
         seed, state = int(manifest.get("seed", 0)), str(summary.get("state", "unknown"))
-        jobs.append(Job(file.parent, label, seed, state, summary.get("final", {})))
+        changed = float(summary.get("changed", 0.0))
+        jobs.append(Job(file.parent, label, seed, state, summary.get("final", {}), changed))
     if not jobs:
         raise UserError(f"expected a folder with runs (manifest.json below it), found none in {sweep}.")
     return sorted(jobs, key=lambda job: (job.label, job.seed))
@@ -45,7 +59,8 @@ def read_jobs(sweep: Path) -> list[Job]:
 def interval(values: Sequence[float], form: str) -> str:
     """Mean and 95 % half-width (Student's t over seeds) as text."""
     mean, half = mean_and_halfwidth(values)
-    return f"{mean:{form}}" + (f" ± {half:{form}}" if len(values) > 1 else "")
+    unsigned = form.removeprefix("+")
+    return f"{mean:{form}}" + (f" ± {half:{unsigned}}" if len(values) > 1 else "")
 
 
 def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
@@ -100,13 +115,16 @@ def differences(jobs: Sequence[Job], baseline: str) -> str:
 
 def report(sweep: Path, baseline: str | None) -> str:
     """Both tables, and every job that did not finish."""
-    jobs = read_jobs(sweep)
+    jobs, repeated = newest_only(read_jobs(sweep))
     parts = [table(jobs)]
     if baseline is not None:
         parts.append(differences(jobs, baseline))
     missing = [f"- {j.folder.name}: {j.state}" for j in jobs if j.state != "finished"]
     if missing:
         parts.append("Not finished, and in no mean above:\n" + "\n".join(missing))
+    if repeated:
+        rows = "\n".join(f"- {j.folder.name}" for j in repeated)
+        parts.append(f"Left out, since a newer run has the same settings and seed (other code or versions):\n{rows}")
     parts.append("Mean ± half-width of the 95 % interval by Student's t over seeds, final evaluation.")
     return "\n\n".join(parts) + "\n"
 

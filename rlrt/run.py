@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, nearest
-from rlrt.hydra_setup import CONFIG, composed, composed_keys, register
+from rlrt.hydra_setup import CONFIG, composed_keys, register
 from rlrt.identity import readable, sweep_hash
 from rlrt.stop import StopFlag
 
@@ -102,13 +102,16 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
     """Run ``action``; errors that a user can mend become one sentence on standard error and an exit code.
 
     Returns:
-        0; 1 for what Hydra refuses, 2 for a folder that cannot be written.
+        0; 1 for what Hydra refuses, 2 for what rlrt refuses.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     try:
         action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {explain(error, arguments)}", file=sys.stderr)
         return 1
@@ -124,22 +127,41 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
     return 0
 
 
-def show_sweep(arguments: Sequence[str]) -> None:
-    """``-m ... --cfg job``: the config of every job of a grid (Hydra itself shows single runs only)."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
+    """Overrides, ``--config-dir`` folders and the ``--cfg`` kind of a multirun's command line.
 
-    kind = arguments[arguments.index("--cfg") + 1]
-    typed = [a for a in arguments if not a.startswith("-") and a != kind]
-    study = [a for a in typed if a.startswith("+sweep=")]
-    params = composed(study, with_hydra=True).hydra.sweeper.get("params") or {}
-    names = {a.split("=")[0].lstrip("+") for a in typed}
-    parsed = OverridesParser.create().parse_overrides(typed + [f"{k}={v}" for k, v in params.items() if k not in names])
-    for number, job_overrides in enumerate(BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]):
-        config = composed(job_overrides)
-        print(f"# job {number}: {' '.join(job_overrides)}")
-        print(OmegaConf.to_yaml(config))
+    Raises:
+        UserError: for an option of Hydra's that a sweep here does not take.
+    """
+    overrides: list[str] = []
+    folders: list[str] = []
+    kind: str | None = None
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        name, _, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        if word in ("-m", "--multirun"):
+            continue
+        if name in ("--config-dir", "-cd", "--cfg", "-c"):
+            value = value or (rest.pop(0) if rest else "")
+            folders, kind = (folders, value) if name in ("--cfg", "-c") else ([*folders, value], kind)
+        elif word.startswith("-"):
+            raise UserError(f"{word}: a sweep (-m) takes overrides, --cfg job and --config-dir, not this option.")
+        else:
+            overrides.append(word)
+    return overrides, folders, kind
+
+
+def multirun(arguments: Sequence[str], codes: Codes) -> None:
+    """``-m``: run a sweep, or show the configs of its jobs."""
+    from rlrt.sweep.command import configs, sweep
+
+    overrides, folders, kind = split_arguments(arguments)
+    if kind is None:
+        codes.codes.append(sweep(overrides, folders))
+        return
+    for number, (typed, config) in enumerate(configs(overrides, folders)):
+        print(f"# job {number}: {typed}\n{config}")
 
 
 def main() -> None:
@@ -156,10 +178,9 @@ def main() -> None:
     def task(config: Any) -> float | None:
         return job(config, codes)
 
-    if "--cfg" in arguments and {"-m", "--multirun"} & set(arguments):
-        sys.exit(guarded(lambda: show_sweep(arguments), arguments))
     decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)
-    sys.exit(guarded(decorated, arguments) or codes.worst())
+    several = bool({"-m", "--multirun"} & set(arguments))
+    sys.exit(guarded((lambda: multirun(arguments, codes)) if several else decorated, arguments) or codes.worst())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "threads=1")
+SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4")
 
 
 def command(*arguments, cwd, timeout=120):
@@ -59,7 +59,7 @@ def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
     done = command("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
-    folders = sorted(p.name.rsplit("-", 1)[0] for p in sweep.iterdir() if p.is_dir())
+    folders = sorted(p.parent.name.rsplit("-", 1)[0] for p in sweep.glob("*/summary.json"))
     rest = ",".join(SMALL)
     assert folders == [f"method={m},seed={s},{rest}"[:80] for m in ("grpo", "rlrt") for s in (0, 1)]
     report = subprocess.run(
@@ -82,11 +82,12 @@ def test_a_method_of_ones_own_as_the_docs_say(tmp_path):
     assert "finished after 2 steps" in done.stdout
 
 
-def test_one_bad_job_does_not_take_the_others_down(tmp_path):
-    done = command("-m", "train.rollouts_per_prompt=1,2", *SMALL, "tracking=none", cwd=tmp_path)
+def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
+    done = command("-m", "train.rollouts_per_prompt=2,1", *SMALL, "tracking=none", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.count("error: train.rollouts_per_prompt") == 1
-    assert "finished after 2 steps" in done.stdout
+    assert done.stderr.startswith("error: train.rollouts_per_prompt")
+    assert "(in the job train.rollouts_per_prompt=1 " in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(

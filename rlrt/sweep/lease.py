@@ -1,0 +1,76 @@
+"""Who runs a job or drives a sweep now: a lock that dies with its holder, and a note that says who it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rlrt.folder import read_json, write_json
+
+
+class Held(Exception):
+    """Somebody else holds the lock; ``who`` is the note it left."""
+
+    def __init__(self, who: dict[str, Any]) -> None:
+        super().__init__(str(who))
+        self.who = who
+
+
+def _try(path: Path) -> IO[str] | None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("a")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        return None
+    return handle
+
+
+@contextlib.contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Hold ``path.lock`` while the block runs, with a note of who holds it in ``path.json``.
+
+    The kernel lets go of the lock when the process ends, however it ends; process ids are never trusted alone.
+
+    Raises:
+        Held: if another process has it.
+    """
+    lock, note = path.with_suffix(".lock"), path.with_suffix(".json")
+    handle = _try(lock)
+    if handle is None:
+        raise Held(read_json(note))
+    try:
+        job = (
+            os.environ.get("SLURM_ARRAY_JOB_ID"),
+            os.environ.get("SLURM_ARRAY_TASK_ID"),
+            os.environ.get("SLURM_JOB_ID"),
+        )
+        slurm = f"{job[0]}_{job[1]}" if job[0] else job[2]
+        write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm})
+        yield
+    finally:
+        handle.close()
+
+
+def held(path: Path) -> bool:
+    """Whether a process of this machine (or of the cluster, where its file system shares locks) holds the lock."""
+    lock = path.with_suffix(".lock")
+    if not lock.exists():
+        return False
+    handle = _try(lock)
+    if handle is None:
+        return True
+    handle.close()
+    return False
+
+
+def holder(path: Path) -> dict[str, Any]:
+    """The note of the last holder: pid, host, since, slurm."""
+    return read_json(path.with_suffix(".json"))

@@ -1,0 +1,193 @@
+"""Real processes through submitit's local executor: kills, failures, a second driver; nothing finished is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.test_resume import numbers
+
+SMALL = ("train.prompts_per_step=2", "eval.prompts=4", "tracking=none", "train.eval_every=0")
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {"HF_HUB_OFFLINE": "1"}
+
+
+def start(cwd, *arguments, module="rlrt.run"):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, timeout=150):
+    output, _ = process.communicate(timeout=timeout)
+    return process.returncode, output
+
+
+def run(cwd, *arguments, module="rlrt.run", timeout=150):
+    return finish(start(cwd, *arguments, module=module), timeout)
+
+
+def wait_for(what, seconds=90):
+    for _ in range(seconds * 10):
+        found = what()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def only(cwd) -> Path:
+    (sweep,) = (cwd / "outputs" / "sweeps").iterdir()
+    return sweep
+
+
+def summaries(cwd):
+    return {f.parent.name.split("-")[0]: json.loads(f.read_text()) for f in only(cwd).glob("*/summary.json")}
+
+
+def running_pid(cwd, steps):
+    """The pid of a worker that has done some steps."""
+    for record in (cwd / "outputs").glob("sweeps/*/*/metrics.jsonl"):
+        if len(record.read_text().splitlines()) > steps:
+            return int(json.loads((record.parent / "lease.json").read_text())["pid"])
+    return None
+
+
+def test_killed_jobs_and_drivers_cost_nothing(tmp_path):
+    """kill -9 of a job: its driver starts it again. kill -9 of the driver: the same command takes over."""
+    long = ("-m", "method=grpo", "seed=0,1", "train.steps=40", "train.save_every=5", *SMALL)
+    driver = start(tmp_path, *long)
+    os.kill(wait_for(lambda: running_pid(tmp_path, 7)), signal.SIGKILL)
+    wait_for(lambda: any("checkpoints/step" in str(p) for p in (tmp_path / "outputs").rglob("step_*")))
+    second = run(tmp_path, *long)
+    assert second[0] == 2
+    assert "another driver" in second[1]
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    code, output = run(tmp_path, *long)
+    assert code == 0, output
+    assert "2 finished" in output
+    states = summaries(tmp_path)
+    assert {s["state"] for s in states.values()} == {"finished"}
+    assert all(s["step"] == 40 for s in states.values())
+    whole = tmp_path / "whole"
+    code, output = run(tmp_path, "method=grpo", "seed=0", "train.steps=40", *SMALL, f"hydra.run.dir={whole}")
+    assert code == 0, output
+    (job,) = only(tmp_path).glob("*seed=0*")
+    assert numbers(job) == numbers(whole)  # to the bit, as if nothing had happened
+    before = {f: f.stat().st_mtime_ns for f in only(tmp_path).glob("*/metrics.jsonl")}
+    code, output = run(tmp_path, *long)
+    assert code == 0
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    code, output = run(tmp_path, str(only(tmp_path)), module="rlrt.status")
+    assert code == 0
+    assert "2 finished" in output
+
+
+def test_failures_are_named_and_retried_only_where_it_may_help(tmp_path):
+    (tmp_path / "flaky.py").write_text(FLAKY)
+    arguments = ("-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "method.credit=flaky.Flaky")
+    code, output = run(tmp_path, *arguments, "hydra.sweeper.max_retries=1")
+    assert code == 1, output
+    states = summaries(tmp_path)
+    failed, fine = (next(s for name, s in states.items() if f"seed={n}" in name) for n in (1, 0))
+    assert fine["state"] == "finished"
+    assert (failed["state"], failed["failure"]) == ("failed", "error")
+    assert "RuntimeError: planned" in output
+    assert "log.txt" in output
+    (job,) = only(tmp_path).glob("*seed=1*")
+    assert json.loads((job / "job.json").read_text())["retries"] == 1
+    assert (job / "log.txt").read_text().count("Traceback") == 2  # the first try and the one retry
+
+
+FLAKY = '''
+from dataclasses import dataclass
+from rlrt.methods.uniform import UniformCredit
+
+
+@dataclass
+class Flaky(UniformCredit):
+    """Fails for the rollouts of one seed."""
+
+    def __call__(self, advantage_B, signals):
+        if self.fails():
+            raise RuntimeError("planned")
+        return super().__call__(advantage_B, signals)
+
+    @staticmethod
+    def fails():
+        import inspect
+        for frame in inspect.stack():
+            settings = frame.frame.f_locals.get("settings")
+            if settings is not None:
+                return settings.seed == 1
+        return False
+'''
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
+    arguments = ("-m", "method=grpo", "seed=0", "train.steps=400", "train.save_every=0", *SMALL)
+    driver = start(tmp_path, *arguments)
+    wait_for(lambda: running_pid(tmp_path, 3))
+    os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+    code, output = finish(driver)
+    assert code == 130, output
+    (state,) = summaries(tmp_path).values()
+    assert state["state"] == "interrupted"
+    assert 0 < state["step"] < 400
+    (job,) = only(tmp_path).glob("*seed=0*")
+    assert (job / "checkpoints" / f"step_{state['step']}").is_dir()
+    assert "rlrt.cancel" in output
+
+
+def test_cancel_stops_driver_and_jobs(tmp_path):
+    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=400", *SMALL)
+    wait_for(lambda: running_pid(tmp_path, 3))
+    code, output = run(tmp_path, str(only(tmp_path)), module="rlrt.cancel")
+    assert code == 0
+    assert "were told to save" in output
+    assert finish(driver)[0] == 130
+    assert "running" not in {s["state"] for s in summaries(tmp_path).values()}
+
+
+@pytest.mark.parametrize(
+    "bad", ["train.lr=-1,1e-3", "hydra.launcher.n_jobs=0", "hydra/launcher=nothing", "hydra/launcher=slurm"]
+)
+def test_nothing_starts_where_something_is_wrong(tmp_path, bad):
+    code, output = run(tmp_path, "-m", "seed=0,1", *SMALL, bad)
+    assert code in (1, 2), output
+    assert output.count("error: ") == 1
+    assert "Traceback" not in output
+    assert not list((tmp_path / "outputs").rglob("summary.json"))
+
+
+def test_dry_run_prints_the_script(tmp_path):
+    code, output = run(
+        tmp_path, "-m", "seed=0,1,2", *SMALL, "hydra/launcher=slurm", "hydra.launcher.dry_run=true",
+        "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "hydra.launcher.mem_gb=8",
+        "hydra.launcher.timeout_min=30", "hydra.launcher.array_parallelism=2", "hydra.launcher.setup=['module load x']",
+        "+hydra.launcher.additional_parameters.nice=5",
+    )  # fmt: skip
+    assert code == 0, output
+    for line in (
+        "--partition=gpu",
+        "--gpus-per-node=1",
+        "--mem=8192M",
+        "--time=30",
+        "--array=0-2%2",
+        "module load x",
+        "--nice=5",
+    ):
+        assert line in output, line

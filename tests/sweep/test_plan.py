@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlrt.errors import UserError
+from rlrt.sweep.command import configs, launcher_of
+from rlrt.sweep.plan import Job, combinations, grid_jobs, is_axis, parse_axes
+
+
+def job(overrides):
+    return Job(Path("x"), overrides, {}, {}, identity="|".join(sorted(overrides)))
+
+
+def test_combinations_in_order():
+    assert combinations({"a": ["1", "2"], "b": ["x"]}) == [("a=1", "b=x"), ("a=2", "b=x")]
+    assert combinations({}) == [()]
+
+
+def test_axes_of_hydras_grammar():
+    axes = parse_axes(["a=1,2", "b=range(3)", "c=[1,2]", "+d=x", "e=", "f='u,v'"], {})
+    assert axes["a"] == ["1", "2"]
+    assert axes["b"] == ["0", "1", "2"]
+    assert axes["c"] == ["[1,2]"]
+    assert axes["+d"] == ["x"]
+    assert axes["f"] == ["'u,v'"]
+    assert [is_axis(a) for a in ("a=1,2", "a=[1,2]", "a=range(3)", "a=1")] == [True, False, True, False]
+
+
+def test_what_is_typed_wins_over_the_study():
+    assert parse_axes(["seed=7"], {"seed": "0,1,2", "method": ["rlrt", "grpo"]}) == {
+        "method": ["rlrt", "grpo"],
+        "seed": ["7"],
+    }
+
+
+def test_an_interval_needs_a_search():
+    with pytest.raises(UserError, match="hydra/sweeper=optuna"):
+        parse_axes(["train.lr=interval(0.1,1)"], {})
+
+
+def test_the_union_of_grids_has_each_identity_once():
+    jobs = grid_jobs(["seed=0,1"], {}, [{"a": "1,2"}, {"a": "2,3"}], job)
+    assert [j.identity for j in jobs] == [f"a={a}|seed={s}" for a in (1, 2) for s in (0, 1)] + [
+        "a=3|seed=0",
+        "a=3|seed=1",
+    ]
+
+
+def test_configs_of_a_study():
+    shown = configs(["+sweep=methods", "seed=7"])
+    assert len(shown) == 7
+    assert all("seed: 7" in config for _, config in shown)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"kind": "local", "n_jobs": 0, "threads_per_job": None}, r"hydra\.launcher\.n_jobs: .* at least 1"),
+        ({"kind": "local", "n_job": 1, "threads_per_job": None}, r"n_job: there is no such key\. Did you mean"),
+        ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, "expected local or slurm"),
+    ],
+)
+def test_launchers_are_checked(values, says):
+    with pytest.raises(UserError, match=says):
+        launcher_of(values)
