@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check setup format clean
+.PHONY: run test check slurm test-slurm setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -16,6 +16,13 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# a real one-node SLURM from Debian's packages; needs root
+slurm:
+	bash tests/slurm/start.sh
+
+test-slurm: setup slurm
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 setup: $(STAMP)
 

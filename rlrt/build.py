@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from rlrt import checkpoints
+from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.folder import RunFolder, environment, git_state, redacted
+from rlrt.folder import RunFolder, environment, git_state, read_json, redacted
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
 from rlrt.monitor import Monitor
@@ -232,6 +233,40 @@ def execute(
     state = "finished" if reached == settings.train.steps else "interrupted"
     finish(folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary()
+
+
+def replay(path: Path, uri: str | None = None) -> bool:
+    """Bring to MLflow what it missed of a run: whatever its folder's record has and MLflow has not.
+
+    Args:
+        path: the run's folder.
+        uri: instead of the run's own tracking URI.
+
+    Returns:
+        whether MLflow now has everything (also where the run was never meant for it).
+
+    Raises:
+        UserError: if the folder's config cannot be read any more.
+    """
+    from omegaconf import OmegaConf
+
+    folder = RunFolder(path)
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    manifest, spec = folder.manifest(), read_json(path / "job.json")
+    settings = load_settings(plain, manifest.get("choices", {}), manifest.get("overrides", []))
+    settings.tracking.uri = uri or settings.tracking.uri
+    tracker = open_mlflow(settings, folder, path.name, spec.get("tags", {}))
+    if tracker is None:
+        return True
+    for record in folder.record.read():
+        tracker.metrics(
+            int(record["step"]), {k: v for k, v in record.items() if k != "step" and not isinstance(v, str)}
+        )
+    monitor = Monitor(settings, folder, tracker, lambda step, metrics: None, log.warning)
+    state = str(folder.summary().get("state"))
+    monitor.close("FINISHED" if state in ("finished", "pruned") else "FAILED" if state == "failed" else "KILLED")
+    folder.set_state(state, mlflow_complete=monitor.complete)
+    return monitor.complete
 
 
 def assemble(

@@ -37,6 +37,8 @@ def write_json(path: Path, value: Any) -> None:
     """Replace a small JSON file in one go."""
     work = path.with_name(path.name + ".tmp")
     work.write_text(json.dumps(value, indent=1, default=str) + "\n")
+    if path.exists():
+        work.chmod(path.stat().st_mode & 0o777)
     work.replace(path)
 
 

@@ -38,3 +38,9 @@ def tmp_cwd(tmp_path, monkeypatch):
     """A working directory of the test's own."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def uri(tmp_cwd):
+    """A SQLite tracking URI of the test's own (absolute: MLflow caches its stores by URI)."""
+    return f"sqlite:///{tmp_cwd / 'store.db'}"

@@ -20,6 +20,7 @@ from rlrt.sweep.lease import Held, hold, holder
 from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.state import LEASE, JobState, job_state, last_record
 from rlrt.sweep.table import Live, Row, table
+from rlrt.trackers.mlflow import MlflowTracker
 
 POLL_S = 0.5
 """Seconds between two looks at the jobs that have not ended."""
@@ -87,8 +88,55 @@ class Driver:
             )
 
     def _drive(self) -> int:
+        parent = self._open_parent()
+        tags = {"rlrt.sweep": self.sweep.name} | (
+            {"mlflow.parentRunId": parent.run_id} if parent and parent.run_id else {}
+        )
         for job in self.jobs:
-            job.write(sweep=str(self.sweep))
+            job.write(sweep=str(self.sweep), tags=tags)
+        try:
+            return self._loop()
+        finally:
+            self._replay()
+            if parent is not None:
+                parent.close("KILLED" if self._stop else "FINISHED")
+
+    def _open_parent(self) -> MlflowTracker | None:
+        """The sweep's own run in MLflow, the parent of its jobs' runs; the same one when the sweep goes on."""
+        tracking = self.jobs[0].plain["tracking"] if self.jobs else {}
+        if not tracking.get("uri"):
+            return None
+        note = self.sweep / "sweep.json"
+        parent = MlflowTracker(
+            uri=tracking["uri"],
+            experiment=tracking["experiment"],
+            artifacts=tracking["artifacts"],
+            run_id=read_json(note).get("mlflow_run_id"),
+            name=self.sweep.name,
+            tags={
+                "rlrt.sweep": self.sweep.name,
+                "rlrt.jobs": str(len(self.jobs)),
+                "rlrt.folder": str(self.sweep.resolve()),
+            },
+            params={},
+            warn=lambda text: print(f"WARNING: {text}", file=sys.stderr),
+        )
+        if parent.wait_for_run(60):
+            write_json(note, {"mlflow_run_id": parent.run_id})
+        return parent
+
+    def _replay(self) -> None:
+        """Bring to MLflow what jobs left to the driver (SQLite under SLURM)."""
+        from rlrt.build import replay
+
+        if not isinstance(self.launcher, SlurmLauncher):
+            return
+        for job in self.jobs:
+            missed = read_json(job.folder / "summary.json").get("mlflow_complete") is not True
+            if missed and job.plain["tracking"].get("uri") and self.state(job.folder).done:
+                replay(job.folder)
+
+    def _loop(self) -> int:
         open_jobs = [job.folder for job in self.jobs]
         rows: dict[Path, Row] = {}
         with Live(self.out) as live:

@@ -42,6 +42,7 @@ class Job:
             "identity": self.identity,
         }
         write_json(self.folder / SPEC, read_json(self.folder / SPEC) | spec | more)
+        (self.folder / SPEC).chmod(0o600)  # the config as it is: a tracking URI may hold a password
 
 
 def combinations(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder, read_json
@@ -47,7 +48,10 @@ def _run(path: Path) -> str:
     try:
         with StopFlag() as stop:
             settings = load(spec["plain"], spec["choices"], spec["overrides"])
+            left = leave_sqlite_to_the_driver(settings.tracking)
             summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
+        if left:
+            place.set_state(str(summary["state"]), mlflow_complete=False)
         if summary["state"] == "interrupted" and stop.signal == signal.SIGUSR2:
             requeue()
         return str(summary["state"])
@@ -62,6 +66,18 @@ def _run(path: Path) -> str:
         log.removeHandler(handler)
         handler.close()
     return "failed"
+
+
+def leave_sqlite_to_the_driver(tracking: Any) -> bool:
+    """On SLURM a SQLite file may lie where nodes share it, which is unsafe: jobs write their record alone.
+
+    Returns:
+        whether the driver, or ``rlrt.sync``, must bring the run to MLflow.
+    """
+    if os.environ.get("SLURM_JOB_ID") and str(tracking.uri).startswith("sqlite:"):
+        tracking.uri = None
+        return True
+    return False
 
 
 def requeue() -> None:

@@ -18,11 +18,11 @@ SMALL = ("train.prompts_per_step=2", "eval.prompts=4", "tracking=none", "train.e
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {"HF_HUB_OFFLINE": "1"}
 
 
-def start(cwd, *arguments, module="rlrt.run"):
+def start(cwd, *arguments, module="rlrt.run", **more):
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=cwd,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -31,12 +31,17 @@ def start(cwd, *arguments, module="rlrt.run"):
 
 
 def finish(process, timeout=150):
-    output, _ = process.communicate(timeout=timeout)
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"not over after {timeout} s:\n{output}") from None
     return process.returncode, output
 
 
-def run(cwd, *arguments, module="rlrt.run", timeout=150):
-    return finish(start(cwd, *arguments, module=module), timeout)
+def run(cwd, *arguments, module="rlrt.run", timeout=150, **more):
+    return finish(start(cwd, *arguments, module=module, **more), timeout)
 
 
 def wait_for(what, seconds=90):
@@ -166,7 +171,7 @@ def test_cancel_stops_driver_and_jobs(tmp_path):
     "bad", ["train.lr=-1,1e-3", "hydra.launcher.n_jobs=0", "hydra/launcher=nothing", "hydra/launcher=slurm"]
 )
 def test_nothing_starts_where_something_is_wrong(tmp_path, bad):
-    code, output = run(tmp_path, "-m", "seed=0,1", *SMALL, bad)
+    code, output = run(tmp_path, "-m", "seed=0,1", *SMALL, bad, PATH="/nowhere")  # no sbatch, whatever this machine has
     assert code in (1, 2), output
     assert output.count("error: ") == 1
     assert "Traceback" not in output

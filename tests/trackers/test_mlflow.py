@@ -31,11 +31,6 @@ def go(folder, *more, stop_after=None):
     return execute(settings(*SMALL, *more), folder, lambda line: None, stop)
 
 
-@pytest.fixture
-def uri(tmp_cwd):
-    return f"sqlite:///{tmp_cwd / 'store.db'}"
-
-
 def test_a_run_is_all_there(tmp_cwd, uri):
     summary = go(tmp_cwd / "run", f"tracking.uri={uri}")
     assert summary["mlflow_complete"] is True

@@ -1,0 +1,50 @@
+"""``python -m rlrt.sync [FOLDER]``: bring to MLflow what it missed, from the records in the runs' folders."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from rlrt.build import replay
+from rlrt.errors import UserError
+from rlrt.folder import read_json
+from rlrt.sweep.lease import held
+from rlrt.sweep.state import LEASE
+
+
+def incomplete(root: Path) -> list[Path]:
+    """Folders of runs that have ended and that MLflow does not have whole."""
+    found = []
+    for summary in sorted(root.glob("**/summary.json")):
+        values = read_json(summary)
+        ended = values.get("state") in ("finished", "failed", "interrupted", "pruned") or not held(
+            summary.parent / LEASE
+        )
+        if ended and values.get("mlflow_complete") is not True and (summary.parent / "config.yaml").is_file():
+            found.append(summary.parent)
+    return found
+
+
+def main() -> None:
+    """Replay every run that needs it; exit code 1 where MLflow failed again."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.sync", description=main.__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
+    parser.add_argument("--uri", help="tracking URI to use instead of the runs' own")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    folders = incomplete(arguments.folder)
+    done = 0
+    try:
+        for folder in folders:
+            done += replay(folder, arguments.uri)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{done} of {len(folders)} runs that MLflow had missed are there now")
+    raise SystemExit(int(done < len(folders)))
+
+
+if __name__ == "__main__":
+    main()

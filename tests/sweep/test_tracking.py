@@ -1,0 +1,65 @@
+"""Parent and children in MLflow, and what it missed."""
+
+from __future__ import annotations
+
+import json
+
+from rlrt.build import replay
+from rlrt.sweep import worker
+from rlrt.sweep.command import sweep
+from tests.test_command import SMALL
+from tests.trackers.test_mlflow import client, go
+
+
+def test_a_sweep_is_a_parent_with_its_jobs(tmp_cwd, uri):
+    typed = ["method=grpo", "seed=0,1", *SMALL, f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s"]
+    assert sweep(typed) == 0
+    parent = json.loads((tmp_cwd / "s" / "sweep.json").read_text())["mlflow_run_id"]
+    assert client(uri).get_run(parent).info.status == "FINISHED"
+    runs = client(uri).search_runs(["1"], f"tags.mlflow.parentRunId = '{parent}'")
+    assert {r.data.tags["rlrt.seed"] for r in runs} == {"0", "1"}
+    assert {r.data.tags["rlrt.sweep"] for r in runs} == {"s"}
+    assert {r.data.tags["rlrt.state"] for r in runs} == {"finished"}
+    assert sweep(typed) == 0  # again: nothing new
+    assert len(client(uri).search_runs(["1"])) == 3
+
+
+def test_what_mlflow_missed_is_replayed_once(tmp_cwd, uri):
+    go(tmp_cwd / "run", "tracking.uri=http://127.0.0.1:9")
+    assert json.loads((tmp_cwd / "run" / "summary.json").read_text())["mlflow_complete"] is False
+    for _ in range(2):
+        assert replay(tmp_cwd / "run", uri)
+    (run,) = client(uri).search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    history = client(uri).get_metric_history(run.info.run_id, "reward/mean")
+    assert [m.step for m in history] == [1, 2, 3]
+    start = client(uri).get_metric_history(run.info.run_id, "eval/avg_at_8")
+    assert [m.step for m in start] == [0, 3]
+    assert json.loads((tmp_cwd / "run" / "summary.json").read_text())["mlflow_complete"] is True
+
+
+def test_sqlite_is_left_to_the_driver_on_slurm(tmp_cwd, uri, monkeypatch):
+    typed = ["method=grpo", "seed=0", *SMALL, f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s"]
+    from rlrt.hydra_setup import composer
+    from rlrt.sweep.command import job_of
+
+    with composer() as compose:
+        job = job_of(tmp_cwd / "s", tuple(typed[:-1]), compose)
+    job.write(tags={"rlrt.sweep": "s"})
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert worker.run(str(job.folder)) == "finished"
+    assert not (tmp_cwd / "store.db").exists()
+    summary = json.loads((job.folder / "summary.json").read_text())
+    assert (summary["state"], summary["mlflow_complete"], summary["slurm_job_id"]) == ("finished", False, "7")
+    assert replay(job.folder)
+    (run,) = client(uri).search_runs(["1"])
+    assert run.data.tags["rlrt.sweep"] == "s"
+
+
+def test_secrets_of_a_job_are_for_its_owner_alone(tmp_cwd):
+    from rlrt.sweep.plan import Job
+
+    job = Job(tmp_cwd / "j", (), {"tracking": {"uri": "http://u:pw@h"}}, {}, "x")
+    job.write()
+    job.write(retries=1)
+    assert (tmp_cwd / "j" / "job.json").stat().st_mode & 0o077 == 0
