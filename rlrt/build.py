@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -334,5 +336,7 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
     if settings.tracking.uri is not None:
         from rlrt.trackers.mlflow import absolute, without_password
 
-        words.append(f"mlflow ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
+        beside = Path(sys.executable).with_name("mlflow")
+        command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
+        words.append(f"{command} ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
     return "\n".join(words)

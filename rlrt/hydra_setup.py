@@ -52,7 +52,9 @@ def run_name(*, _root_: Any) -> str:
         short = identity(plain)
     except Exception:  # a config that cannot be read fails with its own sentence once the run begins
         short = "invalid"
-    return f"{readable(overrides, 'default')}-{short}"
+    choices = OmegaConf.select(_root_, "hydra.runtime.choices", default={})
+    fallback = f"method={choices.get('method')}"
+    return f"{readable(overrides, fallback)}-{short}"
 
 
 @contextmanager

@@ -48,7 +48,9 @@ def test_one_run_from_any_working_directory(tmp_path):
     assert json.loads((folder / "summary.json").read_text())["state"] == "finished"
     for words in ("avg@8", "pass@8", "greedy", "entropy", "length", "rollout", "finished after 2 steps"):
         assert words in done.stdout
-    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in done.stdout
+    assert (
+        f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in done.stdout
+    )  # a path may stand before it
     assert not (tmp_path / "mlruns").exists()
     again = command(*SMALL, cwd=tmp_path)
     assert again.returncode == 0

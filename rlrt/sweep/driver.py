@@ -15,7 +15,7 @@ from typing import TextIO
 
 from rlrt.errors import UserError
 from rlrt.folder import read_json, write_json
-from rlrt.sweep.launchers import ALIVE, LocalLauncher, SlurmLauncher, slurm_states
+from rlrt.sweep.launchers import ALIVE, LocalLauncher, SlurmLauncher, slurm_states, submitted_as
 from rlrt.sweep.lease import Held, hold, holder
 from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.state import LEASE, JobState, job_state, last_record
@@ -94,6 +94,8 @@ class Driver:
         )
         for job in self.jobs:
             job.write(sweep=str(self.sweep), tags=tags)
+        if isinstance(self.launcher, SlurmLauncher):
+            self._recover()
         try:
             return self._loop()
         finally:
@@ -184,10 +186,30 @@ class Driver:
         for folder in waiting:
             spec, again = read_json(folder / SPEC), states[folder].name in ("failed", "lost")
             write_json(folder / SPEC, spec | {"retries": int(spec.get("retries", 0)) + again})
-        submitted = self.launcher.submit(waiting, self.sweep)
-        for folder, slurm_id in (submitted or {}).items():
+        if isinstance(self.launcher, LocalLauncher):
+            self.launcher.submit(waiting, self.sweep)
+            return
+        name = self.launcher.new_name(self.sweep)
+        for index, folder in enumerate(waiting):
+            place = "" if len(waiting) == 1 else f"_{index}"  # submitit makes no array of one job
+            write_json(
+                folder / SPEC, read_json(folder / SPEC) | {"slurm_name": name, "slurm_place": place, "slurm_id": None}
+            )
+        for folder, slurm_id in self.launcher.submit(waiting, self.sweep, name).items():
             write_json(folder / SPEC, read_json(folder / SPEC) | {"slurm_id": slurm_id})
         self._asked = -10.0
+
+    def _recover(self) -> None:
+        """Find the ids of jobs whose driver died between submitting them and noting their ids."""
+        found: dict[str, str | None] = {}
+        for job in self.jobs:
+            spec = read_json(job.folder / SPEC)
+            name = spec.get("slurm_name")
+            if name and spec.get("slurm_id") is None:
+                if name not in found:
+                    found[name] = submitted_as(name)
+                if found[name] is not None:
+                    write_json(job.folder / SPEC, spec | {"slurm_id": f"{found[name]}{spec['slurm_place']}"})
 
     def _row(self, folder: Path, state: JobState) -> Row:
         return folder.name, state, last_record(folder), int(read_json(folder / SPEC)["plain"]["train"]["steps"])
@@ -216,9 +238,15 @@ def slurm_aware(folder: Path, known: dict[str, str]) -> JobState:
     """A job's state; one that SLURM still has is running (or queued there), whatever its folder last said."""
     state = job_state(folder)
     slurm_id = read_json(folder / SPEC).get("slurm_id")
-    if state.done or slurm_id is None or known.get(str(slurm_id), "") not in ALIVE:
+    says = known.get(str(slurm_id), "")
+    if state.done or slurm_id is None:
         return state
-    return JobState("running", state.step, state.retries, "", "", state.final)
+    if says in ALIVE:
+        return JobState("running", state.step, state.retries, "", "", state.final)
+    if says == "OUT_OF_MEMORY" and state.name == "lost":
+        why = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
+        return JobState("failed", state.step, state.retries, "memory", why, state.final)
+    return state
 
 
 def cancel(sweep: Path, folders: Sequence[Path], say: Callable[[str], None]) -> int:

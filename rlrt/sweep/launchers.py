@@ -6,6 +6,7 @@ Each launcher is a dataclass whose fields are the keys of ``hydra.launcher.*``.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import warnings
@@ -86,7 +87,7 @@ class SlurmLauncher:
                 "here, or set hydra.launcher.dry_run=true to see the script."
             )
 
-    def _executor(self, sweep: Path) -> Any:
+    def _executor(self, sweep: Path, name: str) -> Any:
         import submitit
 
         class Anywhere(submitit.SlurmExecutor):
@@ -98,7 +99,7 @@ class SlurmLauncher:
 
         executor = Anywhere(folder=(sweep / "submitit").resolve(), max_num_timeout=10_000)
         parameters = {
-            "job_name": f"rlrt-{sweep.name[-8:]}",
+            "job_name": name,
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
@@ -117,13 +118,17 @@ class SlurmLauncher:
 
     def script(self, jobs: int, sweep: Path) -> str:
         """The sbatch script of an array of ``jobs`` jobs."""
-        executor = self._executor(sweep)
+        executor = self._executor(sweep, self.new_name(sweep))
         executor.parameters["map_count"] = jobs
         return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
-    def submit(self, folders: Sequence[Path], sweep: Path) -> dict[Path, str]:
-        """Submit one array; returns the SLURM job id of every folder."""
-        executor = self._executor(sweep)
+    def new_name(self, sweep: Path) -> str:
+        """A name of this submission alone: ``squeue`` finds it should the driver die before it has noted the id."""
+        return f"rlrt-{sweep.name[-8:]}-{secrets.token_hex(4)}"
+
+    def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
+        """Submit one array under ``name``; returns the SLURM job id of every folder."""
+        executor = self._executor(sweep, name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
@@ -147,6 +152,14 @@ def slurm_states(ids: Sequence[str]) -> Mapping[str, str]:
     pairs = (line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
     wanted = set(ids)
     return {job: state for job, state in pairs if job in wanted}
+
+
+def submitted_as(name: str) -> str | None:
+    """The job id (of the array, where it is one) that SLURM gave to the submission of a name; None if it never came."""
+    done = subprocess.run(
+        ["squeue", "-t", "all", "-h", "-n", name, "-o", "%F"], capture_output=True, text=True, check=False
+    )
+    return next(iter(done.stdout.split()), None)
 
 
 ALIVE = (

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from rlrt.sweep.driver import slurm_aware
 from rlrt.sweep.lease import Held, held, hold, holder
 from rlrt.sweep.state import job_state, last_record
 from rlrt.sweep.table import shortened, table
@@ -76,6 +77,26 @@ def test_a_held_lease_means_running_whatever_the_summary_says(tmp_path):
     with hold(folder / "lease"):
         assert job_state(folder).name == "running"
     assert job_state(folder).name == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("says", "name", "again"),
+    [
+        ("PENDING", "running", False),
+        ("REQUEUED", "running", False),
+        ("FAILED", "lost", True),
+        ("NODE_FAIL", "lost", True),
+        ("OUT_OF_MEMORY", "failed", False),
+        ("", "lost", True),  # squeue has forgotten it
+    ],
+)
+def test_what_slurm_says_counts(tmp_path, says, name, again):
+    folder = write(tmp_path / "job", {"state": "running"}, slurm_id="7_1")
+    state = slurm_aware(folder, {"7_1": says} if says else {})
+    assert state.name == name
+    assert state.runnable(max_retries=2) == again
+    finished = write(tmp_path / "done", {"state": "finished"}, slurm_id="7_1")
+    assert slurm_aware(finished, {"7_1": "COMPLETING"}).name == "finished"
 
 
 def test_the_last_record_is_read_from_the_end(tmp_path):
