@@ -23,7 +23,7 @@ from rlrt.monitor import Monitor
 from rlrt.policy import Policy, adamw, load
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
-from rlrt.rollouts import Sampler
+from rlrt.rollouts import Sampler, step_prompts
 from rlrt.teacher import Teacher, frozen_copy, reference_text
 from rlrt.terminal import Progress, before_after, phases
 from rlrt.trackers.mlflow import MlflowTracker
@@ -96,20 +96,25 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
     return snapshot.step
 
 
-def check_solutions(settings: Settings) -> None:
-    """Refuse a teacher that is shown reference solutions where the data has none.
+def check_data(settings: Settings) -> None:
+    """Refuse data that a run cannot use: fewer prompts than a step takes, or no text for a teacher that is to be shown one.
 
     Raises:
         UserError: naming the keys.
     """
-    teacher, method = settings.teacher, settings.method
+    teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
+    step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
+    if settings.eval.prompts > len(settings.data.heldout):
+        log.warning(
+            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
+        )
     if not method.needs_teacher:
         return
     shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
     if shown not in ("reference", "answer"):
         return
     lacking = sum(not reference_text(p, shown) for p in settings.data.train)
-    if lacking == len(settings.data.train):
+    if lacking == prompts:
         raise UserError(
             f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
             "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
@@ -211,7 +216,7 @@ def execute(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     settings.data.prepare()
-    check_solutions(settings)
+    check_data(settings)
     learner = build_learner(settings)
     newest = starting_point(settings, folder)
     position = 0 if newest is None else restore_checkpoint(learner, newest, settings)

@@ -6,6 +6,7 @@ data sets have, and is docs/keys.md.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -15,8 +16,8 @@ from typing import Any
 
 from rlrt.config.load import load
 from rlrt.config.schema import SECTIONS, Settings, Top
-from rlrt.errors import UserError
 from rlrt.hydra_setup import CONFIG, composed
+from rlrt.run import guarded
 
 
 def type_name(hint: Any) -> str:
@@ -83,12 +84,12 @@ def full_page() -> str:
 
 
 def main() -> None:
-    """Print the tables."""
-    try:
-        print(full_page() if sys.argv[1:] == ["--all"] else page(sys.argv[1:]), end="")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    """Print the tables of the config that the overrides compose to."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.describe", description=main.__doc__)
+    parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example method=sd")
+    parser.add_argument("--all", action="store_true", help="every method's and data set's keys")
+    given = parser.parse_args()
+    sys.exit(guarded(lambda: print(full_page() if given.all else page(given.overrides), end=""), given.overrides))
 
 
 if __name__ == "__main__":

@@ -83,17 +83,35 @@ def composed(overrides: Sequence[str]) -> Any:
     return OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
 
 
+GROUPS = sorted(p.name for p in CONFIG.iterdir() if p.is_dir() and p.name not in ("hydra", "tuned"))
+"""Config groups that users choose from."""
+
+
 def composed_keys(arguments: Sequence[str]) -> list[str]:
     """All dotted keys of the config that the given group choices compose to."""
-    groups = {p.name for p in CONFIG.iterdir() if p.is_dir()}
-    config = composed([a for a in arguments if a.split("=")[0] in groups and "," not in a])
+    config = composed([a for a in arguments if a.split("=")[0] in GROUPS and "," not in a])
 
-    def walk(node: Any, prefix: str) -> list[str]:
-        found = []
-        for name in node:
-            full = f"{prefix}{name}"
-            value = node._get_node(name)
-            found += walk(value, full + ".") if hasattr(value, "keys") else [full]
-        return found
+    return dotted(config, "")
 
-    return walk(config, "")
+
+def hydra_keys(arguments: Sequence[str]) -> list[str]:
+    """The keys of ``hydra.launcher`` and ``hydra.sweeper`` under the chosen launcher and sweeper."""
+    from hydra.errors import HydraException
+
+    chosen = [a for a in arguments if a.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    with composer() as compose:
+        try:
+            hydra = compose(chosen).hydra
+        except HydraException:
+            hydra = compose([]).hydra
+    return [*dotted(hydra.launcher, "hydra.launcher."), *dotted(hydra.sweeper, "hydra.sweeper.")]
+
+
+def dotted(node: Any, prefix: str) -> list[str]:
+    """All keys below a node of a config, in full."""
+    found = []
+    for name in node:
+        full = f"{prefix}{name}"
+        value = node._get_node(name)
+        found += dotted(value, full + ".") if hasattr(value, "keys") and len(value) else [full]
+    return found

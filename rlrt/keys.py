@@ -9,6 +9,9 @@ from typing import Any
 
 from rlrt.errors import UserError, nearest
 
+LARGEST = 2**31 - 1
+"""No whole number of a config may be larger."""
+
 
 def key(
     meaning: str,
@@ -53,6 +56,8 @@ def check_ranges(section: Any, path: str) -> None:
             continue
         if not math.isfinite(value):
             raise UserError(f"{name}: expected a finite number, got {value}.")
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {value}.")
         for bound, wrong, words in (
             ("above", lambda v, b: v <= b, "above"),
             ("least", lambda v, b: v < b, "of at least"),

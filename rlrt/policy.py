@@ -66,6 +66,8 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
         raise UserError(
             f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
         )
+    if not tokenizer("1", add_special_tokens=False)["input_ids"]:
+        raise UserError(f"model.path: the tokenizer of {path} gives no tokens for '1'; is its tokenizer.json there?")
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

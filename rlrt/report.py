@@ -46,6 +46,9 @@ def read_jobs(sweep: Path) -> list[Job]:
     jobs = []
     for file in sorted(sweep.glob("**/manifest.json")):
         manifest, summary = read_json(file), read_json(file.with_name("summary.json"))
+        if not manifest or not isinstance(summary.get("final", {}), dict):
+            jobs.append(Job(file.parent, "unreadable", 0, "its manifest.json or summary.json cannot be read", {}, 0.0))
+            continue
         typed = [o for o in manifest.get("overrides", []) if o.split("=")[0] not in ("seed", "tracking", "threads")]
         label = " ".join(o.removeprefix("method=") for o in typed) or "default"
         seed, state = int(manifest.get("seed", 0)), str(summary.get("state", "unknown"))
@@ -82,7 +85,7 @@ def table(jobs: Sequence[Job]) -> str:
     """A Markdown table of all labels: seeds, and mean with interval of every column."""
     columns = columns_of(jobs)
     lines = ["| method | seeds | " + " | ".join(c[0] for c in columns) + " |", "|---" * (len(columns) + 2) + "|"]
-    for label in dict.fromkeys(job.label for job in jobs):
+    for label in dict.fromkeys(job.label for job in jobs if job.label != "unreadable"):
         done = [j for j in jobs if j.label == label and j.state == "finished"]
         cells = [interval([j.final[name] for j in done], form) if done else "-" for _, name, form in columns]
         lines.append(f"| {label} | {len(done)} | " + " | ".join(cells) + " |")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, nearest
-from rlrt.hydra_setup import CONFIG, composed_keys, register
+from rlrt.hydra_setup import CONFIG, GROUPS, composed_keys, hydra_keys, register
 from rlrt.identity import readable, sweep_hash
 from rlrt.stop import StopFlag
 
@@ -39,6 +39,10 @@ def job(config: Any, codes: Codes) -> float | None:
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
+    if path.resolve() == Path.cwd():
+        print("error: hydra.run.dir: expected a folder of the run's own, got the current one.", file=sys.stderr)
+        codes.codes.append(2)
+        return None
     names = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -81,7 +85,10 @@ def forget_empty(path: Path) -> None:
             handler.close()
     if path.is_dir() and {p.name for p in path.iterdir()} <= {"log.txt"}:
         (path / "log.txt").unlink(missing_ok=True)
-        path.rmdir()
+        for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only what is empty goes
+            if any(folder.iterdir()) or folder == Path.cwd():
+                break
+            folder.rmdir()
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
@@ -89,13 +96,28 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         name = match[1]
-        return f"{name}: there is no such key.{nearest(name, composed_keys(arguments))}"
+        return f"{name}: there is no such key.{nearest(name, known_names(arguments))}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values make a sweep; add -m, or write a list as [a,b]."
     if match := re.search(r"Could not find '([^']+?)/([^'/]+)'", text):
         group, name = match[1], match[2]
         options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
         return f"{group}={name}: there is no such {group}.{nearest(name, [o for o in options if o[0] != '_'])}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:2]) or type(error).__name__
+    typed = next((a for a in arguments if a in text), "")
+    said = " ".join(line for line in lines[:2] if not line.endswith(":")) or type(error).__name__
+    return f"{typed}: {said}" if typed and not said.startswith(typed) else said
+
+
+def known_names(arguments: Sequence[str]) -> list[str]:
+    """Every name that could have been meant: keys, config groups, and the launcher's and sweeper's keys."""
+    from hydra.errors import HydraException
+
+    try:
+        keys = composed_keys(arguments)
+    except HydraException:
+        keys = composed_keys([])
+    return [*keys, *GROUPS, *hydra_keys(arguments)]
 
 
 def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
@@ -118,9 +140,9 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.filename is None or ("outputs" not in str(error.filename) and not any("dir=" in a for a in arguments)):
             raise
+        key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
         print(
-            f"error: hydra.run.dir: {error.filename} cannot be written ({error.strerror}); give a folder that can, as "
-            "hydra.run.dir=FOLDER.",
+            f"error: {key}: {error.filename} cannot be written ({error.strerror}); give a folder that can, as {key}=FOLDER.",
             file=sys.stderr,
         )
         return 2
@@ -144,6 +166,10 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str
             continue
         if name in ("--config-dir", "-cd", "--cfg", "-c"):
             value = value or (rest.pop(0) if rest else "")
+            if name in ("--cfg", "-c") and value != "job":
+                raise UserError(f"{name}: a sweep (-m) shows the configs of its jobs as --cfg job, got {value!r}.")
+            if name in ("--config-dir", "-cd") and not Path(value or "/nowhere").is_dir():
+                raise UserError(f"{name}: expected a folder of config groups, got {value!r}.")
             folders, kind = (folders, value) if name in ("--cfg", "-c") else ([*folders, value], kind)
         elif word.startswith("-"):
             raise UserError(f"{word}: a sweep (-m) takes overrides, --cfg job and --config-dir, not this option.")

@@ -13,7 +13,7 @@ from rlrt.sweep.driver import slurm_aware
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.lease import held, holder
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import job_folders, last_record
+from rlrt.sweep.state import job_folders, last_record, planned_steps
 from rlrt.sweep.table import table
 
 SWEEPS = Path("outputs/sweeps")
@@ -42,10 +42,7 @@ def status(sweep: Path) -> str:
     ids = [str(i) for f in folders if (i := read_json(f / SPEC).get("slurm_id"))]
     known = dict(slurm_states(ids)) if ids else {}
     states = {f: slurm_aware(f, known) for f in folders}
-    rows = [
-        (f.name, state, last_record(f), int(read_json(f / SPEC)["plain"]["train"]["steps"]))
-        for f, state in states.items()
-    ]
+    rows = [(f.name, state, last_record(f), planned_steps(f)) for f, state in states.items()]
     counts = Counter(state.name for state in states.values())
     lines = [table(rows), ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))]
     if held(sweep / "driver"):

@@ -34,14 +34,16 @@ def main() -> None:
     parser.add_argument("--uri", help="tracking URI to use instead of the runs' own")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if not arguments.folder.is_dir():
+        print(f"error: expected a folder of runs, got {arguments.folder}.", file=sys.stderr)
+        raise SystemExit(2)
     folders = incomplete(arguments.folder)
     done = 0
-    try:
-        for folder in folders:
+    for folder in folders:
+        try:
             done += replay(folder, arguments.uri)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        except UserError as error:
+            print(f"error: {folder}: {error}", file=sys.stderr)
     print(f"{done} of {len(folders)} runs that MLflow had missed are there now")
     raise SystemExit(int(done < len(folders)))
 

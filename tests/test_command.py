@@ -104,6 +104,15 @@ def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
         (["hydra.run.dir=/dev/null/x"], 2, "cannot be written"),
         (["train.lr="], 2, "error: train.lr: expected a number"),
         (["train.lr=1e-3", "a b"], 1, "error: "),
+        (["tuned=zzz"], 1, "error: "),
+        (["methd=grpo"], 1, "Did you mean 'method'"),
+        (["seed=1,2"], 1, "add -m"),
+        (["hydra.run.dir=."], 2, "error: hydra.run.dir: expected a folder of the run's own"),
+        (["train.prompts_per_step=50000"], 2, "error: train.prompts_per_step: a step takes 50000 different prompts"),
+        (["-m", "hydra.launcher.n_job=1"], 1, "Did you mean 'hydra.launcher.n_jobs'"),
+        (["-m", "hydra.sweeper.max_retries=text"], 2, "error: hydra.sweeper.max_retries"),
+        (["-m", "seed=0", "--cfg", "nope"], 2, "error: --cfg"),
+        (["-m", "seed=0", "--config-dir=nope"], 2, "error: --config-dir: expected a folder"),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
@@ -112,9 +121,25 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert not list((tmp_path / "outputs").rglob("*")) or not any(
-        p.is_file() for p in (tmp_path / "outputs").rglob("*")
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "code", "says"),
+    [
+        ("describe", ["method=zzz"], 1, "there is no such method"),
+        ("report", ["nowhere"], 2, "found none"),
+        ("status", ["nowhere"], 2, "found none"),
+        ("cancel", ["nowhere"], 2, "found none"),
+        ("sync", ["nowhere"], 2, "expected a folder of runs"),
+    ],
+)
+def test_the_other_commands_too(tmp_path, module, arguments, code, says):
+    done = subprocess.run(
+        [sys.executable, "-m", f"rlrt.{module}", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_of_the_mission_composes(tmp_path):

@@ -41,6 +41,7 @@ def test_a_local_folder_loads_like_the_embedded_one(folder):
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), r"expected weights as \*\.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"torn"), "could not be loaded"),
         (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "nothing"})), "could not be loaded"),
+        (lambda f: (f / "tokenizer.json").unlink(), "tokenizer|could not be loaded"),
     ],
 )
 def test_a_broken_folder_is_named(folder, harm, says):

@@ -12,6 +12,8 @@ from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.errors import UserError, nearest
 from rlrt.keys import check_ranges
 
+PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample")}
+"""What the class of a section must offer."""
 SLOTS = ("advantage", "credit", "policy_loss")
 
 
@@ -24,7 +26,7 @@ def locate(path: str, where: str) -> Any:
     module_name, _, name = str(path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # importing runs a user's module, which may raise anything
         raise UserError(f"{where}: expected the import path of a class, got {path!r} ({error}).") from None
     if not dataclasses.is_dataclass(found):
         raise UserError(f"{where}: expected a dataclass whose fields are its config keys, got {path!r}.")
@@ -109,6 +111,9 @@ def component(values: Mapping[str, Any], path: str) -> Any:
     if "_target_" not in values:
         raise UserError(f"{path}._target_: this section must name its class.")
     cls = locate(values["_target_"], f"{path}._target_")
+    lacking = [name for name in PARTS[path] if not hasattr(cls, name)]
+    if lacking:
+        raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}().")
     refuse_unknown(rest, fields_of(cls), path)
     return typed(cls, rest, path)
 
@@ -122,6 +127,8 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
     for name in structural:
         if name not in values:
             raise UserError(f"method.{name}: this key has no value; see conf/method/grpo.yaml.")
+    if not isinstance(values["name"], str) or not values["name"]:
+        raise UserError(f"method.name: expected text, got {values['name']!r}.")
     auxiliary = values["auxiliary"]
     if not isinstance(auxiliary, list):
         raise UserError(f"method.auxiliary: expected a list of class paths, got {auxiliary!r}.")
@@ -135,6 +142,10 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
             raise UserError(f"method.{slot}: expected a kind of {kinds[slot].__name__}, got {cls.__name__}.")
     own = [k for _, cls in classes for k in fields_of(cls) if not hasattr(train, k)]
     refuse_unknown(values, [*structural, *own], "method")
+    if values["policy_loss"] is None and not auxiliary:
+        raise UserError(
+            "method.policy_loss: a method without auxiliary losses needs one, got null: nothing would be learned."
+        )
     filled: dict[str, Any] = {"auxiliary": []}
     for slot, cls in classes:
         given = {k: getattr(train, k) if hasattr(train, k) else values.get(k, "???") for k in fields_of(cls)}
@@ -144,7 +155,7 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
         else:
             filled[slot] = instance
     return Method(
-        name=str(values["name"]),
+        name=values["name"],
         advantage=filled["advantage"],
         credit=filled["credit"],
         policy_loss=filled.get("policy_loss"),
@@ -176,7 +187,7 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     refuse_unknown(plain, [*top, *SECTIONS, *components], "")
     for name in [*SECTIONS, *components]:
         if not isinstance(plain.get(name), dict):
-            raise UserError(f"{name}: expected a section, got {plain.get(name)!r}; choose one of conf/{name}/.")
+            raise UserError(f"{name}: expected a section of keys ({name}.KEY=VALUE), got {plain.get(name)!r}.")
     values = dataclasses.asdict(typed(Top, {k: plain.get(k, "???") for k in top}, ""))
     for name, cls in SECTIONS.items():
         refuse_unknown(plain[name], fields_of(cls), name)

@@ -35,14 +35,14 @@ class Train:
     prompts_per_step: int = key("prompts sampled in one step", least=1)
     rollouts_per_prompt: int = key("rollouts of one prompt: the size of a group", least=1)
     minibatches: int = key("optimiser steps made of one step's rollouts, each on whole groups", least=1)
-    lr: float = key("peak learning rate of AdamW", above=0)
+    lr: float = key("peak learning rate of AdamW", above=0, most=10)
     lr_schedule: str = key("learning rate after the warm-up", choices=("constant", "linear", "cosine"))
     warmup_steps: int = key("steps over which the learning rate rises linearly from 0", "steps", least=0)
     weight_decay: float = key("decoupled weight decay of AdamW", least=0)
     beta1: float = key("AdamW's decay of the first moment", least=0, most=1)
     beta2: float = key("AdamW's decay of the second moment", least=0, most=1)
     max_grad_norm: float = key("gradients are scaled down to this norm", above=0)
-    clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0)
+    clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
     aggregation: str = key("what a token weighs in the loss", choices=("token", "sequence", "constant"))
     kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
@@ -132,7 +132,7 @@ class Top:
     dtype: str = key(
         "precision of forward and backward passes; weights and optimiser are float32", choices=("float32", "bfloat16")
     )
-    threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1)
+    threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1, most=1024)
 
 
 SECTIONS = {"model": Model, "train": Train, "teacher": Teacher, "eval": Eval, "tracking": Tracking}

@@ -24,7 +24,9 @@ class HfEngine:
     finished rows are dropped. ``engine.*``:
     """
 
-    max_new_tokens: int = key("longest response; one without an end by then is truncated", "tokens", least=1)
+    max_new_tokens: int = key(
+        "longest response; one without an end by then is truncated", "tokens", least=1, most=1_000_000
+    )
     temperature: float = key("sampling temperature of rollouts")
     max_rows: int = key("rollouts decoded at once", least=1)
     _model: Any = field(default=None, init=False, repr=False)

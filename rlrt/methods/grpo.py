@@ -76,7 +76,7 @@ def clipped_loss(
 class ClippedLoss(PolicyLoss):
     """The trust region of GRPO and all methods that keep it; its bounds are ``train.clip_low`` and ``clip_high``."""
 
-    clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0)
+    clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
 
     def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Why 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +37,45 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
     with composer(config_dirs) as compose:
         hydra = compose([o for o in overrides if not is_axis(o)]).hydra
         folder = Path(str(hydra.sweep.dir))
-        sweeper, launcher = plain(hydra.sweeper), launcher_of(plain(hydra.launcher))
-        known = ["params", "grids", "max_retries"]
-        refuse_unknown(sweeper, known, "hydra.sweeper")
-        typed_here = [o for o in overrides if not o.startswith("hydra.")]
-        jobs = grid_jobs(
-            typed_here, sweeper["params"] or {}, sweeper["grids"] or [], lambda o: job_of(folder, o, compose)
-        )
+        sweeper, launcher = grid_of(plain(hydra.sweeper)), launcher_of(plain(hydra.launcher))
+        jobs = grid_jobs(own(overrides), sweeper.params, sweeper.grids, lambda o: job_of(folder, o, compose))
     for job in jobs:
         check(job)
     folder.mkdir(parents=True, exist_ok=True)
-    return Driver(folder, jobs, launcher, int(sweeper["max_retries"])).run()
+    return Driver(folder, jobs, launcher, sweeper.max_retries).run()
+
+
+@dataclass
+class Grid:
+    """``hydra.sweeper.*`` of ``hydra/sweeper=grid``."""
+
+    params: dict[str, Any]
+    grids: list[dict[str, Any]]
+    max_retries: int
+
+
+def grid_of(values: Mapping[str, Any]) -> Grid:
+    """The grid that ``hydra.sweeper`` describes.
+
+    Raises:
+        UserError: for an unknown key or a wrong shape.
+    """
+    refuse_unknown(
+        {k: v for k, v in values.items() if k != "_target_"}, ["params", "grids", "max_retries"], "hydra.sweeper"
+    )
+    params, grids, retries = values.get("params") or {}, values.get("grids") or [], values.get("max_retries")
+    if not isinstance(params, dict):
+        raise UserError(f"hydra.sweeper.params: expected keys with their values, got {params!r}.")
+    if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids):
+        raise UserError(f"hydra.sweeper.grids: expected a list of sections like params, got {grids!r}.")
+    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+        raise UserError(f"hydra.sweeper.max_retries: expected a whole number of at least 0, got {retries!r}.")
+    return Grid(params, grids, retries)
+
+
+def own(overrides: Sequence[str]) -> list[str]:
+    """The overrides that jobs are made of: not those of Hydra's own section."""
+    return [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
 
 
 def check(job: Job) -> None:
@@ -66,11 +95,8 @@ def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[t
     from omegaconf import OmegaConf
 
     with composer(config_dirs) as compose:
-        sweeper = plain(compose([o for o in overrides if not is_axis(o)]).hydra.sweeper)
-        typed_here = [o for o in overrides if not o.startswith("hydra.")]
-        jobs = grid_jobs(
-            typed_here, sweeper["params"] or {}, sweeper["grids"] or [], lambda o: job_of(Path(), o, compose)
-        )
+        sweeper = grid_of(plain(compose([o for o in overrides if not is_axis(o)]).hydra.sweeper))
+        jobs = grid_jobs(own(overrides), sweeper.params, sweeper.grids, lambda o: job_of(Path(), o, compose))
     return [(" ".join(job.overrides), OmegaConf.to_yaml(dict(job.plain))) for job in jobs]
 
 

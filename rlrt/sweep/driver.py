@@ -18,7 +18,7 @@ from rlrt.folder import read_json, write_json
 from rlrt.sweep.launchers import ALIVE, LocalLauncher, SlurmLauncher, slurm_states, submitted_as
 from rlrt.sweep.lease import Held, hold, holder
 from rlrt.sweep.plan import SPEC, Job
-from rlrt.sweep.state import LEASE, JobState, job_state, last_record
+from rlrt.sweep.state import LEASE, JobState, job_state, last_record, planned_steps
 from rlrt.sweep.table import Live, Row, table
 from rlrt.trackers.mlflow import MlflowTracker
 
@@ -212,7 +212,7 @@ class Driver:
                     write_json(job.folder / SPEC, spec | {"slurm_id": f"{found[name]}{spec['slurm_place']}"})
 
     def _row(self, folder: Path, state: JobState) -> Row:
-        return folder.name, state, last_record(folder), int(read_json(folder / SPEC)["plain"]["train"]["steps"])
+        return folder.name, state, last_record(folder), planned_steps(folder)
 
     def _close(self) -> int:
         states = {job.folder: self.state(job.folder) for job in self.jobs}

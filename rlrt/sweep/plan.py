@@ -77,6 +77,8 @@ def parse_axes(arguments: Sequence[str], params: Mapping[str, Any]) -> dict[str,
     declared = []
     for name, value in params.items():
         if str(name).lstrip("+~") not in typed:
+            if value in ([], None, ""):
+                raise UserError(f"hydra.sweeper: the axis {name} has no values.")
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             declared.append(f"{name}={text}")
     axes: dict[str, list[str]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,42 @@ def job_state(folder: Path) -> JobState:
         name = "running"
     elif name == "running":
         name = "lost"
+    for file, values in (("summary.json", summary), (SPEC, spec)):
+        if not values and (folder / file).exists() and not holds_object(folder / file):
+            return JobState(
+                "failed", 0, 0, "config", f"{folder / file} cannot be read; remove it to start the job anew", {}
+            )
     return JobState(
         name=name,
-        step=int(summary.get("step", 0)),
-        retries=int(spec.get("retries", 0)),
+        step=whole(summary.get("step")),
+        retries=whole(spec.get("retries")),
         failure=str(summary.get("failure", "")) if name == "failed" else "",
         error=str(summary.get("error", "")) if name == "failed" else "",
-        final=dict(summary.get("final", {})),
+        final=final if isinstance(final := summary.get("final"), dict) else {},
     )
+
+
+def holds_object(file: Path) -> bool:
+    """Whether a file is a JSON object, an empty one too."""
+    try:
+        return isinstance(json.loads(file.read_text()), dict)
+    except (OSError, ValueError):
+        return False
+
+
+def whole(value: Any) -> int:
+    """A whole number that a file holds; 0 for anything else."""
+    return value if isinstance(value, int) else 0
+
+
+def planned_steps(folder: Path) -> int:
+    """The updates that a job is to do; 0 where its ``job.json`` cannot tell."""
+    train = read_json(folder / SPEC).get("plain", {}).get("train", {})
+    return whole(train.get("steps"))
 
 
 def last_record(folder: Path) -> dict[str, Any]:
     """The last whole line of a job's record, {} where there is none; reads the end of the file only."""
-    import json
-
     file = folder / "metrics.jsonl"
     try:
         with file.open("rb") as handle:

@@ -53,7 +53,7 @@ class JsonlFile:
         """
         file = Path(self.path)
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"data.path: {self.path!r} could not be read as a text file: {error}.") from None
         prompts: dict[str, Prompt] = {}

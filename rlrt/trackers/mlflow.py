@@ -29,6 +29,8 @@ def check_uri(uri: str) -> None:
         UserError: naming the URI (without its password) and the kinds that work.
     """
     scheme = uri.split("://")[0].split("+")[0] if "://" in uri else ""
+    if uri.rstrip("/") == "sqlite:":
+        raise UserError(f"tracking.uri: expected a file after sqlite:///, got {uri!r}.")
     if scheme not in SCHEMES:
         raise UserError(
             f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a kind that "

@@ -48,6 +48,12 @@ CASES = [
     ("data._target_=os.path", r"data\._target_: expected"),
     ("eval.samples_per_prompt=0", r"eval\.samples_per_prompt"),
     ("train=3", r"train: expected a section"),
+    ("threads=99999999999999999999999", r"threads: expected a whole number of at most"),
+    ("train.clip_low=5", r"train\.clip_low: .* at most 1"),
+    ("method.credit=..a", r"method\.credit: expected the import path"),
+    ("method.policy_loss=null", r"method\.policy_loss: .* nothing would be learned"),
+    ("method.name=null", r"method\.name: expected text"),
+    ("engine._target_=rlrt.tasks.file.JsonlFile", r"engine\._target_: .* cannot be used here: it has no load"),
 ]
 
 

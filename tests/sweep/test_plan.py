@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.sweep.command import configs, launcher_of
+from rlrt.sweep.command import configs, grid_of, launcher_of
 from rlrt.sweep.plan import Job, combinations, grid_jobs, is_axis, parse_axes
 
 
@@ -52,6 +52,28 @@ def test_configs_of_a_study():
     shown = configs(["+sweep=methods", "seed=7"])
     assert len(shown) == 7
     assert all("seed: 7" in config for _, config in shown)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"max_retries": "text"}, r"hydra\.sweeper\.max_retries: expected a whole number of at least 0, got 'text'"),
+        ({"max_retries": None}, r"hydra\.sweeper\.max_retries"),
+        ({"max_retries": -1}, r"hydra\.sweeper\.max_retries"),
+        ({"max_retries": 1, "grids": 5}, r"hydra\.sweeper\.grids: expected a list of sections"),
+        ({"max_retries": 1, "grids": [5]}, r"hydra\.sweeper\.grids: expected a list of sections"),
+        ({"max_retries": 1, "params": ["a"]}, r"hydra\.sweeper\.params: expected keys with their values"),
+        ({"max_retries": 1, "parms": {}}, r"hydra\.sweeper\.parms: there is no such key. Did you mean"),
+    ],
+)
+def test_grids_are_checked(values, says):
+    with pytest.raises(UserError, match=says):
+        grid_of(values)
+
+
+def test_an_axis_needs_values():
+    with pytest.raises(UserError, match="the axis seed has no values"):
+        parse_axes([], {"seed": []})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from rlrt.sweep.driver import slurm_aware
 from rlrt.sweep.lease import Held, held, hold, holder
-from rlrt.sweep.state import job_state, last_record
+from rlrt.sweep.state import job_state, last_record, planned_steps
 from rlrt.sweep.table import shortened, table
 
 HOLDER = """
@@ -97,6 +97,19 @@ def test_what_slurm_says_counts(tmp_path, says, name, again):
     assert state.runnable(max_retries=2) == again
     finished = write(tmp_path / "done", {"state": "finished"}, slurm_id="7_1")
     assert slurm_aware(finished, {"7_1": "COMPLETING"}).name == "finished"
+
+
+@pytest.mark.parametrize("broken", ["{broken", "[]", ""])
+def test_a_job_whose_files_cannot_be_read_is_named_and_left(tmp_path, broken):
+    folder = write(tmp_path / "job", {"state": "finished", "step": "abc", "final": [1]})
+    assert job_state(folder).name == "finished"  # wrong types in a file never crash a table
+    (folder / "summary.json").write_text(broken)
+    state = job_state(folder)
+    assert state.name == "failed"
+    assert "summary.json cannot be read" in state.error
+    assert not state.runnable(max_retries=2)
+    (folder / "job.json").write_text(broken)
+    assert planned_steps(folder) == 0
 
 
 def test_the_last_record_is_read_from_the_end(tmp_path):

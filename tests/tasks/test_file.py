@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlrt.build import check_solutions
+from rlrt.build import check_data
 from rlrt.errors import UserError
 from rlrt.tasks.file import final_answer
 from tests.helpers import settings
@@ -55,9 +55,9 @@ def test_a_method_that_shows_references_needs_them(tmp_path, caplog):
     path = write(tmp_path / "a.jsonl", *bare)
 
     def check(*overrides):
-        made = settings("data=file", f"data.path={path}", *overrides)
+        made = settings("data=file", f"data.path={path}", "train.prompts_per_step=2", *overrides)
         made.data.prepare()
-        check_solutions(made)
+        check_data(made)
 
     check("method=rlsd")  # shown the answer, which every line has
     check("method=grpo", "teacher.context=reference")  # no teacher at all

@@ -88,7 +88,7 @@ def test_parallel_first_starts_do_not_race(tmp_cwd, uri):
     assert {client(uri).get_run(i).data.metrics["x"] for i in ids} == {0.0, 1.0, 2.0, 3.0}
 
 
-@pytest.mark.parametrize("bad", ["redis://x", "file:///tmp/x", "outputs/mlflow.db", "", "sqlit:///x"])
+@pytest.mark.parametrize("bad", ["redis://x", "sqlite:///", "file:///tmp/x", "outputs/mlflow.db", "", "sqlit:///x"])
 def test_an_unknown_kind_of_uri_stops_at_once(bad):
     with pytest.raises(UserError, match=r"tracking\.uri: expected"):
         settings(f"tracking.uri='{bad}'")
