@@ -29,7 +29,10 @@ def test_every_method_with_every_model(method, model):
 )
 def test_every_other_option(choice):
     more = ["data.path=x"] if choice == "data=file" else []
-    settings(choice, *more)
+    made = settings(choice, *more)
+    section = choice.split("=")[0]
+    assert getattr(made, section) is not None
+    assert made.plain[section]
 
 
 def test_every_tuned_pair_names_a_model_and_a_method():
