@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 import sys
@@ -15,7 +16,7 @@ import torch
 from rlrt import checkpoints
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError
+from rlrt.errors import DiskFull, UserError
 from rlrt.folder import RunFolder, environment, git_state, read_json, redacted
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
@@ -30,6 +31,8 @@ from rlrt.trackers.mlflow import MlflowTracker
 from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
+HURRY_S = 20.0
+"""Seconds that MLflow gets when a run must end: whoever sent the signal will not wait long."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -169,6 +172,7 @@ def open_mlflow(settings: Settings, folder: RunFolder, name: str, more_tags: Map
         experiment=tracking.experiment,
         artifacts=tracking.artifacts,
         run_id=folder.manifest().get("mlflow_run_id"),
+        key=folder.key(),
         name=name,
         tags=tags | dict(more_tags),
         params=flat(redacted(settings.plain)),
@@ -204,7 +208,7 @@ def execute(
         progress: show a progress line on standard output.
 
     Returns:
-        the folder's summary; its ``state`` is finished or interrupted.
+        the folder's summary; its ``state`` is finished, interrupted or pruned.
 
     Raises:
         UserError: for anything the user can mend.
@@ -212,6 +216,9 @@ def execute(
     folder = RunFolder(path)
     if folder.summary().get("state") == "finished" and settings.resume != "never":
         say(f"This run finished before and was not run again (resume=never would): {path}")
+        return folder.summary()
+    if folder.prune_asked():
+        folder.set_state("pruned")
         return folder.summary()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -227,19 +234,44 @@ def execute(
     tracker = open_mlflow(settings, folder, path.name, tags or {})
     shown = Progress(settings.train.steps) if progress else None
     monitor = Monitor(settings, folder, tracker, shown.show if shown else lambda step, metrics: None, log.warning)
-    run = assemble(settings, learner, position, monitor, folder, stop)
+    monitor.catch_up()
+    run = assemble(settings, learner, position, monitor, folder, lambda: stop() or folder.prune_asked())
     begin = time.monotonic()
     try:
         reached = train(run)
+    except KeyboardInterrupt:
+        note(folder, "interrupted")
+        monitor.close("KILLED", HURRY_S)
+        raise
     except BaseException as error:
-        folder.set_state("failed", error=f"{type(error).__name__}: {error}")
+        note(folder, "failed", error=f"{type(error).__name__}: {error}")
         monitor.close("FAILED")
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise full_disk(folder) from None
         raise
     if shown:
         shown.end()
-    state = "finished" if reached == settings.train.steps else "interrupted"
-    finish(folder, monitor, state, reached, time.monotonic() - begin)
+    early = "pruned" if folder.prune_asked() else "interrupted"
+    state = "finished" if reached == settings.train.steps else early
+    finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary()
+
+
+def note(folder: RunFolder, state: str, **more: Any) -> None:
+    """Write a state down, or leave it where the disk takes no more: the error on its way says more than this one would."""
+    try:
+        folder.set_state(state, **more)
+    except OSError as error:
+        log.error("%s cannot be written (%s)", folder.path / "summary.json", error.strerror)
+
+
+def full_disk(folder: RunFolder) -> DiskFull:
+    """What to say when the disk is full: what is safe, and what to do. The torn checkpoint is removed."""
+    for torn in folder.checkpoints.glob("step_*.tmp"):
+        shutil.rmtree(torn, ignore_errors=True)
+    good = checkpoints.listed(folder.checkpoints)
+    safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
+    return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 
 
 def replay(path: Path, uri: str | None = None) -> bool:
@@ -265,11 +297,9 @@ def replay(path: Path, uri: str | None = None) -> bool:
     tracker = open_mlflow(settings, folder, path.name, spec.get("tags", {}))
     if tracker is None:
         return True
-    for record in folder.record.read():
-        tracker.metrics(
-            int(record["step"]), {k: v for k, v in record.items() if k != "step" and not isinstance(v, str)}
-        )
     monitor = Monitor(settings, folder, tracker, lambda step, metrics: None, log.warning)
+    monitor.catch_up()
+    monitor.send_samples()
     state = str(folder.summary().get("state"))
     monitor.close("FINISHED" if state in ("finished", "pruned") else "FAILED" if state == "failed" else "KILLED")
     folder.set_state(state, mlflow_complete=monitor.complete)
@@ -319,14 +349,15 @@ def write_papers(settings: Settings, folder: RunFolder) -> None:
     )
 
 
-def finish(folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
+def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
     """Final numbers, and the last words to MLflow."""
     records = folder.record.read()
     last = records[-1] if records else {}
     numbers = {k: v for k, v in last.items() if k.startswith(("eval/", "reward/", "policy/entropy"))}
     folder.set_state(state, step=step, seconds=seconds, final=numbers)
-    monitor.close("FINISHED" if state == "finished" else "KILLED")
-    folder.set_state(state, mlflow_complete=monitor.complete)
+    monitor.close("KILLED", HURRY_S) if state == "interrupted" else monitor.close("FINISHED")
+    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
+    folder.set_state(state, mlflow_complete=monitor.complete and not left)
 
 
 def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:

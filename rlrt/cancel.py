@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.status import sweep_folder
-from rlrt.sweep.driver import cancel
 from rlrt.sweep.lease import held, holder
 from rlrt.sweep.state import job_folders
+from rlrt.sweep.stop import cancel
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
             os.kill(int(who["pid"]), signal.SIGINT)
         else:
             print(f"its driver runs on {who.get('host')} (pid {who.get('pid')}): end it there first")
-    told = cancel(sweep, job_folders(sweep), print)
+    told = cancel(job_folders(sweep), print)
     print(f"{told} jobs were told to save and end; the same command as before goes on with the sweep")
 
 

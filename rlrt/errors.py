@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class DiskFull(UserError):
+    """No space is left. Unlike other mistakes it may be gone when the run is started again."""
+
+
 MOST_NAMES = 20
 """More valid names than these are not listed in a message."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlrt.rollouts import Sampler, entropy_mean
-from rlrt.statistics import pass_at_k
+from rlrt.statistics import ladder, pass_at_k
 from rlrt.types import Prompt, Rollout
 
 
@@ -42,12 +42,3 @@ def evaluate(sampler: Sampler, prompts: Sequence[Prompt], samples: int, temperat
 def distinct(sampler: Sampler, group: Sequence[Rollout]) -> int:
     """How many different solutions a group's correct rollouts found."""
     return len({sampler.task.canonical(r.prompt, r.text) for r in group if r.grade.correct})
-
-
-def ladder(samples: int) -> list[int]:
-    """The k of pass@k that are reported: powers of two up to ``samples``, and ``samples``."""
-    ks, k = [], 1
-    while k < samples:
-        ks.append(k)
-        k *= 2
-    return [*ks, samples]

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Any
 from rlrt.errors import UserError
 from rlrt.trackers.record import JsonLines
 
+PRUNE = "prune"
 SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credential)")
 REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "mlflow", "optuna", "submitit")
 
@@ -83,6 +85,14 @@ class RunFolder:
         extra = {"slurm_job_id": job} if job else {}
         write_json(self.path / "summary.json", self.summary() | {"state": state, "changed": time.time()} | extra | more)
 
+    def ask_to_prune(self) -> None:
+        """Leave a mark that the run should end, for good, at its next step boundary: a search no longer wants it."""
+        (self.path / PRUNE).touch()
+
+    def prune_asked(self) -> bool:
+        """Whether such a mark is there."""
+        return (self.path / PRUNE).exists()
+
     def manifest(self) -> dict[str, Any]:
         """``manifest.json``."""
         return read_json(self.path / "manifest.json")
@@ -90,6 +100,12 @@ class RunFolder:
     def write_manifest(self, **values: Any) -> None:
         """Update ``manifest.json``."""
         write_json(self.path / "manifest.json", self.manifest() | values)
+
+    def key(self) -> str:
+        """A name of this run alone, made when it first begins."""
+        if "key" not in self.manifest():
+            self.write_manifest(key=secrets.token_hex(8))
+        return str(self.manifest()["key"])
 
     def put_aside(self) -> Path | None:
         """Rename an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,59 @@ def run_name(*, _root_: Any) -> str:
 def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], Any]]:
     """A function from overrides to the config that Hydra composes, ``hydra`` section included; nothing is run.
 
+    Hydra reads the files once for every combination of group choices; values are then set as Hydra itself sets them. A sweep of
+    a thousand jobs over a few choices so composes in seconds (docs/LOG.md).
+
     Args:
         config_dirs: more folders to look for config groups in.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register()
     GlobalHydra.instance().clear()
     more = [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
+    read: dict[tuple[str, ...], Any] = {}
+
+    def composed_of(overrides: Sequence[str]) -> Any:
+        loader: Any = GlobalHydra.instance().config_loader()
+        groups = set(loader.list_groups("")) | {"hydra"}
+        values = [o for o in overrides if is_value(o, groups)]
+        choices = tuple(o for o in overrides if o not in values)
+        if choices not in read:
+            whole = compose("config", overrides=[*more, *wished_sweeper(choices), *choices], return_hydra_config=True)
+            read[choices] = whole
+        config = copy.deepcopy(read[choices])
+        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+        return config
+
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        yield lambda overrides: compose("config", overrides=[*more, *overrides], return_hydra_config=True)
+        yield composed_of
+
+
+def is_value(override: str, groups: Collection[str]) -> bool:
+    """Whether an override sets, adds or removes a value, rather than choosing from a config group or reaching into Hydra's section
+    (which other parts of that section may read)."""
+    name = override.split("=", 1)[0].lstrip("+~")
+    return "/" not in name and "@" not in name and name not in groups and not name.startswith("hydra.")
+
+
+def wished_sweeper(overrides: Sequence[str]) -> list[str]:
+    """``hydra/sweeper=NAME`` where a study (``+sweep=...``) overrides it in its defaults list and nothing was typed.
+
+    Hydra itself takes the first override that it meets, and meets conf/config.yaml before the study.
+    """
+    from omegaconf import OmegaConf
+
+    study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), "")
+    file = SWEEPS / "sweep" / f"{study}.yaml"
+    if not file.is_file() or any(o.startswith("hydra/sweeper=") for o in overrides):
+        return []
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    defaults = content.get("defaults", [])
+    named = [d["override /hydra/sweeper"] for d in defaults if isinstance(d, dict) and "override /hydra/sweeper" in d]
+    return [f"hydra/sweeper={name}" for name in named]
 
 
 def composed(overrides: Sequence[str]) -> Any:

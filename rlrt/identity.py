@@ -14,7 +14,7 @@ from typing import Any
 from rlrt.paths import local_folder
 
 PACKAGE = Path(__file__).parent
-IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads")
+IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial")
 IGNORED_TRAIN = ("save_every", "keep_last")
 """Keys that say where and how a run is kept, not what it computes."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
@@ -77,7 +77,8 @@ def identity(plain: Mapping[str, Any]) -> str:
 def readable(overrides: Iterable[str], fallback: str) -> str:
     """A folder name from command-line overrides: ``method=rlrt seed=1`` gives ``method=rlrt,seed=1``."""
     kept = [o.lstrip("+~") for o in overrides if not o.startswith(("hydra", "resume", "tracking"))]
-    name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", ",".join(kept)) or fallback
+    short = re.sub(r"\d+\.\d{5,}(e[+-]?\d+)?", lambda m: f"{float(m[0]):.4g}", ",".join(kept))
+    name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", short) or fallback
     return name if len(name) <= MAX_NAME else name[:MAX_NAME]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -57,7 +58,7 @@ def train(run: Run) -> int:
     if run.position == 0:
         run.record(0, evaluation(run))
     for step in range(run.position + 1, config.steps + 1):
-        seconds: dict[str, float] = {}
+        seconds, begin = dict[str, float](), perf_counter()
         with clock(seconds, "time/rollout_s"):
             prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
             draw = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
@@ -71,6 +72,7 @@ def train(run: Run) -> int:
         if last or due(step, config.eval_every):
             with clock(seconds, "time/evaluation_s"):
                 metrics |= evaluation(run)
+        seconds["time/step_s"] = perf_counter() - begin
         run.record(step, metrics | seconds)
         stopping = run.stop_requested()
         if last or stopping or due(step, config.save_every):

@@ -40,16 +40,24 @@ class Monitor:
         show: Callable[[int, dict[str, float]], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._settings, self._folder, self._tracker = settings, folder, tracker
+        self._settings, self._folder, self.tracker = settings, folder, tracker
         self._show, self._warn, self._told = show, warn, set[str]()
         self._first_length: float | None = None
+        self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
+
+    def catch_up(self) -> None:
+        """Send MLflow the whole record so far; it drops what it has. So nothing is missing after a life without a server."""
+        if self.tracker is not None:
+            for row in self._folder.record.read():
+                values = {k: v for k, v in row.items() if k != "step" and not isinstance(v, str)}
+                self.tracker.metrics(int(row["step"]), values)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """One step's numbers, everywhere."""
         self._folder.record.append([{"step": step, **metrics}])
-        if self._tracker is not None:
-            self._tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
+        if self.tracker is not None:
+            self.tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
             self._note_run_id()
         self._show(step, metrics)
         self._watch_length(step, metrics)
@@ -78,25 +86,32 @@ class Monitor:
             sample(step, r, {k: v[i] for k, v in tokens.items()}) for i, r in enumerate(rollouts[: tracking.samples])
         ]
         self._folder.samples.append(rows)
-        if self._tracker is not None:
-            shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")
-            self._tracker.table("samples.json", {k: [row[k] for row in rows] for k in shown})
+        self.send_samples()
 
-    def close(self, status: str) -> None:
-        """Papers to MLflow, and the end of its run."""
-        if self._tracker is None:
+    def send_samples(self) -> None:
+        """All stored rollouts to MLflow, as one table."""
+        if self.tracker is None:
+            return
+        rows = self._folder.samples.read()
+        shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")
+        self.tracker.table("samples.json", {k: [row.get(k) for row in rows] for k in shown})
+
+    def close(self, status: str, seconds: float = 60.0) -> None:
+        """Papers to MLflow, and the end of its run; given up after some seconds (``complete`` is False then)."""
+        if self.tracker is None:
             return
         for name in ("config.yaml", "manifest.json", "summary.json"):
             if (self._folder.path / name).is_file():
-                self._tracker.artifact(self._folder.path / name)
-        self._tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
-        self.complete = self._tracker.close(status)
+                self.tracker.artifact(self._folder.path / name)
+        self.tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
+        self.complete = self.tracker.close(status, seconds)
         self._note_run_id()
 
     def _note_run_id(self) -> None:
-        tracker = self._tracker
-        if tracker is not None and tracker.run_id and self._folder.manifest().get("mlflow_run_id") != tracker.run_id:
+        tracker = self.tracker
+        if tracker is not None and tracker.run_id and self._noted != tracker.run_id:
             self._folder.write_manifest(mlflow_run_id=tracker.run_id)
+            self._noted = tracker.run_id
 
 
 def sample(step: int, rollout: Rollout, tokens: dict[str, torch.Tensor]) -> dict[str, Any]:

@@ -204,8 +204,12 @@ def main() -> None:
     def task(config: Any) -> float | None:
         return job(config, codes)
 
-    decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)
+    study = next((a for a in overrides if a.startswith("+sweep=")), None)
     several = bool({"-m", "--multirun"} & set(arguments))
+    if study and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
+        print(f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}", file=sys.stderr)
+        sys.exit(2)
+    decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)
     sys.exit(guarded((lambda: multirun(arguments, codes)) if several else decorated, arguments) or codes.worst())
 
 

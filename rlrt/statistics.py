@@ -22,6 +22,15 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)
 
 
+def ladder(samples: int) -> list[int]:
+    """The k of pass@k that are reported: powers of two up to ``samples``, and ``samples``."""
+    ks, k = [], 1
+    while k < samples:
+        ks.append(k)
+        k *= 2
+    return [*ks, samples]
+
+
 def mean_and_halfwidth(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Mean over seeds and half the width of its interval by Student's t; the half-width of one value is infinite.
 

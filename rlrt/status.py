@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.folder import read_json
-from rlrt.sweep.driver import slurm_aware
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.lease import held, holder
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import job_folders, last_record, planned_steps
-from rlrt.sweep.table import table
+from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, whole
+from rlrt.sweep.table import Row, counted, table
 
 SWEEPS = Path("outputs/sweeps")
 
@@ -36,19 +35,31 @@ def sweep_folder(given: Path | None) -> Path:
     return named
 
 
+def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
+    """(state and planned steps of every job, whether SLURM was asked and did not answer)."""
+    specs = {f: read_json(f / SPEC) for f in folders}
+    ids = {f: str(s["slurm_id"]) for f, s in specs.items() if s.get("slurm_id")}
+    open_ids = [i for f, i in ids.items() if read_json(f / "summary.json").get("state") not in DONE]
+    says = slurm_states(open_ids)
+    known = {} if says is None else {f: says[i] for f, i in ids.items() if i in says}
+    steps = {f: whole(s.get("plain", {}).get("train", {}).get("steps")) for f, s in specs.items()}
+    return {f: (job_state(f, known.get(f), specs[f]), steps[f]) for f in folders}, says is None
+
+
 def status(sweep: Path) -> str:
     """The table, the counts, what failed and where to look."""
-    folders = job_folders(sweep)
-    ids = [str(i) for f in folders if (i := read_json(f / SPEC).get("slurm_id"))]
-    known = dict(slurm_states(ids)) if ids else {}
-    states = {f: slurm_aware(f, known) for f in folders}
-    rows = [(f.name, state, last_record(f), planned_steps(f)) for f, state in states.items()]
-    counts = Counter(state.name for state in states.values())
-    lines = [table(rows), ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))]
+    states, unknown = states_of(job_folders(sweep))
+    rows = [
+        Row(f.name, state, last_records(f) if state.name != "queued" else [], steps)
+        for f, (state, steps) in states.items()
+    ]
+    lines = [table(rows), counted(rows)]
+    if unknown:
+        lines.append("squeue does not answer: jobs that wait on SLURM are shown as their folders tell")
     if held(sweep / "driver"):
         who = holder(sweep / "driver")
         lines.append(f"driven by pid {who.get('pid')} on {who.get('host')}")
-    for folder, state in states.items():
+    for folder, (state, _) in states.items():
         if state.name in ("failed", "lost"):
             lines.append(f"{state.name}: {folder.name}: {state.error or 'its process was killed'}")
     lines.append(f"logs: {sweep}/JOB/log.txt")

@@ -7,10 +7,10 @@ import logging
 import sys
 from pathlib import Path
 
-from rlrt.build import replay
 from rlrt.errors import UserError
 from rlrt.folder import read_json
 from rlrt.sweep.lease import held
+from rlrt.sweep.parent import bring
 from rlrt.sweep.state import LEASE
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     done = 0
     for folder in folders:
         try:
-            done += replay(folder, arguments.uri)
+            done += bring(folder, arguments.uri)
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
     print(f"{done} of {len(folders)} runs that MLflow had missed are there now")

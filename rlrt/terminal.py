@@ -59,6 +59,16 @@ class Progress:
             self._out.flush()
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 42s, 3m05s, 2h10m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows of text in columns, the first one left, the others right; the first row is the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -69,6 +69,9 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
     converted = {}
     for name in fields:
         full = f"{path}.{name}" if path else name
+        if type(values[name]) in _plain_types(hints[name]):  # nothing to convert: most keys of most configs
+            converted[name] = values[name]
+            continue
         try:
             one = dataclasses.make_dataclass(cls.__name__, [(name, hints[name])])
             plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))
@@ -95,14 +98,24 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _kind(hint: Any) -> str:
+def _plain_types(hint: Any) -> Sequence[Any]:
+    """The types of a hint that is made of plain ones."""
+    parts = _parts(hint)
+    return parts if all(part in (int, float, bool, str, type(None)) for part in parts) else ()
+
+
+def _parts(hint: Any) -> Sequence[Any]:
+    """A union's members, or the hint itself."""
     import types
     import typing
 
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if union else (hint,)
+
+
+def _kind(hint: Any) -> str:
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return " or ".join(words.get(part, str(part)) for part in typing.get_args(hint))
-    return words.get(hint, str(hint))
+    return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 
 
 def component(values: Mapping[str, Any], path: str) -> Any:

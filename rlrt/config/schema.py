@@ -98,6 +98,15 @@ class Tracking:
 
 
 @dataclass
+class Trial:
+    """``trial.*``: what one trial of a search (``hydra/sweeper=optuna``) is made of; nothing else reads it."""
+
+    seeds: list[int] | None = key(
+        "a trial is the mean over runs with these seeds; null: one run with the config's seed"
+    )
+
+
+@dataclass
 class Settings:
     """A whole run, checked. ``method``, ``data`` and ``engine`` are instances of the classes that the config names."""
 
@@ -111,6 +120,7 @@ class Settings:
     teacher: Teacher
     eval: Eval
     tracking: Tracking
+    trial: Trial
     method: Any
     data: Any
     engine: Any
@@ -135,4 +145,4 @@ class Top:
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1, most=1024)
 
 
-SECTIONS = {"model": Model, "train": Train, "teacher": Teacher, "eval": Eval, "tracking": Tracking}
+SECTIONS = {"model": Model, "train": Train, "teacher": Teacher, "eval": Eval, "tracking": Tracking, "trial": Trial}

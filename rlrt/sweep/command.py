@@ -6,19 +6,22 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Why 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.config.load import fields_of, load, refuse_unknown, typed
+from rlrt.config.load import load
 from rlrt.errors import UserError
 from rlrt.hydra_setup import composer
 from rlrt.identity import identity, readable
-from rlrt.sweep.driver import Driver
-from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
+from rlrt.sweep.disk import check_disk
+from rlrt.sweep.driver import Driver, dry_run
+from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
 from rlrt.sweep.plan import Job, grid_jobs, is_axis
+from rlrt.sweep.settings import grid_of, launcher_of, search_of
+from rlrt.sweep.source import Grid, Source
+from rlrt.sweep.state import job_state
 
-LAUNCHERS: Mapping[str, type[LocalLauncher | SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
+Compose = Callable[[Sequence[str]], Any]
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
@@ -35,42 +38,59 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         UserError: for what the user can mend; nothing has been started then.
     """
     with composer(config_dirs) as compose:
-        hydra = compose([o for o in overrides if not is_axis(o)]).hydra
-        folder = Path(str(hydra.sweep.dir))
-        sweeper, launcher = grid_of(plain(hydra.sweeper)), launcher_of(plain(hydra.launcher))
-        jobs = grid_jobs(own(overrides), sweeper.params, sweeper.grids, lambda o: job_of(folder, o, compose))
-    for job in jobs:
-        check(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Driver(folder, jobs, launcher, sweeper.max_retries).run()
+        base = compose([o for o in overrides if not is_axis(o)])
+        folder = Path(str(base.hydra.sweep.dir))
+        launcher = launcher_of(plain(base.hydra.launcher))
+        source, retries, first = source_of(base, overrides, folder, compose, launcher)
+        if isinstance(launcher, SlurmLauncher):
+            launcher.check()
+            if launcher.dry_run:
+                return dry_run(launcher, first, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Driver(folder, source, launcher, retries, plain(base.tracking)).run()
 
 
-@dataclass
-class Grid:
-    """``hydra.sweeper.*`` of ``hydra/sweeper=grid``."""
+def source_of(
+    base: Any, overrides: Sequence[str], folder: Path, compose: Compose, launcher: Launcher
+) -> tuple[Source, int, int]:
+    """(where the jobs come from, ``max_retries``, jobs of the first submission) by ``hydra.sweeper``."""
+    values = plain(base.hydra.sweeper)
+    kind = values.pop("kind", values.pop("_target_", "nothing"))
+    if kind == "grid":
+        sweeper = grid_of(values)
+        jobs = grid_jobs(
+            own(overrides), sweeper.params or {}, sweeper.grids or [], lambda o: job_of(folder, o, compose)
+        )
+        for job in jobs:
+            check(job)
+            check_resume(job)
+        check_disk(folder, [job for job in jobs if not job_state(job.folder).done], print)
+        return Grid(jobs), sweeper.max_retries, len(jobs)
+    if kind == "optuna":
+        from rlrt.sweep.search import Search
 
-    params: dict[str, Any]
-    grids: list[dict[str, Any]]
-    max_retries: int
+        plan, fixed, retries = search_of(values, own(overrides), compose, launcher)
+        check_disk(folder, [checked(folder, fixed, compose)] * plan.n_trials * max(1, len(plan.seeds)), print)
+        make = lambda more: checked(folder, [*fixed, *more], compose)  # noqa: E731
+        return Search(folder, plan, make), retries, max(1, len(plan.seeds))
+    raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
 
 
-def grid_of(values: Mapping[str, Any]) -> Grid:
-    """The grid that ``hydra.sweeper`` describes.
+def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
+    """A job whose config has been checked.
 
     Raises:
-        UserError: for an unknown key or a wrong shape.
+        UserError: where it does not compose or cannot work.
     """
-    refuse_unknown(
-        {k: v for k, v in values.items() if k != "_target_"}, ["params", "grids", "max_retries"], "hydra.sweeper"
-    )
-    params, grids, retries = values.get("params") or {}, values.get("grids") or [], values.get("max_retries")
-    if not isinstance(params, dict):
-        raise UserError(f"hydra.sweeper.params: expected keys with their values, got {params!r}.")
-    if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids):
-        raise UserError(f"hydra.sweeper.grids: expected a list of sections like params, got {grids!r}.")
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise UserError(f"hydra.sweeper.max_retries: expected a whole number of at least 0, got {retries!r}.")
-    return Grid(params, grids, retries)
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        job = job_of(folder, tuple(overrides), compose)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+    check(job)
+    return job
 
 
 def own(overrides: Sequence[str]) -> list[str]:
@@ -90,13 +110,35 @@ def check(job: Job) -> None:
         raise UserError(f"{error} (in the job {' '.join(job.overrides)})") from None
 
 
+def check_resume(job: Job) -> None:
+    """Under ``resume=must`` refuse a job that has nothing to go on from, before anything of the sweep starts.
+
+    Raises:
+        UserError: naming the job's folder.
+    """
+    if job.plain["resume"] != "must" or job_state(job.folder).done:
+        return
+    from rlrt.checkpoints import newest_good
+
+    if newest_good(job.folder / "checkpoints", print) is None:
+        raise UserError(f"resume=must: expected a good checkpoint in {job.folder}, found none; set resume=auto.")
+
+
 def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(overrides, config as YAML) of every job of a sweep, for ``--cfg job``; nothing is run."""
     from omegaconf import OmegaConf
 
     with composer(config_dirs) as compose:
-        sweeper = grid_of(plain(compose([o for o in overrides if not is_axis(o)]).hydra.sweeper))
-        jobs = grid_jobs(own(overrides), sweeper.params, sweeper.grids, lambda o: job_of(Path(), o, compose))
+        base = compose([o for o in overrides if not is_axis(o)])
+        values = plain(base.hydra.sweeper)
+        if values.pop("kind", None) == "optuna":
+            _, fixed, _ = search_of(values, own(overrides), compose, LocalLauncher(1, None))
+            jobs = [checked(Path(), fixed, compose)]  # what all its trials share
+        else:
+            sweeper = grid_of(values)
+            jobs = grid_jobs(
+                own(overrides), sweeper.params or {}, sweeper.grids or [], lambda o: job_of(Path(), o, compose)
+            )
     return [(" ".join(job.overrides), OmegaConf.to_yaml(dict(job.plain))) for job in jobs]
 
 
@@ -109,7 +151,8 @@ def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     choices = {k: str(v) for k, v in composed.hydra.runtime.choices.items() if "/" not in k and v is not None}
     short = identity(values)
-    return Job(folder / f"{readable(overrides, 'default')}-{short}", overrides, values, choices, short)
+    name = readable([o for o in overrides if not o.startswith("+sweep=")], "default")  # the sweep's folder says it
+    return Job(folder / f"{name}-{short}", overrides, values, choices, short)
 
 
 def plain(value: Any) -> Any:
@@ -117,19 +160,3 @@ def plain(value: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value, resolve=True)
-
-
-def launcher_of(values: Mapping[str, Any]) -> LocalLauncher | SlurmLauncher:
-    """The launcher that ``hydra.launcher`` describes, its keys checked.
-
-    Raises:
-        UserError: for an unknown key, a wrong type or a launcher that is not rlrt's.
-    """
-    rest = dict(values)
-    name = str(rest.pop("kind", rest.pop("_target_", "nothing")))
-    if name not in LAUNCHERS:
-        raise UserError(f"hydra/launcher: expected local or slurm, got {name}; other launchers cannot be used here.")
-    cls = LAUNCHERS[name]
-    refuse_unknown(rest, fields_of(cls), "hydra.launcher")
-    launcher: LocalLauncher | SlurmLauncher = typed(cls, rest, "hydra.launcher")
-    return launcher

@@ -1,54 +1,86 @@
-"""The loop between plan and jobs: start what should run, watch it, try again what may be tried again, say how it ended."""
+"""The loop between plan and jobs: start what should run, watch it, try again what may be tried again, say how it ended.
+
+All a driver knows is in the jobs' folders, so another driver can go on where one ended. It is the only one that writes
+``job.json`` (it holds the sweep's lock), and looks only at jobs that are alive: those that wait or have ended cost nothing.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json, write_json
-from rlrt.sweep.launchers import ALIVE, LocalLauncher, SlurmLauncher, slurm_states, submitted_as
-from rlrt.sweep.lease import Held, hold, holder
+from rlrt.folder import RunFolder, read_json, write_json
+from rlrt.sweep.launchers import Launcher, SlurmLauncher, array_limit, new_name, place_in, slurm_states, submitted_as
+from rlrt.sweep.lease import Held, hold
+from rlrt.sweep.parent import bring, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job
-from rlrt.sweep.state import LEASE, JobState, job_state, last_record, planned_steps
+from rlrt.sweep.source import Closing, Source
+from rlrt.sweep.state import JobState, job_state, last_records, planned_steps
+from rlrt.sweep.stop import scancel
 from rlrt.sweep.table import Live, Row, table
-from rlrt.trackers.mlflow import MlflowTracker
 
 POLL_S = 0.5
-"""Seconds between two looks at the jobs that have not ended."""
+"""Seconds between two looks at the jobs that are alive."""
+SLURM_POLL_S = 2.0
+"""Seconds between two questions to SLURM, one for all jobs."""
+
+
+@dataclass
+class Entry:
+    """A job under a driver's eye.
+
+    Attributes:
+        spec: its ``job.json``.
+        state: as last seen.
+        watched: whether this driver has seen it alive: only then a cancellation was meant for it.
+    """
+
+    job: Job
+    spec: dict[str, Any]
+    state: JobState
+    watched: bool = False
 
 
 class Driver:
-    """Drives one sweep. All it knows is in the jobs' folders, so another driver can go on where this one ended.
+    """Drives one sweep.
 
     Args:
         sweep: the sweep's folder.
-        jobs: its jobs.
+        source: where its jobs come from.
         launcher: where they run.
         max_retries: times that a failed or lost job is started again.
+        tracking: ``tracking.*``, for the sweep's own run in MLflow.
         out: where a person looks.
     """
 
     def __init__(
         self,
         sweep: Path,
-        jobs: Sequence[Job],
-        launcher: LocalLauncher | SlurmLauncher,
+        source: Source,
+        launcher: Launcher,
         max_retries: int,
+        tracking: Mapping[str, Any],
         out: TextIO | None = None,
     ) -> None:
-        self.sweep, self.jobs, self.launcher, self.max_retries = sweep, list(jobs), launcher, max_retries
-        self.out = out or sys.stdout
-        self._stop, self._asked = 0, -10.0
+        self.sweep, self.source, self.launcher, self.max_retries = sweep, source, launcher, max_retries
+        self.tracking, self.out = tracking, out or sys.stdout
+        self._entries: dict[Path, Entry] = {}
+        self._alive: dict[Path, Entry] = {}
+        self._waiting: dict[Path, Entry] = {}
+        self._ended: dict[Path, JobState] = {}
+        self._rows: dict[Path, Row] = {}
+        self._tags: dict[str, str] = {}
+        self._stop, self._asked = 0, -SLURM_POLL_S
         self._known: dict[str, str] = {}
+        self._live = Live(self.out)
 
     def run(self) -> int:
         """Drive until every job has ended, or a Ctrl-C.
@@ -57,20 +89,11 @@ class Driver:
             0 if all jobs finished (or were pruned), 1 if one failed, 130 after a Ctrl-C.
 
         Raises:
-            UserError: if another driver is at work on this sweep.
+            UserError: if another driver is at work on this sweep, or SLURM refuses the jobs.
         """
-        if isinstance(self.launcher, SlurmLauncher):
-            self.launcher.check()
-            if self.launcher.dry_run:
-                print(self.launcher.script(len(self.jobs), self.sweep), file=self.out)
-                return 0
         try:
-            with hold(self.sweep / "driver"):
-                before = signal.signal(signal.SIGINT, self._interrupt)
-                try:
-                    return self._drive()
-                finally:
-                    signal.signal(signal.SIGINT, before)
+            with hold(self.sweep / "driver"), self._listening():
+                return self._drive()
         except Held as held:
             who = held.who
             raise UserError(
@@ -78,195 +101,224 @@ class Driver:
                 f"python -m rlrt.status {self.sweep}."
             ) from None
 
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
     def _interrupt(self, *_: object) -> None:
         self._stop += 1
         if self._stop > 1:
             raise KeyboardInterrupt
-        if isinstance(self.launcher, LocalLauncher):
-            print(
-                "\nCtrl-C: the jobs here save at their next step; once more to leave at once", file=self.out, flush=True
-            )
+        if not self.launcher.outlives_driver:
+            self._live.say("\nCtrl-C: the jobs here save at their next step; once more to leave at once")
 
     def _drive(self) -> int:
-        parent = self._open_parent()
-        tags = {"rlrt.sweep": self.sweep.name} | (
-            {"mlflow.parentRunId": parent.run_id} if parent and parent.run_id else {}
+        parent = open_parent(
+            self.sweep, self.tracking, lambda text: print(f"WARNING: {text}", file=sys.stderr, flush=True)
         )
-        for job in self.jobs:
-            job.write(sweep=str(self.sweep), tags=tags)
-        if isinstance(self.launcher, SlurmLauncher):
-            self._recover()
+        self._tags = job_tags(self.sweep, parent)
+        closing = Closing([], 1)
         try:
-            return self._loop()
+            self._add(self.source.begin())
+            self._recover()
+            self._loop()
+            closing = self.source.close(self._ended)
+            return self._close(closing)
         finally:
-            self._replay()
+            self._live.end()
             if parent is not None:
-                parent.close("KILLED" if self._stop else "FINISHED")
+                for name, value in closing.tags.items():
+                    parent.tag(name, value)
+                if closing.metrics:
+                    parent.metrics(closing.step, closing.metrics)
+                parent.close("KILLED" if self._stop else "FAILED" if closing.code else "FINISHED")
 
-    def _open_parent(self) -> MlflowTracker | None:
-        """The sweep's own run in MLflow, the parent of its jobs' runs; the same one when the sweep goes on."""
-        tracking = self.jobs[0].plain["tracking"] if self.jobs else {}
-        if not tracking.get("uri"):
-            return None
-        note = self.sweep / "sweep.json"
-        parent = MlflowTracker(
-            uri=tracking["uri"],
-            experiment=tracking["experiment"],
-            artifacts=tracking["artifacts"],
-            run_id=read_json(note).get("mlflow_run_id"),
-            name=self.sweep.name,
-            tags={
-                "rlrt.sweep": self.sweep.name,
-                "rlrt.jobs": str(len(self.jobs)),
-                "rlrt.folder": str(self.sweep.resolve()),
-            },
-            params={},
-            warn=lambda text: print(f"WARNING: {text}", file=sys.stderr),
-        )
-        if parent.wait_for_run(60):
-            write_json(note, {"mlflow_run_id": parent.run_id})
-        return parent
+    def _loop(self) -> None:
+        while True:
+            self._look()
+            prune, lines = self.source.watch(self._ended)
+            for line in lines:
+                self._live.say(line)
+            for folder in prune:
+                self._prune(folder)
+            if not self._stop:
+                self._start()
+            if not self._alive and (self._stop or not self._waiting):
+                return
+            if isinstance(self.launcher, SlurmLauncher) and (self._stop or not self.launcher.wait):
+                return
+            self._show()
+            time.sleep(POLL_S)
 
-    def _replay(self) -> None:
-        """Bring to MLflow what jobs left to the driver (SQLite under SLURM)."""
-        from rlrt.build import replay
+    def _add(self, jobs: Iterable[Job]) -> None:
+        """Take jobs on. They count as alive until the next look, which finds out."""
+        for job in jobs:
+            if job.folder in self._entries:
+                continue
+            self._put_aside(job)
+            job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
+            spec = read_json(job.folder / SPEC)
+            entry = Entry(job, spec, JobState("queued", 0, 0, "", "", {}))
+            self._entries[job.folder] = self._alive[job.folder] = entry
 
-        if not isinstance(self.launcher, SlurmLauncher):
+    def _put_aside(self, job: Job) -> None:
+        """Under ``resume=never`` an earlier run is renamed, here and once: a job that is started again must go on."""
+        if job.plain["resume"] != "never" or job_state(job.folder).alive:
             return
-        for job in self.jobs:
-            missed = read_json(job.folder / "summary.json").get("mlflow_complete") is not True
-            if missed and job.plain["tracking"].get("uri") and self.state(job.folder).done:
-                replay(job.folder)
-
-    def _loop(self) -> int:
-        open_jobs = [job.folder for job in self.jobs]
-        rows: dict[Path, Row] = {}
-        with Live(self.out) as live:
-            while True:
-                now = {folder: self.state(folder) for folder in open_jobs}
-                rows |= {folder: self._row(folder, state) for folder, state in now.items()}
-                open_jobs = [folder for folder, state in now.items() if self._is_open(folder, state)]
-                busy = any(now[f].name == "running" or self._starting(f) for f in open_jobs)
-                if not open_jobs or (self._stop and not busy):
-                    break
-                if not self._stop:
-                    self._start({folder: now[folder] for folder in open_jobs})
-                if isinstance(self.launcher, SlurmLauncher) and (self._stop or not self.launcher.wait):
-                    break
-                live.show(list(rows.values()), len(self.jobs) - len(open_jobs))
-                time.sleep(POLL_S)
-        return self._close()
-
-    def _is_open(self, folder: Path, state: JobState) -> bool:
-        """Whether a job runs, is about to, or should; jobs that have ended are never looked at again."""
-        return state.name == "running" or self._starting(folder) or state.runnable(self.max_retries)
-
-    def _starting(self, folder: Path) -> bool:
-        return isinstance(self.launcher, LocalLauncher) and self.launcher.starting(folder)
-
-    def state(self, folder: Path) -> JobState:
-        """A job's state by its folder, and where it was submitted to SLURM by what SLURM says."""
-        return slurm_aware(folder, self._slurm_now())
-
-    def _slurm_now(self) -> dict[str, str]:
-        """What SLURM says of all submitted jobs; asked at most every two seconds."""
-        if time.monotonic() - self._asked > 2.0:
-            ids = [str(i) for job in self.jobs if (i := read_json(job.folder / SPEC).get("slurm_id"))]
-            self._known = dict(slurm_states(ids)) if ids else {}
-            self._asked = time.monotonic()
-        return self._known
-
-    def _start(self, states: dict[Path, JobState]) -> None:
-        """Start what should run and does not, as far as there is room."""
-        waiting = [f for f, s in states.items() if s.name != "running" and not self._starting(f)]
-        if isinstance(self.launcher, LocalLauncher):
-            waiting = waiting[: max(0, self.launcher.slots())]
-        if not waiting:
-            return
-        for folder in waiting:
-            spec, again = read_json(folder / SPEC), states[folder].name in ("failed", "lost")
-            write_json(folder / SPEC, spec | {"retries": int(spec.get("retries", 0)) + again})
-        if isinstance(self.launcher, LocalLauncher):
-            self.launcher.submit(waiting, self.sweep)
-            return
-        name = self.launcher.new_name(self.sweep)
-        for index, folder in enumerate(waiting):
-            place = "" if len(waiting) == 1 else f"_{index}"  # submitit makes no array of one job
-            write_json(
-                folder / SPEC, read_json(folder / SPEC) | {"slurm_name": name, "slurm_place": place, "slurm_id": None}
-            )
-        for folder, slurm_id in self.launcher.submit(waiting, self.sweep, name).items():
-            write_json(folder / SPEC, read_json(folder / SPEC) | {"slurm_id": slurm_id})
-        self._asked = -10.0
+        if job.folder.is_dir() and (aside := RunFolder(job.folder).put_aside()):
+            self._live.say(f"resume=never: the earlier run was moved to {aside}")
 
     def _recover(self) -> None:
         """Find the ids of jobs whose driver died between submitting them and noting their ids."""
         found: dict[str, str | None] = {}
-        for job in self.jobs:
-            spec = read_json(job.folder / SPEC)
-            name = spec.get("slurm_name")
-            if name and spec.get("slurm_id") is None:
+        for folder, entry in self._entries.items():
+            name = entry.spec.get("slurm_name")
+            if name and entry.spec.get("slurm_id") is None:
                 if name not in found:
                     found[name] = submitted_as(name)
                 if found[name] is not None:
-                    write_json(job.folder / SPEC, spec | {"slurm_id": f"{found[name]}{spec['slurm_place']}"})
+                    self._note(folder, slurm_id=f"{found[name]}{entry.spec['slurm_place']}")
 
-    def _row(self, folder: Path, state: JobState) -> Row:
-        return folder.name, state, last_record(folder), planned_steps(folder)
+    def _note(self, folder: Path, **values: Any) -> None:
+        entry = self._entries[folder]
+        entry.spec |= values
+        write_json(folder / SPEC, entry.spec)
 
-    def _close(self) -> int:
-        states = {job.folder: self.state(job.folder) for job in self.jobs}
-        print(table([self._row(folder, state) for folder, state in states.items()]), file=self.out)
-        counts = Counter(state.name for state in states.values())
+    def _look(self) -> None:
+        """See how the living are, and sort those that are no longer."""
+        says = self._says()
+        for folder, entry in list(self._alive.items()):
+            state = job_state(folder, says.get(folder), entry.spec)
+            if state.name != entry.state.name:
+                self._live.changed(folder.name, state)
+            entry.state = state
+            if state.alive:
+                entry.watched = True
+                continue
+            del self._alive[folder]
+            cancelled = entry.watched and says.get(folder) == "CANCELLED" and not state.done
+            if state.runnable(self.max_retries) and not cancelled:
+                self._waiting[folder] = entry
+            else:
+                self._end(folder, state)
+
+    def _end(self, folder: Path, state: JobState) -> None:
+        self._ended[folder] = self._entries[folder].state = state
+        self._rows[folder] = self._row(folder)
+        if self._ours_to_bring(folder):
+            try:
+                bring(folder)
+            except Exception as error:  # what MLflow or a damaged folder may raise never ends a sweep
+                self._live.say(f"WARNING: {folder.name} is not in MLflow yet ({error}); python -m rlrt.sync brings it")
+
+    def _ours_to_bring(self, folder: Path) -> bool:
+        """Whether an ended job left its MLflow run to the driver: on SLURM with SQLite, which nodes must not share."""
+        left = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
+        complete = read_json(folder / "summary.json").get("mlflow_complete") is True
+        return left and not complete and (folder / "config.yaml").is_file()
+
+    def _says(self) -> dict[Path, str]:
+        """What SLURM and this machine say of the jobs that were submitted to them."""
+        ids = {f: str(e.spec["slurm_id"]) for f, e in self._alive.items() if e.spec.get("slurm_id")}
+        if ids and time.monotonic() - self._asked >= SLURM_POLL_S:
+            answer = slurm_states(list(ids.values()))
+            self._known = self._known if answer is None else answer
+            self._asked = time.monotonic()
+        return {f: self._known.get(i, "PENDING") for f, i in ids.items()} | self.launcher.says()
+
+    def _start(self) -> None:
+        """Start what should run, and ask the source for more, as far as there is room."""
+        room = self.launcher.room(len(self._alive))
+        if room > len(self._waiting):
+            more = self.source.more(room - len(self._waiting))
+            if more:
+                self._add(more)
+                self._look()
+                room = self.launcher.room(len(self._alive))
+        batch = list(self._waiting)[: max(0, room)]
+        size = array_limit() if batch and self.launcher.outlives_driver else max(1, len(batch))
+        for start in range(0, len(batch), size):
+            self._submit(batch[start : start + size])
+
+    def _submit(self, folders: Sequence[Path]) -> None:
+        """Start jobs; on SLURM as one array whose name is noted before, and whose ids after."""
+        slurm = self.launcher.outlives_driver
+        name = new_name(self.sweep)
+        for index, folder in enumerate(folders):
+            again = self._entries[folder].state.name in ("failed", "lost")
+            where = {"slurm_name": name, "slurm_place": place_in(folders, index)} if slurm else {"slurm_name": None}
+            retries = int(self._entries[folder].spec.get("retries", 0)) + again
+            self._note(folder, retries=retries, slurm_id=None, **where)
+        ids = self.launcher.submit(folders, self.sweep, name)
+        for folder in folders:
+            if folder in ids:
+                self._note(folder, slurm_id=ids[folder])
+            self._alive[folder] = self._waiting.pop(folder)
+            self._alive[folder].watched = True
+        self._asked = -SLURM_POLL_S
+
+    def _prune(self, folder: Path) -> None:
+        """Stop a job for good: one that runs sees the mark at its next step, one that waits never starts."""
+        if folder in self._ended:
+            return
+        place = RunFolder(folder)
+        place.ask_to_prune()
+        entry = self._entries[folder]
+        if folder in self._alive and entry.state.name == "running":
+            return
+        if folder in self._alive and entry.spec.get("slurm_id"):
+            scancel(str(entry.spec["slurm_id"]))
+        place.set_state("pruned", step=entry.state.step)
+        self._alive.pop(folder, None)
+        self._waiting.pop(folder, None)
+        self._end(folder, job_state(folder, None, entry.spec))
+
+    def _row(self, folder: Path) -> Row:
+        entry = self._entries[folder]
+        records = last_records(folder) if entry.state.name != "queued" else []
+        steps = entry.job.plain.get("train", {}).get("steps") or planned_steps(folder)
+        return Row(folder.name, entry.state, records, steps)
+
+    def _show(self) -> None:
+        if self._live.due():
+            now = {folder: self._row(folder) for folder in self._alive}
+            waiting = [Row(f.name, e.state, [], 0) for f, e in self._waiting.items()]
+            self._live.show([*now.values(), *waiting, *self._rows.values()], self.source.headline())
+
+    def _close(self, closing: Closing) -> int:
+        self._live.end()
+        rows = [self._rows.get(folder) or self._row(folder) for folder in self._entries]
+        print(table(rows), file=self.out)
+        counts = Counter(row.state.name for row in rows)
         print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f"; {self.sweep}", file=self.out)
-        for folder, state in states.items():
-            if state.name in ("failed", "lost"):
-                why = state.error or "its process was killed"
-                print(f"failed: {folder.name}: {why}; see {folder / 'log.txt'}", file=self.out)
+        for folder, state in self._ended.items():
+            if not state.done:
+                print(f"{state.name}: {folder.name}: {self._why(folder, state)}", file=self.out)
+        for line in closing.lines:
+            print(line, file=self.out)
         if self._stop:
             print(
                 f"come back with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}", file=self.out
             )
             return 130
-        leaves = isinstance(self.launcher, SlurmLauncher) and not self.launcher.wait
-        if leaves:
-            print(f"watch: python -m rlrt.status {self.sweep}", file=self.out)
-        return int(any(s.name in ("failed", "lost") for s in states.values()))
+        if self._alive:
+            print(f"watch: python -m rlrt.status {self.sweep}; the same command picks it up again", file=self.out)
+        return closing.code
+
+    def _why(self, folder: Path, state: JobState) -> str:
+        """What became of a job that will not be started again, and what to do."""
+        if state.name == "interrupted":
+            return "it was cancelled; the same command goes on with it"
+        why = state.error or f"its process ended without a word, see {self.sweep / 'submitit'}"
+        tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
+        return f"{why}; log: {folder / 'log.txt'}{tried if state.retries >= self.max_retries else ''}"
 
 
-def slurm_aware(folder: Path, known: dict[str, str]) -> JobState:
-    """A job's state; one that SLURM still has is running (or queued there), whatever its folder last said."""
-    state = job_state(folder)
-    slurm_id = read_json(folder / SPEC).get("slurm_id")
-    says = known.get(str(slurm_id), "")
-    if state.done or slurm_id is None:
-        return state
-    if says in ALIVE:
-        return JobState("running", state.step, state.retries, "", "", state.final)
-    if says == "OUT_OF_MEMORY" and state.name == "lost":
-        why = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
-        return JobState("failed", state.step, state.retries, "memory", why, state.final)
-    return state
-
-
-def cancel(sweep: Path, folders: Sequence[Path], say: Callable[[str], None]) -> int:
-    """Ask every living job of a sweep to save and end, here by a signal and on SLURM by ``scancel``.
-
-    Returns:
-        how many jobs were told.
-    """
-    told = 0
-    for folder in folders:
-        spec = read_json(folder / SPEC)
-        if slurm_id := spec.get("slurm_id"):
-            subprocess.run(["scancel", str(slurm_id)], capture_output=True, check=False)
-        elif job_state(folder).name == "running":
-            who = holder(folder / LEASE)
-            if who.get("host") != socket.gethostname():
-                say(f"{folder.name} runs on {who.get('host')}: cancel it there")
-                continue
-            os.kill(int(who["pid"]), signal.SIGTERM)
-        else:
-            continue
-        told += 1
-    return told
+def dry_run(launcher: SlurmLauncher, jobs: int, sweep: Path, out: TextIO | None = None) -> int:
+    """Print the sbatch script of a sweep; nothing is submitted. Returns the exit code."""
+    print(launcher.script(jobs, sweep), file=out or sys.stdout)
+    return 0

@@ -5,12 +5,14 @@ Each launcher is a dataclass whose fields are the keys of ``hydra.launcher.*``.
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
 import secrets
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.sweep import worker
 
+MOST_JOBS = 1_000_000
+"""More jobs than any sweep has: SLURM holds the queue."""
 YEAR_MIN = 60 * 24 * 365
 """submitit's local executor ends a job after two minutes unless told otherwise."""
 
@@ -31,14 +35,15 @@ class LocalLauncher:
     threads_per_job: int | None = key("CPU threads of a job; null: the machine's cores divided by n_jobs", least=1)
     _running: dict[Path, Any] = field(default_factory=dict, init=False, repr=False)
 
-    name = "local"
+    work = staticmethod(worker.run)
+    outlives_driver = False
 
-    def slots(self) -> int:
-        """How many more jobs may be started now."""
-        return self.n_jobs - sum(not job.done() for job in self._running.values())
+    def room(self, alive: int) -> int:
+        """How many more jobs may be started beside ``alive`` ones."""
+        return self.n_jobs - alive
 
-    def submit(self, folders: Sequence[Path], sweep: Path) -> None:
-        """Start a process for every folder. Ctrl-C reaches the workers, which save, but not submitit's own processes."""
+    def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
+        """Start a process for every folder; returns no ids. Ctrl-C reaches the workers, which save, but not submitit's own processes."""
         import submitit
 
         threads = self.threads_per_job or max(1, (os.cpu_count() or 1) // self.n_jobs)
@@ -47,12 +52,14 @@ class LocalLauncher:
             timeout_min=YEAR_MIN, setup=["trap '' INT", f"export OMP_NUM_THREADS={threads}"], stderr_to_stdout=True
         )
         for folder in folders:
-            self._running[folder] = executor.submit(worker.run, str(folder))
+            self._running[folder] = executor.submit(self.work, str(folder))
+        return {}
 
-    def starting(self, folder: Path) -> bool:
-        """Whether the process of a folder exists, also before it holds the job's lease."""
-        job = self._running.get(folder)
-        return job is not None and not job.done()
+    def says(self) -> dict[Path, str]:
+        """``RUNNING`` for every process started here, also before it holds its job's lease; empty for those that ended."""
+        found = {folder: "" if job.done() else "RUNNING" for folder, job in self._running.items()}
+        self._running = {folder: job for folder, job in self._running.items() if found[folder]}
+        return found
 
 
 @dataclass
@@ -73,7 +80,7 @@ class SlurmLauncher:
     dry_run: bool = key("print the sbatch script and submit nothing")
     wait: bool = key("stay until all jobs have ended; false: submit and leave")
 
-    name = "slurm"
+    outlives_driver = True
 
     def check(self) -> None:
         """Refuse to go on where there is no SLURM.
@@ -86,6 +93,14 @@ class SlurmLauncher:
                 "hydra/launcher=slurm: expected SLURM's sbatch on this machine, found none; leave hydra/launcher out to run "
                 "here, or set hydra.launcher.dry_run=true to see the script."
             )
+
+    def room(self, alive: int) -> int:
+        """How many more jobs may be submitted beside ``alive`` ones: SLURM itself lets ``array_parallelism`` run."""
+        return MOST_JOBS - alive
+
+    def says(self) -> dict[Path, str]:
+        """Nothing: ``slurm_states`` tells of jobs by their ids, whichever driver submitted them."""
+        return {}
 
     def _executor(self, sweep: Path, name: str) -> Any:
         import submitit
@@ -118,59 +133,86 @@ class SlurmLauncher:
 
     def script(self, jobs: int, sweep: Path) -> str:
         """The sbatch script of an array of ``jobs`` jobs."""
-        executor = self._executor(sweep, self.new_name(sweep))
+        executor = self._executor(sweep, new_name(sweep))
         executor.parameters["map_count"] = jobs
         return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
-    def new_name(self, sweep: Path) -> str:
-        """A name of this submission alone: ``squeue`` finds it should the driver die before it has noted the id."""
-        return f"rlrt-{sweep.name[-8:]}-{secrets.token_hex(4)}"
-
     def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
-        """Submit one array under ``name``; returns the SLURM job id of every folder."""
+        """Submit one array under ``name``; returns the SLURM job id of every folder.
+
+        Raises:
+            UserError: with sbatch's own words, where SLURM refuses.
+        """
+        from submitit.core.utils import FailedJobError
+
         executor = self._executor(sweep, name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
+        except FailedJobError as error:
+            words = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise UserError(f"hydra/launcher=slurm: sbatch refused the jobs: {words[-1] if words else error}") from None
         return {folder: job.job_id for folder, job in zip(folders, jobs, strict=True)}
 
 
-def slurm_states(ids: Sequence[str]) -> Mapping[str, str]:
-    """State of SLURM jobs by ``squeue``, which knows the finished ones for a while too; unknown ones are left out.
+Launcher = LocalLauncher | SlurmLauncher
+
+
+def new_name(sweep: Path) -> str:
+    """A name of one submission alone: ``squeue`` finds it should the driver die before it has noted the id."""
+    return f"rlrt-{sweep.name[-8:]}-{secrets.token_hex(4)}"
+
+
+def place_in(folders: Sequence[Path], index: int) -> str:
+    """What follows the submission's id in the id of its ``index``-th job; submitit makes no array of one job."""
+    return "" if len(folders) == 1 else f"_{index}"
+
+
+def array_limit() -> int:
+    """The most jobs that this cluster takes in one array."""
+    done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return max(1, int(match[1])) if match else 1001
+
+
+def squeue(*words: str) -> list[str] | None:
+    """Lines of ``squeue``, which knows ended jobs for a while too; None where it does not answer.
 
     (Without accounting, submitit itself would never notice that a job was killed.)
     """
-    arrays = sorted({i.split("_")[0] for i in ids})
-    if not arrays:
+    try:
+        done = subprocess.run(
+            ["squeue", "-t", "all", "-h", *words], capture_output=True, text=True, check=False, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.splitlines() if done.returncode == 0 else None
+
+
+def slurm_states(ids: Sequence[str]) -> dict[str, str] | None:
+    """State of SLURM jobs, empty for those that SLURM no longer knows; None where it does not answer.
+
+    Asks for all jobs of the user: a question by id is refused where one id is too old.
+    """
+    if not ids:
         return {}
-    done = subprocess.run(
-        ["squeue", "-r", "-t", "all", "-h", "-o", "%i|%T", "-j", ",".join(arrays)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    pairs = (line.split("|", 1) for line in done.stdout.splitlines() if "|" in line)
-    wanted = set(ids)
-    return {job: state for job, state in pairs if job in wanted}
+    lines = squeue("-r", "-u", getpass.getuser(), "-o", "%i|%T")
+    if lines is None:
+        return None
+    known = dict(line.split("|", 1) for line in lines if "|" in line)
+    return {job: known.get(job, "") for job in ids}
 
 
 def submitted_as(name: str) -> str | None:
-    """The job id (of the array, where it is one) that SLURM gave to the submission of a name; None if it never came."""
-    done = subprocess.run(
-        ["squeue", "-t", "all", "-h", "-n", name, "-o", "%F"], capture_output=True, text=True, check=False
-    )
-    return next(iter(done.stdout.split()), None)
+    """The job id (of the array, where it is one) that SLURM gave to the submission of a name; None if it never came.
 
-
-ALIVE = (
-    "PENDING",
-    "RUNNING",
-    "CONFIGURING",
-    "COMPLETING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "SUSPENDED",
-    "RESIZING",
-)
-"""States of ``squeue`` in which a job will still run, or does."""
+    Raises:
+        UserError: where SLURM does not answer, since submitting again could run jobs twice.
+    """
+    lines = squeue("-n", name, "-o", "%F")
+    if lines is None:
+        raise UserError(
+            f"squeue does not answer, and only it knows whether the submission {name} arrived; try again later."
+        )
+    return lines[0].strip() if lines else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Job:
         plain: its resolved config as nested plain values.
         choices: the option chosen in every config group.
         identity: of the run.
+        tags: more tags for MLflow.
     """
 
     folder: Path
@@ -31,13 +32,14 @@ class Job:
     plain: Mapping[str, Any]
     choices: Mapping[str, str]
     identity: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, **more: Any) -> None:
         """Store what a worker needs to run this job (``job.json``)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         spec = {
             "overrides": list(self.overrides),
-            "plain": self.plain,
+            "plain": {**self.plain, "resume": "auto"},  # whatever was asked of the sweep: a job started again goes on
             "choices": self.choices,
             "identity": self.identity,
         }

@@ -12,9 +12,16 @@ from rlrt.sweep.lease import held
 from rlrt.sweep.plan import SPEC
 
 LEASE = "lease"
+OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
+TAIL = 65536
+"""Bytes at the end of a record that are read for its last lines."""
 PERMANENT = ("config", "memory")
 """Kinds of failure that must come again: a bad config, too little memory."""
 DONE = ("finished", "pruned")
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
+"""States of ``squeue`` in which a job will run and does not yet."""
+ALIVE = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING")
+"""States of ``squeue`` in which a job will still run, or does."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class JobState:
         failure: kind of failure: config, memory, error; empty otherwise.
         error: one line.
         final: final numbers.
+        alive: whether a process runs it, or SLURM has it (name is then running, or queued while it waits there).
     """
 
     name: str
@@ -36,6 +44,7 @@ class JobState:
     failure: str
     error: str
     final: dict[str, Any]
+    alive: bool = False
 
     @property
     def done(self) -> bool:
@@ -44,6 +53,8 @@ class JobState:
 
     def runnable(self, max_retries: int) -> bool:
         """Whether it should be started (again): failures and lost processes up to ``max_retries`` times."""
+        if self.alive:
+            return False
         if self.name in ("queued", "interrupted"):
             return True
         if self.name in ("failed", "lost"):
@@ -51,16 +62,29 @@ class JobState:
         return False
 
 
-def job_state(folder: Path) -> JobState:
-    """The state of a job's folder; ``queued`` where it never started."""
-    summary, spec = read_json(folder / "summary.json"), read_json(folder / SPEC)
+def job_state(folder: Path, says: str | None = None, spec: dict[str, Any] | None = None) -> JobState:
+    """The state of a job; ``queued`` where it never started.
+
+    Args:
+        folder: the job's folder.
+        says: what the place it was submitted to says of it, in ``squeue``'s words; empty where that place no longer knows
+            it, None where it was not submitted.
+        spec: its ``job.json``, where the caller has it already.
+    """
+    if says in WAITING:
+        return JobState("queued", 0, whole((spec or {}).get("retries")), "", "", {}, alive=True)
+    summary, spec = read_json(folder / "summary.json"), read_json(folder / SPEC) if spec is None else spec
     name = str(summary.get("state", "queued"))
-    alive = name not in DONE and held(folder / LEASE)
+    alive = name not in DONE and (says in ALIVE or held(folder / LEASE))
+    error = str(summary.get("error", "")) if name == "failed" else ""
+    failure = str(summary.get("failure", "")) if name == "failed" else ""
     if alive:
-        name = "running"
-    elif name == "running":
+        name, error, failure = "running", "", ""
+    elif name == "running" or (name == "queued" and says is not None):
         name = "lost"
-    for file, values in (("summary.json", summary), (SPEC, spec)):
+    if name == "lost" and says == "OUT_OF_MEMORY":
+        name, failure, error = "failed", "memory", OUT_OF_MEMORY
+    for file, values in (("summary.json", summary), (SPEC, spec or {})):
         if not values and (folder / file).exists() and not holds_object(folder / file):
             return JobState(
                 "failed", 0, 0, "config", f"{folder / file} cannot be read; remove it to start the job anew", {}
@@ -69,9 +93,10 @@ def job_state(folder: Path) -> JobState:
         name=name,
         step=whole(summary.get("step")),
         retries=whole(spec.get("retries")),
-        failure=str(summary.get("failure", "")) if name == "failed" else "",
-        error=str(summary.get("error", "")) if name == "failed" else "",
+        failure=failure,
+        error=error,
         final=final if isinstance(final := summary.get("final"), dict) else {},
+        alive=alive,
     )
 
 
@@ -94,25 +119,62 @@ def planned_steps(folder: Path) -> int:
     return whole(train.get("steps"))
 
 
-def last_record(folder: Path) -> dict[str, Any]:
-    """The last whole line of a job's record, {} where there is none; reads the end of the file only."""
+def last_records(folder: Path) -> list[dict[str, Any]]:
+    """The last whole lines of a job's record, oldest first; reads the end of the file only."""
     file = folder / "metrics.jsonl"
     try:
         with file.open("rb") as handle:
             handle.seek(0, 2)
-            size = handle.tell()
-            handle.seek(max(0, size - 65536))
+            handle.seek(max(0, handle.tell() - TAIL))
             lines = handle.read().decode("utf-8", errors="replace").splitlines()
     except OSError:
-        return {}
-    for line in reversed(lines):
+        return []
+    return [value for value in map(parsed, lines) if value is not None]
+
+
+def parsed(line: str) -> dict[str, Any] | None:
+    """A line of a record, None for a torn one."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class Follower:
+    """Reads a job's record as it grows: each call gives the records that are new since the last one.
+
+    A job that goes on from a checkpoint cuts and rewrites its record; it is then read from the start again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._offset, self._inode = folder / "metrics.jsonl", 0, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Records written since the last call, whole lines only."""
         try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            return value
-    return {}
+            stat = self._file.stat()
+            if stat.st_ino != self._inode or stat.st_size < self._offset:
+                self._inode, self._offset = stat.st_ino, 0
+            if stat.st_size == self._offset:
+                return []
+            with self._file.open("rb") as handle:
+                handle.seek(self._offset)
+                text = handle.read()
+        except OSError:
+            return []
+        whole_lines = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole_lines)
+        lines = whole_lines.decode("utf-8", errors="replace").splitlines()
+        return [value for value in map(parsed, lines) if value is not None]
+
+
+def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
+    """Seconds that a job still needs by the mean of its last steps; None before it has done one."""
+    took = [r["time/step_s"] for r in records if isinstance(r.get("time/step_s"), float)]
+    if not took:
+        return None
+    return max(0, steps - whole(records[-1].get("step"))) * sum(took) / len(took)
 
 
 def job_folders(sweep: Path) -> list[Path]:

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
-from rlrt.sweep.state import JobState
+from rlrt.sweep.state import JobState, seconds_left
+from rlrt.terminal import duration
 from rlrt.terminal import table as columns
 
-Row = tuple[str, JobState, dict[str, Any], int]
-"""Name, state, last record and planned steps of a job."""
-NAME_WIDTH = 44
+NAME_WIDTH = 40
+ORDER = ("running", "failed", "lost", "interrupted", "queued", "finished", "pruned")
+"""States in the order of a table that cannot show all jobs."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job in a table: its name, its state, the last records of its run, and the steps it is to do."""
+
+    name: str
+    state: JobState
+    records: list[dict[str, Any]]
+    steps: int
 
 
 def shortened(name: str) -> str:
@@ -20,44 +34,72 @@ def shortened(name: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Name, state, step and last reward of each job; within 80 columns."""
-    lines = [["job", "state", "step", "reward"]]
-    for name, state, record, steps in rows:
-        step = int(record.get("step", state.step))
-        reward = f"{record['reward/mean']:.3f}" if "reward/mean" in record else "-"
-        lines.append([shortened(name), state.name, f"{step}/{steps}", reward])
+    """Name, state, step, last reward and time left of each job; within 80 columns."""
+    lines = [["job", "state", "step", "reward", "left"]]
+    for row in rows:
+        last = row.records[-1] if row.records else {}
+        step = int(last.get("step", row.state.step))
+        reward = next((r["reward/mean"] for r in reversed(row.records) if "reward/mean" in r), None)
+        left = seconds_left(row.records, row.steps) if row.state.name == "running" else None
+        lines.append(
+            [
+                shortened(row.name),
+                row.state.name,
+                f"{step}/{row.steps}" if row.steps else "-",
+                "-" if not isinstance(reward, float) else f"{reward:.3f}",
+                "-" if left is None else duration(left),
+            ]
+        )
     return columns(lines)
+
+
+def counted(rows: Sequence[Row]) -> str:
+    """How many jobs are in which state."""
+    counts = Counter(row.state.name for row in rows)
+    return ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
 
 
 class Live:
     """Rewrites the table in a terminal; elsewhere prints a line when a job's state changes."""
 
     def __init__(self, out: TextIO) -> None:
-        self._out, self._live, self._lines, self._seen, self._shown = out, out.isatty(), 0, dict[str, str](), 0.0
+        self._out, self._live, self._lines, self._shown = out, out.isatty(), 0, 0.0
 
-    def __enter__(self) -> Live:
-        return self
+    def end(self) -> None:
+        """Wipe the table."""
+        self._wipe()
+        self._out.flush()
 
-    def __exit__(self, *_: object) -> None:
+    def _wipe(self) -> None:
         if self._lines:
             self._out.write(f"\x1b[{self._lines}A\x1b[J")
+            self._lines = 0
 
-    def show(self, rows: Sequence[Row], ended: int) -> None:
-        """Show where the jobs are."""
-        if not self._live:
-            for name, state, _, _ in rows:
-                if self._seen.get(name) != state.name:
-                    self._seen[name] = state.name
-                    self._out.write(f"{state.name}: {name}\n")
-            self._out.flush()
-            return
-        if time.monotonic() - self._shown < 1.0:
-            return
-        self._shown = time.monotonic()
-        active = [row for row in rows if row[1].name == "running"][:20]
-        text = table(active) + f"\n{ended} of {len(rows)} jobs ended"
-        if self._lines:
-            self._out.write(f"\x1b[{self._lines}A\x1b[J")
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._wipe()
         self._out.write(text + "\n")
-        self._lines = text.count("\n") + 1
+        self._out.flush()
+
+    def changed(self, name: str, state: JobState) -> None:
+        """A job's state is another one than before."""
+        if not self._live:
+            self.say(f"{state.name}: {name}")
+
+    def due(self) -> bool:
+        """Whether a table should be shown now: once a second, in a terminal."""
+        return self._live and time.monotonic() - self._shown >= 1.0
+
+    def show(self, rows: Sequence[Row], headline: str) -> None:
+        """Show all jobs, or as many as the terminal holds: those first that a person would want to see."""
+        self._shown = time.monotonic()
+        size = shutil.get_terminal_size()
+        room = max(3, size.lines - 5)
+        shown = sorted(rows, key=lambda row: ORDER.index(row.state.name) if row.state.name in ORDER else len(ORDER))
+        text = table(shown[:room]) + (f"\n({len(rows) - room} more)" if len(rows) > room else "")
+        text += f"\n{counted(rows)}" + (f"; {headline}" if headline else "")
+        lines = [line[: max(20, size.columns - 1)] for line in text.splitlines()]
+        self._wipe()
+        self._out.write("\n".join(lines) + "\n")
+        self._lines = len(lines)
         self._out.flush()

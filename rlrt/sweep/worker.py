@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import DiskFull, UserError
 from rlrt.folder import RunFolder, read_json
 from rlrt.stop import StopFlag
 from rlrt.sweep.lease import Held, hold
@@ -48,19 +48,20 @@ def _run(path: Path) -> str:
     try:
         with StopFlag() as stop:
             settings = load(spec["plain"], spec["choices"], spec["overrides"])
-            left = leave_sqlite_to_the_driver(settings.tracking)
+            leave_sqlite_to_the_driver(settings.tracking)
             summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
-        if left:
-            place.set_state(str(summary["state"]), mlflow_complete=False)
-        if summary["state"] == "interrupted" and stop.signal == signal.SIGUSR2:
-            requeue()
+        if summary["state"] == "interrupted" and stop.signal is not None:
+            requeue(stop.signal)
         return str(summary["state"])
+    except DiskFull as error:
+        note(place, failure="disk", error=str(error))
+        log.error("%s", error)
     except UserError as error:
-        place.set_state("failed", failure="config", error=str(error))
+        note(place, failure="config", error=str(error))
         log.error("%s", error)
     except Exception as error:
         kind = "memory" if is_out_of_memory(error) else "error"
-        place.set_state("failed", failure=kind, error=f"{type(error).__name__}: {error}")
+        note(place, failure=kind, error=f"{type(error).__name__}: {error}")
         log.exception("the run failed")
     finally:
         log.removeHandler(handler)
@@ -68,24 +69,39 @@ def _run(path: Path) -> str:
     return "failed"
 
 
-def leave_sqlite_to_the_driver(tracking: Any) -> bool:
+def note(place: RunFolder, **why: str) -> None:
+    """Write down how the run failed, unless the disk takes no more: the job then counts as lost, and is tried again."""
+    try:
+        place.set_state("failed", **why)
+    except OSError as error:
+        log.error("summary.json cannot be written (%s)", error.strerror)
+
+
+def leave_sqlite_to_the_driver(tracking: Any) -> None:
     """On SLURM a SQLite file may lie where nodes share it, which is unsafe: jobs write their record alone.
 
-    Returns:
-        whether the driver, or ``rlrt.sync``, must bring the run to MLflow.
+    The sweep's driver, or ``rlrt.sync``, brings the run to MLflow.
     """
     if os.environ.get("SLURM_JOB_ID") and str(tracking.uri).startswith("sqlite:"):
         tracking.uri = None
-        return True
-    return False
 
 
-def requeue() -> None:
-    """Ask SLURM to queue this job again, after its signal before the time limit; here on one machine, do nothing."""
+def requeue(number: int) -> None:
+    """Have SLURM queue this job again after a signal to save: before a time limit, or on a preemption with some grace.
+
+    SIGTERM comes with a preemption and with ``scancel`` alike; only for the first does SLURM still call the job running.
+    Here on one machine nothing is done.
+    """
     job = os.environ.get("SLURM_JOB_ID")
-    if job:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-        log.info("requeued as %s %s", job, done.stderr.strip())
+    if not job or number == signal.SIGINT:
+        return
+    if number == signal.SIGTERM:
+        asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
+        if asked.stdout.strip() != "RUNNING":
+            log.info("not requeued: SLURM calls the job %s", asked.stdout.strip() or "gone")
+            return
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    log.info("requeued as %s %s", job, done.stderr.strip())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import re
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit, urlunsplit
 from rlrt.errors import UserError
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+KEY = "rlrt.key"
+"""Tag by which a run is found again before its id could be noted."""
 BATCH = 1000
 """Metrics that one call of MLflow's log_batch takes at most."""
 
@@ -57,7 +60,8 @@ class MlflowTracker:
 
     Args:
         uri, experiment, artifacts: from ``tracking.*``.
-        run_id: continue this run, or None for a new one.
+        run_id: continue this run; None for a new one, or the one whose creation a killed process could not note.
+        key: what tells this run from all others before it has an id.
         name, tags, params: of the run; logged at its start.
         warn: told once, in one sentence, when MLflow fails.
     """
@@ -68,6 +72,7 @@ class MlflowTracker:
         experiment: str,
         artifacts: str,
         run_id: str | None,
+        key: str,
         name: str,
         tags: dict[str, str],
         params: dict[str, str],
@@ -75,7 +80,7 @@ class MlflowTracker:
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
-        self._name, self._tags, self._params, self._warn = name, tags, params, warn
+        self._name, self._tags, self._params, self._warn = name, tags | {KEY: key}, params, warn
         self._client: Any = None
         self._logged = -1
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -97,7 +102,7 @@ class MlflowTracker:
         self._queue.put(("artifact", (path, folder)))
 
     def table(self, name: str, columns: dict[str, list[Any]]) -> None:
-        """Queue rows of a table artifact."""
+        """Queue a table artifact; it replaces the one of that name, so that nothing is in it twice after a resume."""
         self._queue.put(("table", (name, columns)))
 
     def tag(self, name: str, value: str) -> None:
@@ -149,9 +154,9 @@ class MlflowTracker:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         with first_use_lock(self.uri):
             from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param, RunTag
+            from mlflow.entities import Metric, Param
 
-            self._entities = (Metric, Param, RunTag)
+            self._entities = (Metric, Param)
             client = MlflowClient(tracking_uri=self.uri)
             found = client.get_experiment_by_name(self._experiment)
             if found is None:
@@ -161,29 +166,53 @@ class MlflowTracker:
             else:
                 experiment_id = found.experiment_id
         self._client = client
+        self.run_id = self._known(client) or self._interrupted(client, experiment_id)
         if self.run_id is None:
-            run = client.create_run(experiment_id, run_name=self._name, tags=self._tags)
-            self.run_id = run.info.run_id
-            params = [Param(k, v[:6000]) for k, v in self._params.items()]
-            for start in range(0, len(params), 100):
-                client.log_batch(self.run_id, params=params[start : start + 100])
-        else:
+            self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
+        run = client.get_run(self.run_id)
+        if run.info.status != "RUNNING":
             client.update_run(self.run_id, status="RUNNING")
+        for name, value in self._tags.items():
+            if run.data.tags.get(name) != value:
+                client.set_tag(self.run_id, name, value)
+        params = [Param(k, v[:6000]) for k, v in self._params.items() if k not in run.data.params]
+        for start in range(0, len(params), 100):
+            client.log_batch(self.run_id, params=params[start : start + 100])
+        if run.data.metrics:
             history = client.get_metric_history(self.run_id, "reward/mean")
-            self._logged = max((m.step for m in history), default=-1)
-            if client.get_run(self.run_id).data.metrics and self._logged < 0:
-                self._logged = 0
+            self._logged = max((m.step for m in history), default=0)
+
+    def _known(self, client: Any) -> str | None:
+        """The run to go on with, where the store still has it (another store may have been chosen since)."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None:
+            return None
+        try:
+            return str(client.get_run(self.run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        return None
+
+    def _interrupted(self, client: Any, experiment_id: str) -> str | None:
+        """The run that an earlier process created and was killed before it could note its id."""
+        found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", max_results=1)
+        return found[0].info.run_id if found else None
 
     def _send_metrics(self, pending: list[tuple[int, float, dict[str, float]]]) -> None:
         metric = self._entities[0]
-        batch = [
-            metric(name, value, int(when * 1000), step)
-            for step, when, values in pending
-            if step > self._logged
-            for name, value in values.items()
-        ]
-        for start in range(0, len(batch), BATCH):
-            self._client.log_batch(self.run_id, metrics=batch[start : start + BATCH])
+        batch: list[Any] = []
+        for step, when, values in pending:  # a step goes whole or not at all: a kill between two calls leaves no half
+            if step <= self._logged:
+                continue
+            new = [metric(name, value, int(when * 1000), step) for name, value in values.items()]
+            if len(batch) + len(new) > BATCH:
+                self._client.log_batch(self.run_id, metrics=batch)
+                batch = []
+            batch += new
+        if batch:
+            self._client.log_batch(self.run_id, metrics=batch)
         self._logged = max(self._logged, *(step for step, _, _ in pending))
 
     def _send(self, kind: str, value: Any) -> None:
@@ -192,7 +221,9 @@ class MlflowTracker:
             self._client.log_artifact(self.run_id, str(path), folder)
         elif kind == "table":
             name, columns = value
-            self._client.log_table(self.run_id, columns, name)
+            rows = [list(row) for row in zip(*columns.values(), strict=True)]
+            self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, name)
+            self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
         elif kind == "tag":
             self._client.set_tag(self.run_id, *value)
 

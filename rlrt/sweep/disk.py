@@ -1,0 +1,68 @@
+"""Whether the disk holds what a sweep will save, asked before it starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlrt.errors import UserError
+from rlrt.paths import local_folder
+from rlrt.sweep.plan import Job
+
+NUMBER_BYTES = 4
+"""Weights and the optimiser's moments are float32, whatever ``dtype`` computes in."""
+MOVING = ("ema", "snapshot")
+"""Teachers whose weights are in the checkpoint too."""
+
+
+def parameters(folder: Path) -> int:
+    """Weights in a model's folder, from the headers of its safetensors files alone."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as handle:
+            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        total += sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+    return total
+
+
+def checkpoint_bytes(job: Job) -> int | None:
+    """Bytes of the checkpoints that a job keeps, the one being written included; None where its model is not here."""
+    folder = local_folder(str(job.plain["model"]["path"]))
+    if folder is None:
+        return None
+    copies = 3 + (job.plain["teacher"]["weights"] in MOVING)  # weights and AdamW's two moments
+    train = job.plain["train"]
+    every = train["save_every"] or train["steps"]
+    saved = math.ceil(train["steps"] / every)
+    kept = saved if train["keep_last"] == 0 else min(saved, train["keep_last"] + 1)
+    return parameters(folder) * NUMBER_BYTES * copies * kept
+
+
+def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -> None:
+    """Say how much the checkpoints of a sweep will take, and refuse to start where there is not that much.
+
+    Raises:
+        UserError: naming the keys that save less.
+    """
+    sizes = {str(job.plain["model"]["path"]): checkpoint_bytes(job) for job in jobs}
+    unknown = [path for path, size in sizes.items() if size is None]
+    if unknown:
+        say(f"disk: {', '.join(unknown)} is not on this machine, so what its checkpoints take is not known")
+    needed = sum(checkpoint_bytes(job) or 0 for job in jobs)
+    there = next(p for p in (sweep.resolve(), *sweep.resolve().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"hydra.sweep.dir: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)}, and {there} has "
+            f"{gigabytes(free)} free; lower train.keep_last, or give a larger disk as hydra.sweep.dir=FOLDER."
+        )
+    if needed > 1e9:
+        say(f"disk: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)} of {gigabytes(free)} free")
+
+
+def gigabytes(size: int) -> str:
+    """Bytes for a person."""
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,83 @@
+"""A sweep's own run in MLflow, the parent of its jobs' runs, and bringing there what jobs could not."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlrt.folder import read_json, write_json
+from rlrt.sweep.plan import SPEC
+from rlrt.trackers.mlflow import MlflowTracker
+
+NOTE = "sweep.json"
+"""In a sweep's folder: its run in MLflow, and what is needed to make that run later."""
+WAIT_S = 60.0
+"""Seconds that a driver waits for MLflow to give the sweep its run."""
+
+log = logging.getLogger("rlrt")
+
+
+def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | None = None) -> MlflowTracker | None:
+    """The sweep's run, the same one when the sweep goes on; None where ``tracking.uri`` names no MLflow.
+
+    Args:
+        sweep: the sweep's folder.
+        tracking: ``tracking.*`` of its jobs.
+        warn: told in one sentence when MLflow fails.
+        uri: instead of ``tracking.uri``.
+    """
+    place = uri or tracking.get("uri")
+    if not place:
+        return None
+    note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE)
+    write_json(sweep / NOTE, note)
+    parent = MlflowTracker(
+        uri=place,
+        experiment=tracking["experiment"],
+        artifacts=tracking["artifacts"],
+        run_id=note.get("mlflow_run_id"),
+        key=note["key"],
+        name=sweep.name,
+        tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"},
+        params={},
+        warn=warn,
+    )
+    if parent.wait_for_run(WAIT_S):
+        write_json(sweep / NOTE, note | {"mlflow_run_id": parent.run_id})
+    return parent
+
+
+def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:
+    """The tags that lead from a job's run to its sweep's."""
+    linked = {"mlflow.parentRunId": parent.run_id} if parent is not None and parent.run_id else {}
+    return {"rlrt.sweep": sweep.name} | linked
+
+
+def adopt(job: Path, uri: str | None = None) -> None:
+    """Give a job its sweep's run as parent where MLflow was away when the sweep began."""
+    spec, sweep = read_json(job / SPEC), job.parent
+    tags = spec.get("tags", {})
+    if not spec or tags.get("mlflow.parentRunId") or "rlrt.sweep" not in tags:
+        return
+    if "mlflow_run_id" not in read_json(sweep / NOTE):
+        parent = open_parent(sweep, spec.get("plain", {}).get("tracking", {}), log.warning, uri)
+        if parent is not None:
+            parent.close("FINISHED")
+    known = read_json(sweep / NOTE).get("mlflow_run_id")
+    if known:
+        write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": known}})
+
+
+def bring(job: Path, uri: str | None = None) -> bool:
+    """Bring to MLflow whatever a job's folder has and MLflow has not; returns whether it now has everything.
+
+    Raises:
+        UserError: if the job's config cannot be read any more.
+    """
+    from rlrt.build import replay
+
+    adopt(job, uri)
+    return replay(job, uri)
