@@ -144,6 +144,7 @@ def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
         raise UserError(
             f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto."
         )
+    checkpoints.tidy(folder.checkpoints, newest, settings.train.keep_last)
     step = int(newest.name.removeprefix("step_")) if newest else -1
     folder.record.cut_after(step)
     folder.samples.cut_after(step)
@@ -316,6 +317,7 @@ def assemble(
 
     def save(step: int) -> None:
         folder.record.sync()
+        folder.samples.sync()
         save_checkpoint(learner, folder.checkpoints, step, config.keep_last)
 
     return Run(

@@ -85,9 +85,7 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
         shutil.rmtree(target)
     work.rename(target)
     _sync(folder)
-    if keep_last:
-        for old in listed(folder)[:-keep_last]:
-            shutil.rmtree(old)
+    drop_old(folder, keep_last)
     return target
 
 
@@ -120,6 +118,30 @@ def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
             return checkpoint
         warn(f"checkpoint {checkpoint} is damaged ({wrong}) and was skipped for the one before it")
     return None
+
+
+def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
+    """Before a run goes on from ``good``: remove what a kill left half written or half removed.
+
+    Damaged checkpoints newer than ``good`` are renamed to ``step_N.damaged``: counted among the newest ``keep_last``, they
+    would push good ones out.
+    """
+    for torn in folder.glob("step_*.tmp"):
+        shutil.rmtree(torn)
+    there = listed(folder)
+    newer = there[there.index(good) + 1 :] if good is not None else there
+    for damaged in newer:
+        aside = damaged.with_name(f"{damaged.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        damaged.rename(aside)
+    drop_old(folder, keep_last)
+
+
+def drop_old(folder: Path, keep_last: int) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints (0: none)."""
+    if keep_last:
+        for old in listed(folder)[:-keep_last]:
+            shutil.rmtree(old)
 
 
 def read(checkpoint: Path) -> Snapshot:

@@ -16,8 +16,10 @@ from typing import Any
 
 from rlrt.config.load import load
 from rlrt.config.schema import SECTIONS, Settings, Top
-from rlrt.hydra_setup import CONFIG, composed
+from rlrt.hydra_setup import CONFIG, composed, composer
 from rlrt.run import guarded
+from rlrt.sweep.command import plain
+from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
 
 
 def type_name(hint: Any) -> str:
@@ -53,6 +55,8 @@ def sections(settings: Settings) -> dict[str, list[tuple[str, str, str, str]]]:
 
 
 Row = tuple[str, str, str, str]
+ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys}}
+"""What only ``-m`` reads."""
 
 
 def rendered(heading: str, rows: Sequence[Row]) -> str:
@@ -80,6 +84,12 @@ def full_page() -> str:
             seen |= {row[0] for row in rows}
             if rows:
                 parts.append(rendered(f"{group}, under {group}={option}", rows))
+    with composer() as compose:
+        for section, options in ORCHESTRATION.items():
+            for option, cls in options.items():
+                values = plain(compose([f"hydra/{section}={option}"]).hydra[section])
+                prefix = f"hydra.{section}."
+                parts.append(rendered(f"hydra.{section}, under hydra/{section}={option}", rows_of(cls, prefix, values)))
     return "\n\n".join(parts) + "\n"
 
 

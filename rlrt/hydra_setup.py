@@ -94,8 +94,8 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
 
 
 def is_value(override: str, groups: Collection[str]) -> bool:
-    """Whether an override sets, adds or removes a value, rather than choosing from a config group or reaching into Hydra's section
-    (which other parts of that section may read)."""
+    """Whether an override sets, adds or removes a value, rather than choosing from a config group or reaching into Hydra's
+    section (which other parts of that section may read)."""
     name = override.split("=", 1)[0].lstrip("+~")
     return "/" not in name and "@" not in name and name not in groups and not name.startswith("hydra.")
 

@@ -19,6 +19,8 @@ IGNORED_TRAIN = ("save_every", "keep_last")
 """Keys that say where and how a run is kept, not what it computes."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """Packages whose version can change a run's numbers."""
+NO_PART = ("hydra", "resume", "tracking")
+"""Beginnings of overrides that change nothing of what is computed: no part of a name or of a sweep's hash."""
 MAX_NAME = 80
 """Characters of the readable part of a folder's name."""
 
@@ -76,7 +78,7 @@ def identity(plain: Mapping[str, Any]) -> str:
 
 def readable(overrides: Iterable[str], fallback: str) -> str:
     """A folder name from command-line overrides: ``method=rlrt seed=1`` gives ``method=rlrt,seed=1``."""
-    kept = [o.lstrip("+~") for o in overrides if not o.startswith(("hydra", "resume", "tracking"))]
+    kept = [o.lstrip("+~") for o in overrides if not o.startswith(NO_PART)]
     short = re.sub(r"\d+\.\d{5,}(e[+-]?\d+)?", lambda m: f"{float(m[0]):.4g}", ",".join(kept))
     name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", short) or fallback
     return name if len(name) <= MAX_NAME else name[:MAX_NAME]
@@ -84,5 +86,5 @@ def readable(overrides: Iterable[str], fallback: str) -> str:
 
 def sweep_hash(overrides: Iterable[str]) -> str:
     """8 hexadecimal digits of the sorted overrides: the same command finds its sweep again."""
-    kept = sorted(o for o in overrides if not o.startswith("hydra"))
+    kept = sorted(o for o in overrides if not o.startswith(NO_PART))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]

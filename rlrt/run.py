@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, nearest
-from rlrt.hydra_setup import CONFIG, GROUPS, composed_keys, hydra_keys, register
+from rlrt.hydra_setup import CONFIG, GROUPS, SWEEPS, composed_keys, hydra_keys, register
 from rlrt.identity import readable, sweep_hash
 from rlrt.stop import StopFlag
 
@@ -206,7 +206,8 @@ def main() -> None:
 
     study = next((a for a in overrides if a.startswith("+sweep=")), None)
     several = bool({"-m", "--multirun"} & set(arguments))
-    if study and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
+    known = study is not None and (SWEEPS / "sweep" / f"{study.removeprefix('+sweep=')}.yaml").is_file()
+    if known and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
         print(f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}", file=sys.stderr)
         sys.exit(2)
     decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)

@@ -5,6 +5,7 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Why 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
 from rlrt.sweep.plan import Job, grid_jobs, is_axis
 from rlrt.sweep.settings import grid_of, launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
-from rlrt.sweep.state import job_state
+from rlrt.sweep.state import job_folders, job_state
 
 Compose = Callable[[Sequence[str]], Any]
 
@@ -58,9 +59,8 @@ def source_of(
     kind = values.pop("kind", values.pop("_target_", "nothing"))
     if kind == "grid":
         sweeper = grid_of(values)
-        jobs = grid_jobs(
-            own(overrides), sweeper.params or {}, sweeper.grids or [], lambda o: job_of(folder, o, compose)
-        )
+        axes = (own(overrides), sweeper.params or {}, sweeper.grids or [])
+        jobs = named(folder, grid_jobs(*axes, lambda o: job_of(folder, o, compose)))
         for job in jobs:
             check(job)
             check_resume(job)
@@ -69,10 +69,14 @@ def source_of(
     if kind == "optuna":
         from rlrt.sweep.search import Search
 
-        plan, fixed, retries = search_of(values, own(overrides), compose, launcher)
-        check_disk(folder, [checked(folder, fixed, compose)] * plan.n_trials * max(1, len(plan.seeds)), print)
-        make = lambda more: checked(folder, [*fixed, *more], compose)  # noqa: E731
-        return Search(folder, plan, make), retries, max(1, len(plan.seeds))
+        def made(typed: Sequence[str]) -> Job:
+            return checked(folder, typed, compose)
+
+        plan, fixed, retries = search_of(values, own(overrides), made, launcher)
+        check_disk(folder, [made(fixed)] * plan.n_trials * max(1, len(plan.seeds)), print)
+        known = folders_by_identity(folder)
+        search = Search(folder, plan, lambda more: placed(folder, made([*fixed, *more]), more, known))
+        return search, retries, max(1, len(plan.seeds))
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
 
 
@@ -132,7 +136,9 @@ def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[t
         base = compose([o for o in overrides if not is_axis(o)])
         values = plain(base.hydra.sweeper)
         if values.pop("kind", None) == "optuna":
-            _, fixed, _ = search_of(values, own(overrides), compose, LocalLauncher(1, None))
+            _, fixed, _ = search_of(
+                values, own(overrides), lambda o: checked(Path(), o, compose), LocalLauncher(1, None)
+            )
             jobs = [checked(Path(), fixed, compose)]  # what all its trials share
         else:
             sweeper = grid_of(values)
@@ -151,8 +157,25 @@ def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence
     values: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     choices = {k: str(v) for k, v in composed.hydra.runtime.choices.items() if "/" not in k and v is not None}
     short = identity(values)
-    name = readable([o for o in overrides if not o.startswith("+sweep=")], "default")  # the sweep's folder says it
-    return Job(folder / f"{name}-{short}", overrides, values, choices, short)
+    return Job(folder / f"{readable(overrides, 'default')}-{short}", overrides, values, choices, short)
+
+
+def named(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in folders named after what tells them apart; the sweep's folder is named after the rest."""
+    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
+    known = folders_by_identity(sweep)
+    return [placed(sweep, job, [o for o in job.overrides if o not in common], known) for job in jobs]
+
+
+def placed(sweep: Path, job: Job, telling: Sequence[str], known: Mapping[str, Path]) -> Job:
+    """A job in its folder: the one that its identity has already, whatever its name, or a new one named after ``telling``."""
+    new = sweep / f"{readable(telling, 'default')}-{job.identity}"
+    return dataclasses.replace(job, folder=known.get(job.identity, new))
+
+
+def folders_by_identity(sweep: Path) -> dict[str, Path]:
+    """The folders of jobs that a sweep has already."""
+    return {folder.name.rsplit("-", 1)[-1]: folder for folder in job_folders(sweep)}
 
 
 def plain(value: Any) -> Any:

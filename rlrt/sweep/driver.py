@@ -126,6 +126,7 @@ class Driver:
             self._add(self.source.begin())
             self._recover()
             self._loop()
+            self.launcher.settle()
             closing = self.source.close(self._ended)
             return self._close(closing)
         finally:

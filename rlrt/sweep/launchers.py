@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.sweep import worker
 
+SETTLE_S = 70.0
+"""Longer than a run gives MLflow for its last words."""
 MOST_JOBS = 1_000_000
 """More jobs than any sweep has: SLURM holds the queue."""
 YEAR_MIN = 60 * 24 * 365
@@ -43,7 +46,7 @@ class LocalLauncher:
         return self.n_jobs - alive
 
     def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
-        """Start a process for every folder; returns no ids. Ctrl-C reaches the workers, which save, but not submitit's own processes."""
+        """Start a process for every folder; there are no ids. Ctrl-C reaches the workers, which save, not submitit."""
         import submitit
 
         threads = self.threads_per_job or max(1, (os.cpu_count() or 1) // self.n_jobs)
@@ -54,6 +57,12 @@ class LocalLauncher:
         for folder in folders:
             self._running[folder] = executor.submit(self.work, str(folder))
         return {}
+
+    def settle(self, seconds: float = SETTLE_S) -> None:
+        """Wait a little for processes whose run has ended and that still talk to MLflow."""
+        end = time.monotonic() + seconds
+        while any(self.says().values()) and time.monotonic() < end:
+            time.sleep(0.1)
 
     def says(self) -> dict[Path, str]:
         """``RUNNING`` for every process started here, also before it holds its job's lease; empty for those that ended."""
@@ -97,6 +106,9 @@ class SlurmLauncher:
     def room(self, alive: int) -> int:
         """How many more jobs may be submitted beside ``alive`` ones: SLURM itself lets ``array_parallelism`` run."""
         return MOST_JOBS - alive
+
+    def settle(self) -> None:
+        """Jobs on SLURM need nobody to wait for them."""
 
     def says(self) -> dict[Path, str]:
         """Nothing: ``slurm_states`` tells of jobs by their ids, whichever driver submitted them."""

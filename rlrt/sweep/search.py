@@ -1,7 +1,7 @@
 """A search: Optuna proposes, the sweep's driver runs, and what the jobs report decides what is pruned.
 
-Only the driver writes the study. Jobs write their records as always, and the driver reads them while they grow: so pruning works
-the same from SLURM jobs, a job needs no Optuna, and a trial can be the mean over several seeds. A trial's jobs are found
+Only the driver writes the study. Jobs write their records as always, and the driver reads them while they grow: so pruning
+works the same from SLURM jobs, a job needs no Optuna, and a trial can be the mean over several seeds. A trial's jobs are found
 again by their folders, so a driver that takes over goes on with the trials that it finds running.
 """
 

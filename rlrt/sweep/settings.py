@@ -15,6 +15,7 @@ from rlrt.identity import identity
 from rlrt.keys import key
 from rlrt.statistics import ladder
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
+from rlrt.sweep.plan import Job
 from rlrt.sweep.search import Plan
 from rlrt.sweep.space import described, space_of
 
@@ -67,7 +68,7 @@ def grid_of(values: Mapping[str, Any]) -> GridKeys:
 def search_of(
     values: Mapping[str, Any],
     arguments: Sequence[str],
-    compose: Callable[[Sequence[str]], Any],
+    job: Callable[[Sequence[str]], Job],
     launcher: Launcher,
 ) -> tuple[Plan, list[str], int]:
     """The search that ``hydra.sweeper`` describes: (plan, overrides shared by all trials, ``max_retries``).
@@ -79,7 +80,7 @@ def search_of(
     refuse_unknown(values, fields_of(SearchKeys), where)
     keys: SearchKeys = typed(SearchKeys, values, where)
     fixed, space = space_of(keys.params or {}, [a for a in arguments if not a.startswith("trial.")])
-    settings = load(compose([*fixed, *[a for a in arguments if a.startswith("trial.")]]))
+    settings = load(job([*fixed, *[a for a in arguments if a.startswith("trial.")]]).plain)
     objectives, directions = objectives_of(keys, settings)
     refuse_impossible(keys, objectives, settings, launcher)
     seeds = settings.trial.seeds or []

@@ -107,8 +107,9 @@ def from_grammar(override: Any) -> Any:
     where, value = override.get_key_element(), override.value()
     tags = set(getattr(value, "tags", ()))
     if isinstance(value, IntervalSweep):
+        bounds = [float(bound or 0) for bound in (value.start, value.end)]  # Hydra's own are numbers of any kind
         whole = "int" in tags
-        low, high = (bound if whole else float(bound or 0) for bound in (value.start, value.end))
+        low, high = (int(bound) if whole and bound.is_integer() else bound for bound in bounds)
         section = {"type": "int" if whole else "float", "low": low, "high": high, "log": "log" in tags}
         return from_section(where, section)
     if isinstance(value, RangeSweep):

@@ -101,6 +101,104 @@ def test_killed_jobs_and_drivers_cost_nothing(tmp_path):
     assert "2 finished" in output
 
 
+def test_a_job_and_its_driver_killed_at_once(tmp_path):
+    arguments = ("-m", "method=rlrt", "seed=0,1", "train.steps=30", "train.save_every=5", *SMALL)
+    driver = start(tmp_path, *arguments)
+    worker = wait_for(lambda: running_pid(tmp_path, 7))
+    os.kill(driver.pid, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    driver.communicate()
+    code, output = run(tmp_path, *arguments)
+    assert code == 0, output
+    assert {(s["state"], s["step"]) for s in summaries(tmp_path).values()} == {("finished", 30)}
+    retries = [json.loads(f.read_text())["retries"] for f in only(tmp_path).glob("*/job.json")]
+    assert sum(retries) >= 1
+
+
+def test_a_job_that_dies_before_its_first_word_is_not_started_for_ever(tmp_path):
+    arguments = ("-m", "method=grpo", "seed=0", "train.steps=2", *SMALL, "hydra.sweeper.max_retries=1")
+    code, output = run(tmp_path, *arguments, PYTHONPATH=str(dying(tmp_path)))
+    assert code == 1, output
+    assert "ended without a word" in output
+    assert "tried 2 times; a larger hydra.sweeper.max_retries" in output
+
+
+def dying(tmp_path):
+    """A folder whose sitecustomize ends submitit's processes at once, as a broken environment on a node would."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys\nif 'submitit.core._submit' in ' '.join(sys.orig_argv): os._exit(9)\n"
+    )
+    return folder
+
+
+def test_a_whole_sweep_anew(tmp_path):
+    arguments = ("-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL)
+    assert run(tmp_path, *arguments)[0] == 0
+    code, output = run(tmp_path, *arguments, "resume=never")
+    assert code == 0, output
+    assert len(list(only(tmp_path).glob("*.old-1/metrics.jsonl"))) == 2
+    assert output.count("the earlier run was moved to") == 2
+    assert json.loads(next(only(tmp_path).glob("seed=0*/job.json")).read_text())["plain"]["resume"] == "auto"
+
+
+def test_must_resume_refuses_before_anything_starts(tmp_path):
+    code, output = run(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "resume=must")
+    assert code == 2
+    assert "error: resume=must: expected a good checkpoint" in output
+    assert not list((tmp_path / "outputs").rglob("summary.json"))
+
+
+SEARCH = (
+    "-m", "hydra/sweeper=optuna", "method=rlrt", "method.lambda_init=interval(0,1)", "train.steps=12", "train.eval_every=3",
+    "train.prompts_per_step=2", "eval.prompts=16", "tracking=none", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2",
+)  # fmt: skip
+
+
+def trial_states(sweep):
+    import optuna
+
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(sweep / "study.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return [t.state.name for t in optuna.load_study(study_name=name, storage=storage).trials]
+
+
+def test_a_search_survives_its_driver(tmp_path):
+    driver = start(tmp_path, *SEARCH)
+    wait_for(lambda: running_pid(tmp_path, 1))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    code, output = run(tmp_path, *SEARCH)
+    assert code == 0, output
+    assert trial_states(only(tmp_path)) == ["COMPLETE"] * 4
+    assert len(list(only(tmp_path).glob("*/job.json"))) == 4  # each trial once
+    assert json.loads((only(tmp_path) / "best.json").read_text())["best"][0]["params"]
+    before = {f: f.stat().st_mtime_ns for f in only(tmp_path).glob("*/metrics.jsonl")}
+    code, output = run(tmp_path, *SEARCH)
+    assert code == 0, output
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+
+
+def test_a_search_prunes_jobs_while_they_run(tmp_path):
+    """A threshold that every trial is under at once: pruned at the first report, long before the last step."""
+    pruner = ("hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.lower=2.0")
+    code, output = run(
+        tmp_path,
+        *SEARCH,
+        "train.steps=400",
+        "train.save_every=0",
+        *pruner,
+        "trial.seeds=[0,1]",
+        "hydra.sweeper.n_trials=2",
+    )
+    assert code == 1, output  # nothing came to an end: no best trial
+    assert trial_states(only(tmp_path)) == ["PRUNED", "PRUNED"]
+    states = summaries(tmp_path)
+    assert {s["state"] for s in states.values()} == {"pruned"}
+    assert all(s.get("step", 0) < 400 for s in states.values())
+
+
 def test_failures_are_named_and_retried_only_where_it_may_help(tmp_path):
     (tmp_path / "flaky.py").write_text(FLAKY)
     arguments = ("-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "method.credit=flaky.Flaky")

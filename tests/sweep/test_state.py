@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,10 +10,9 @@ import time
 
 import pytest
 
-from rlrt.sweep.driver import slurm_aware
 from rlrt.sweep.lease import Held, held, hold, holder
-from rlrt.sweep.state import job_state, last_record, planned_steps
-from rlrt.sweep.table import shortened, table
+from rlrt.sweep.state import Follower, job_state, last_records, planned_steps, seconds_left
+from rlrt.sweep.table import Row, shortened, table
 
 HOLDER = """
 import sys, time
@@ -82,8 +82,10 @@ def test_a_held_lease_means_running_whatever_the_summary_says(tmp_path):
 @pytest.mark.parametrize(
     ("says", "name", "again"),
     [
-        ("PENDING", "running", False),
-        ("REQUEUED", "running", False),
+        ("PENDING", "queued", False),
+        ("REQUEUED", "queued", False),
+        ("RUNNING", "running", False),
+        ("COMPLETING", "running", False),
         ("FAILED", "lost", True),
         ("NODE_FAIL", "lost", True),
         ("OUT_OF_MEMORY", "failed", False),
@@ -91,12 +93,20 @@ def test_a_held_lease_means_running_whatever_the_summary_says(tmp_path):
     ],
 )
 def test_what_slurm_says_counts(tmp_path, says, name, again):
-    folder = write(tmp_path / "job", {"state": "running"}, slurm_id="7_1")
-    state = slurm_aware(folder, {"7_1": says} if says else {})
+    folder = write(tmp_path / "job", {"state": "running"})
+    state = job_state(folder, says)
     assert state.name == name
     assert state.runnable(max_retries=2) == again
-    finished = write(tmp_path / "done", {"state": "finished"}, slurm_id="7_1")
-    assert slurm_aware(finished, {"7_1": "COMPLETING"}).name == "finished"
+    finished = write(tmp_path / "done", {"state": "finished"})
+    assert job_state(finished, "COMPLETING").name == "finished"
+
+
+@pytest.mark.parametrize(("says", "name"), [(None, "queued"), ("", "lost"), ("FAILED", "lost"), ("PENDING", "queued")])
+def test_a_job_that_was_submitted_and_never_began_is_lost(tmp_path, says, name):
+    """Or a sweep whose jobs die before their first word would submit them for ever."""
+    state = job_state(write(tmp_path / "job"), says)
+    assert state.name == name
+    assert not job_state(write(tmp_path / "tired", retries=2), "").runnable(max_retries=2)
 
 
 @pytest.mark.parametrize("broken", ["{broken", "[]", ""])
@@ -115,17 +125,37 @@ def test_a_job_whose_files_cannot_be_read_is_named_and_left(tmp_path, broken):
 def test_the_last_record_is_read_from_the_end(tmp_path):
     lines = [json.dumps({"step": s, "pad": "x" * 1000}) for s in range(200)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 200, "rew')
-    assert last_record(tmp_path)["step"] == 199
-    assert last_record(tmp_path / "nothing") == {}
+    assert last_records(tmp_path)[-1]["step"] == 199
+    assert 50 < len(last_records(tmp_path)) < 70  # 64 KiB of 1 KB lines
+    assert last_records(tmp_path / "nothing") == []
 
 
 def test_the_table_fits_a_terminal(tmp_path):
     name = "method=rlrt,seed=0," + "train.steps=3," * 5 + "-1e767862ff18"
     state = job_state(write(tmp_path / "job"))
-    text = table([(name, state, {"step": 3, "reward/mean": 0.5}, 150)])
+    records = [{"step": 2, "reward/mean": 0.5, "time/step_s": 1.0}, {"step": 3, "reward/mean": 0.5, "time/step_s": 2.0}]
+    text = table([Row(name, dataclasses.replace(state, name="interrupted"), records, 150)])
     assert all(len(line) <= 80 for line in text.splitlines())
     assert shortened(name).endswith("1e767862ff18")
     assert "3/150   0.500" in text
+    running = table([Row(name, dataclasses.replace(state, name="running"), records, 150)])
+    assert running.splitlines()[-1].endswith("3m40s")  # 147 steps of 1.5 s
+    assert seconds_left([], 150) is None
+
+
+def test_a_record_is_followed_as_it_grows_and_when_it_is_cut(tmp_path):
+    file, follower = tmp_path / "metrics.jsonl", Follower(tmp_path)
+    assert follower.new() == []
+    file.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert follower.new() == [{"step": 1}, {"step": 2}]
+    assert follower.new() == []
+    with file.open("a") as handle:
+        handle.write('ep": 3}\n')
+    assert follower.new() == [{"step": 3}]
+    cut = tmp_path / "cut"  # what JsonLines.cut_after does: another file under the same name
+    cut.write_text('{"step": 1}\n')
+    cut.replace(file)
+    assert follower.new() == [{"step": 1}]
 
 
 def test_reading_a_thousand_jobs_is_quick(tmp_path):

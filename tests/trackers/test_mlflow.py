@@ -76,16 +76,16 @@ def test_parallel_first_starts_do_not_race(tmp_cwd, uri):
     failures: list[str] = []
 
     def start(i):
-        tracker = MlflowTracker(uri, "e", str(tmp_cwd / "a"), None, f"r{i}", {}, {"p": "1"}, failures.append)
+        tracker = MlflowTracker(uri, "e", str(tmp_cwd / "a"), None, f"k{i}", f"r{i}", {}, {"p": "1"}, failures.append)
         tracker.metrics(1, {"x": float(i)})
         assert tracker.close("FINISHED")
         return tracker.run_id
 
-    with ThreadPoolExecutor(4) as pool:
-        ids = list(pool.map(start, range(4)))
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(start, range(8)))
     assert failures == []
-    assert len(set(ids)) == 4
-    assert {client(uri).get_run(i).data.metrics["x"] for i in ids} == {0.0, 1.0, 2.0, 3.0}
+    assert len(set(ids)) == 8
+    assert {client(uri).get_run(i).data.metrics["x"] for i in ids} == {float(i) for i in range(8)}
 
 
 @pytest.mark.parametrize("bad", ["redis://x", "sqlite:///", "file:///tmp/x", "outputs/mlflow.db", "", "sqlit:///x"])

@@ -1,0 +1,29 @@
+"""Bit-exact resume at seeded moments: 20 kills for RLRT, 3 for every other method; ``make torture`` does 20 for all."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers import METHODS
+from tests.kills.lives import torture, uninterrupted
+
+pytestmark = pytest.mark.kills
+CASES = [(method, number) for method in METHODS for number in range(20 if method == "rlrt" else 3)]
+
+
+@pytest.fixture(scope="module")
+def wholes(tmp_path_factory):
+    """The uninterrupted runs, made when first asked for."""
+    known: dict[str, dict] = {}
+
+    def whole(method):
+        if method not in known:
+            known[method] = uninterrupted(method, tmp_path_factory.mktemp("whole") / method)
+        return known[method]
+
+    return whole
+
+
+@pytest.mark.parametrize(("method", "number"), CASES)
+def test_killed_and_resumed_to_the_bit(tmp_path, wholes, method, number):
+    print(torture(method, number, tmp_path / "run", wholes(method)))
