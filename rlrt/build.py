@@ -245,11 +245,10 @@ def execute(
         monitor.close("KILLED", HURRY_S)
         raise
     except BaseException as error:
+        told = full_disk(folder) if is_full_disk(error) else error  # first: it frees what the state needs
         note(folder, "failed", error=f"{type(error).__name__}: {error}")
         monitor.close("FAILED")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise full_disk(folder) from None
-        raise
+        raise told from None if told is not error else error.__cause__
     if shown:
         shown.end()
     early = "pruned" if folder.prune_asked() else "interrupted"
@@ -264,6 +263,12 @@ def note(folder: RunFolder, state: str, **more: Any) -> None:
         folder.set_state(state, **more)
     except OSError as error:
         log.error("%s cannot be written (%s)", folder.path / "summary.json", error.strerror)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that the disk takes no more; safetensors says it in words alone."""
+    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return by_number or "os error 28" in str(error)
 
 
 def full_disk(folder: RunFolder) -> DiskFull:

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, wait_for
+from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, trial_states, wait_for
 from tests.test_resume import numbers
 
 pytestmark = pytest.mark.slurm
@@ -123,3 +123,84 @@ def test_cancel(tmp_path):
 
 
 QUEUE = ["squeue", "-h", "-t", "PENDING,RUNNING,COMPLETING", "-j"]
+
+
+PREEMPTED = ("method=rlrt", "seed=5", "train.steps=60", "train.prompts_per_step=8", *SMALL[1:])
+"""A run of some 15 seconds, to be disturbed in several ways."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    code, output = run(folder, *PREEMPTED, "train.save_every=0", f"hydra.run.dir={folder}/run")
+    assert code == 0, output
+    return numbers(folder / "run")
+
+
+@pytest.mark.parametrize("number", ["USR2", "TERM"])
+def test_a_signal_saves_requeues_and_goes_on(tmp_path, undisturbed, number):
+    """``scancel --signal``, as SLURM sends it before a preemption with some grace; nothing else was saved before."""
+    driver = start(tmp_path, "-m", *PREEMPTED, "train.save_every=0", *SLURM)
+    wait_for(lambda: steps_done(tmp_path, "rlrt") > 5)
+    subprocess.run(["scancel", f"--signal={number}", str(slurm_id(tmp_path, "rlrt"))], check=True)
+    code, output = finish(driver, 200)
+    assert code == 0, output
+    (job,) = only(tmp_path).glob("*/job.json")
+    log = (job.parent / "log.txt").read_text()
+    assert "requeued as" in log
+    assert json.loads(job.read_text())["retries"] == 0
+    assert submissions(tmp_path) == 1
+    assert numbers(job.parent) == undisturbed
+
+
+def test_a_job_of_higher_priority_takes_the_node_and_gives_it_back(tmp_path, undisturbed):
+    """Plain preemption: SIGTERM, SIGKILL a few seconds later, and SLURM itself queues the job again."""
+    driver = start(tmp_path, "-m", *PREEMPTED, "train.save_every=5", *SLURM)
+    wait_for(lambda: steps_done(tmp_path, "rlrt") > 7)
+    subprocess.run(
+        ["srun", "-p", "urgent", "--exclusive", "-t1", "sleep", "3"], check=True, capture_output=True, timeout=90
+    )
+    code, output = finish(driver, 200)
+    assert code == 0, output
+    (job,) = only(tmp_path).glob("*/job.json")
+    assert (job.parent / "log.txt").read_text().count("Going on from") >= 1
+    assert submissions(tmp_path) == 1
+    assert numbers(job.parent) == undisturbed
+
+
+def test_a_job_that_was_cancelled_is_left_alone_until_the_command_comes_again(tmp_path):
+    command = ("-m", "method=grpo", "seed=0,1", "train.steps=60", "train.save_every=5", *SMALL, *SLURM)
+    driver = start(tmp_path, *command)
+    wait_for(lambda: steps_done(tmp_path, "seed=0") > 7)
+    subprocess.run(["scancel", str(slurm_id(tmp_path, "seed=0"))], check=True)
+    code, output = finish(driver, 200)
+    assert code == 1, output
+    assert "it was cancelled; the same command goes on with it" in output
+    assert submissions(tmp_path) == 1
+    code, output = run(tmp_path, *command, timeout=200)
+    assert code == 0, output
+    assert "2 finished" in output
+
+
+def test_a_search_runs_and_prunes_on_slurm(tmp_path):
+    """A learning rate that learns and one that destroys: the second is pruned while it runs."""
+    code, output = run(
+        tmp_path, "-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "train.lr=1e-3,9.0",
+        "method=grpo", "train.steps=60", "train.prompts_per_step=4", "train.eval_every=5", "eval.prompts=32", "tracking=none",
+        "hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.lower=0.1", *SLURM,
+        "hydra.sweeper.n_jobs=2", timeout=300,
+    )  # fmt: skip
+    assert code == 0, output
+    assert sorted(trial_states(only(tmp_path))) == ["COMPLETE", "PRUNED"]
+    best = json.loads((only(tmp_path) / "best.json").read_text())["best"]
+    assert best[0]["overrides"] == ["train.lr=0.001"]
+    pruned = [s for s in summaries(tmp_path).values() if s["state"] == "pruned"]
+    assert [s["step"] < 60 for s in pruned] == [True]
+
+
+def test_what_sbatch_refuses_is_one_sentence(tmp_path):
+    code, output = run(tmp_path, "-m", "method=grpo", *SMALL, *SLURM, "hydra.launcher.partition=nothing")
+    assert code == 2
+    assert "error: hydra/launcher=slurm: sbatch refused the jobs: " in output
+    assert "invalid partition" in output
+    assert "Traceback" not in output

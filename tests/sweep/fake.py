@@ -1,0 +1,54 @@
+"""A launcher whose jobs are folders that say so: what a driver costs without what its jobs cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlrt.folder import write_json
+from rlrt.sweep.plan import Job
+
+
+class FolderLauncher:
+    """Jobs "run" for ``ticks`` looks of the driver, then their folders say finished.
+
+    Args:
+        at_once: jobs that may be alive at a time.
+        ticks: looks for which a job is alive.
+    """
+
+    outlives_driver = False
+
+    def __init__(self, at_once: int, ticks: int = 1) -> None:
+        self.at_once, self.ticks = at_once, ticks
+        self._left: dict[Path, int] = {}
+        self.started: list[Path] = []
+
+    def room(self, alive: int) -> int:
+        return self.at_once - alive
+
+    def settle(self) -> None:
+        pass
+
+    def says(self) -> dict[Path, str]:
+        found = {}
+        for folder in list(self._left):
+            self._left[folder] -= 1
+            if self._left[folder] < 0:
+                del self._left[folder]
+                write_json(folder / "summary.json", {"state": "finished", "step": 1, "final": {}})
+                found[folder] = ""
+            else:
+                found[folder] = "RUNNING"
+        return found
+
+    def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
+        self.started += folders
+        self._left |= dict.fromkeys(folders, self.ticks)
+        return {}
+
+
+def many_jobs(sweep: Path, count: int) -> list[Job]:
+    """Jobs whose configs hold no more than a driver reads."""
+    plain = {"train": {"steps": 1}, "resume": "auto", "tracking": {"uri": None}}
+    return [Job(sweep / f"seed={i}-{i:012x}", (f"seed={i}",), plain, {}, f"{i:012x}") for i in range(count)]
