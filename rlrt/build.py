@@ -349,7 +349,7 @@ def write_papers(settings: Settings, folder: RunFolder) -> None:
     folder.write_manifest(
         identity=identity(settings.plain),
         choices=settings.names,
-        overrides=settings.overrides,
+        overrides=redacted(settings.overrides),
         seed=settings.seed,
         **environment(),
         **git_state(PACKAGE),

@@ -13,6 +13,7 @@ from typing import Any
 from rlrt.errors import UserError, nearest
 from rlrt.hydra_setup import CONFIG, GROUPS, SWEEPS, composed_keys, hydra_keys, register
 from rlrt.identity import readable, sweep_hash
+from rlrt.rerun import expand
 from rlrt.stop import StopFlag
 
 log = logging.getLogger("rlrt")
@@ -195,11 +196,15 @@ def main() -> None:
     import hydra
 
     register()
-    arguments = sys.argv[1:]
+    codes = Codes()
+    arguments: list[str] = []
+    refused = guarded(lambda: arguments.extend(expand(sys.argv[1:])), sys.argv[1:])
+    if refused:
+        sys.exit(refused)
+    sys.argv[1:] = arguments  # hydra.main reads it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
     os.environ["RLRT_SWEEP_NAME"] = f"{readable(overrides, 'sweep')}-{sweep_hash(overrides)}"
-    codes = Codes()
 
     def task(config: Any) -> float | None:
         return job(config, codes)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlrt.build import execute
+from rlrt.config.load import load
+from rlrt.errors import UserError
+from rlrt.hydra_setup import composed
+from rlrt.identity import identity
+from rlrt.rerun import expand, grammar
+from tests.test_command import command
+
+SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "train.eval_every=0", "tracking=none")
+TYPED = ("method=rlrt", "method.lambda_init=0.3", "teacher.template='{prompt}|it\\'s {solution}'", "seed=3", *SMALL)
+
+
+def config(overrides):
+    return OmegaConf.to_container(composed(overrides), resolve=True)
+
+
+@pytest.fixture
+def stored(tmp_cwd):
+    folder = tmp_cwd / "outputs" / "runs" / "mine"
+    execute(load(composed(TYPED), overrides=TYPED), folder, lambda line: None, lambda: False)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["mine", "outputs/runs/mine"])
+def test_a_stored_config_again(stored, name):
+    again = expand([f"+from={name}"])
+    assert identity(config(again)) == identity(config(TYPED))
+
+
+def test_defaults_that_changed_since_do_not_change_the_rerun(stored):
+    file = stored / "config.yaml"
+    plain = OmegaConf.to_container(OmegaConf.load(file))
+    plain["train"]["beta2"], plain["engine"]["max_new_tokens"] = 0.5, 31  # as if these had been the defaults then
+    plain["teacher"]["template"] = "a'b\\'c\n{prompt}{solution}\\"
+    file.write_text(OmegaConf.to_yaml(plain))
+    again = config(expand([f"+from={stored}", "train.beta2=0.7"]))
+    assert again["engine"]["max_new_tokens"] == 31
+    assert again["train"]["beta2"] == 0.7  # typed
+    assert again["method"]["lambda_init"] == 0.3
+    assert again["teacher"]["template"] == plain["teacher"]["template"]
+
+
+def test_another_method_takes_its_own_keys(stored):
+    again = config(expand([f"+from={stored}", "method=grpo", "seed=4"]))
+    assert (again["method"]["name"], again["seed"], again["train"]["steps"]) == ("grpo", 4, 2)
+    assert "lambda_init" not in again["method"]
+
+
+def test_a_study_is_left_out_and_its_values_kept(stored):
+    papers = json.loads((stored / "manifest.json").read_text())
+    papers["overrides"].append("+sweep=optuna_rlrt")
+    (stored / "manifest.json").write_text(json.dumps(papers))
+    assert not any(a.startswith("+sweep") for a in expand([f"+from={stored}"]))
+
+
+def test_nothing_to_rerun_is_one_sentence(stored):
+    for bad in ("nowhere", "outputs", "*"):
+        if bad == "*":
+            (stored.parent / "other").mkdir()
+            for name in ("config.yaml", "manifest.json"):
+                (stored.parent / "other" / name).write_text("{}")
+        with pytest.raises(UserError, match=r"expected the folder of one run"):
+            expand([f"+from={bad}"])
+    with pytest.raises(UserError, match="expected one run, got 2"):
+        expand(["+from=a", "+from=b"])
+
+
+def test_the_command_and_a_sweep_over_it(stored, tmp_cwd):
+    done = command("+from=mine", "seed=9", *SMALL, cwd=tmp_cwd)
+    assert done.returncode == 0, done.stderr
+    assert "finished after 2 steps" in done.stdout
+    done = command("-m", "+from=mine", "seed=7,8", "--cfg", "job", cwd=tmp_cwd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("lambda_init: 0.3") == 2
+    done = command("+from=nowhere", cwd=tmp_cwd)
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+
+
+def test_text_survives_the_grammar():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parse = OverridesParser.create().parse_override
+    for text in ("a", "a'b", "a\\", "a\\'b", "{x}>", "a\nb", "", "null", "1", "${x}", "\\n", "a\\\\'"):
+        value = parse(f"k={grammar(text)}").value()
+        assert getattr(value, "text", value) == text  # Hydra keeps the quotes of a quoted text beside it
+    for value in (1e-05, True, None, 3):
+        assert parse(f"k={grammar(value)}").value() == value
