@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check slurm test-slurm setup format clean
+.PHONY: run test check slurm test-slurm test-kills torture bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -23,6 +23,17 @@ slurm:
 
 test-slurm: setup slurm
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
+test-kills: setup
+	$(BIN)/python -m pytest -n 2 -m kills tests/kills
+
+torture: setup
+	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md
+
+# what the orchestration costs; figures in docs/LOG.md
+bench-orchestration: setup
+	$(BIN)/python benchmarks/orchestration.py
 
 setup: $(STAMP)
 

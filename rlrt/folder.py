@@ -89,6 +89,13 @@ class RunFolder:
         """Leave a mark that the run should end, for good, at its next step boundary: a search no longer wants it."""
         (self.path / PRUNE).touch()
 
+    def revive(self) -> None:
+        """Take that mark away: the run is wanted whole after all, and goes on from what it saved."""
+        if self.prune_asked():
+            (self.path / PRUNE).unlink()
+            if self.summary().get("state") == "pruned":
+                self.set_state("interrupted")
+
     def prune_asked(self) -> bool:
         """Whether such a mark is there."""
         return (self.path / PRUNE).exists()

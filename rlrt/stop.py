@@ -7,7 +7,11 @@ from typing import Any
 
 
 class StopFlag:
-    """Turns SIGINT, SIGTERM and SIGUSR2 into a request to save at the next step boundary; a second one acts at once."""
+    """Turns SIGINT, SIGTERM and SIGUSR2 into a request to save at the next step boundary.
+
+    A Ctrl-C after that acts at once: a person is in a hurry. SLURM's second signal, at the limit itself, is no reason to tear
+    a checkpoint that is being written.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -28,6 +32,8 @@ class StopFlag:
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.signal is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         self.signal = number
-        print(f"\n{signal.Signals(number).name}: saving at the end of this step; once more to stop at once", flush=True)
+        print(f"\n{signal.Signals(number).name}: saving at the end of this step; Ctrl-C then stops at once", flush=True)

@@ -23,7 +23,7 @@ from rlrt.sweep.lease import Held, hold
 from rlrt.sweep.parent import bring, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import JobState, job_state, last_records, planned_steps
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.stop import scancel
 from rlrt.sweep.table import Live, Row, table
 
@@ -136,7 +136,8 @@ class Driver:
                     parent.tag(name, value)
                 if closing.metrics:
                     parent.metrics(closing.step, closing.metrics)
-                parent.close("KILLED" if self._stop else "FAILED" if closing.code else "FINISHED")
+                how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
+                parent.close("RUNNING" if self._alive else how)
 
     def _loop(self) -> None:
         while True:
@@ -161,6 +162,8 @@ class Driver:
             if job.folder in self._entries:
                 continue
             self._put_aside(job)
+            if not self.source.prunes and job.folder.is_dir():
+                RunFolder(job.folder).revive()
             job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
             spec = read_json(job.folder / SPEC)
             entry = Entry(job, spec, JobState("queued", 0, 0, "", "", {}))
@@ -201,11 +204,19 @@ class Driver:
                 entry.watched = True
                 continue
             del self._alive[folder]
-            cancelled = entry.watched and says.get(folder) == "CANCELLED" and not state.done
-            if state.runnable(self.max_retries) and not cancelled:
+            if self._again(entry, state, says.get(folder)):
                 self._waiting[folder] = entry
             else:
                 self._end(folder, state)
+
+    def _again(self, entry: Entry, state: JobState, says: str | None) -> bool:
+        """Whether a job that is not alive should be started."""
+        if entry.watched and says == "CANCELLED":
+            return False
+        roomier = state.failure == "memory" and entry.spec.get("place") not in (None, self.launcher.place())
+        if state.failure in LATER or roomier:
+            return not entry.watched  # the command came again: something may have been done about it
+        return state.runnable(self.max_retries)
 
     def _end(self, folder: Path, state: JobState) -> None:
         self._ended[folder] = self._entries[folder].state = state
@@ -253,7 +264,7 @@ class Driver:
             again = self._entries[folder].state.name in ("failed", "lost")
             where = {"slurm_name": name, "slurm_place": place_in(folders, index)} if slurm else {"slurm_name": None}
             retries = int(self._entries[folder].spec.get("retries", 0)) + again
-            self._note(folder, retries=retries, slurm_id=None, **where)
+            self._note(folder, retries=retries, slurm_id=None, place=self.launcher.place(), **where)
         ids = self.launcher.submit(folders, self.sweep, name)
         for folder in folders:
             if folder in ids:
@@ -315,6 +326,8 @@ class Driver:
         if state.name == "interrupted":
             return "it was cancelled; the same command goes on with it"
         why = state.error or f"its process ended without a word, see {self.sweep / 'submitit'}"
+        if state.failure in LATER:
+            return f"{why}; the same command tries it again; log: {folder / 'log.txt'}"
         tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
         return f"{why}; log: {folder / 'log.txt'}{tried if state.retries >= self.max_retries else ''}"
 

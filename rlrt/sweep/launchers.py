@@ -5,7 +5,6 @@ Each launcher is a dataclass whose fields are the keys of ``hydra.launcher.*``.
 
 from __future__ import annotations
 
-import getpass
 import os
 import re
 import secrets
@@ -58,6 +57,10 @@ class LocalLauncher:
             self._running[folder] = executor.submit(self.work, str(folder))
         return {}
 
+    def place(self) -> str:
+        """What bounds the memory of a job: one that ran out of it may be tried in another place."""
+        return f"local, {self.n_jobs} at a time"
+
     def settle(self, seconds: float = SETTLE_S) -> None:
         """Wait a little for processes whose run has ended and that still talk to MLflow."""
         end = time.monotonic() + seconds
@@ -92,11 +95,16 @@ class SlurmLauncher:
     outlives_driver = True
 
     def check(self) -> None:
-        """Refuse to go on where there is no SLURM.
+        """Refuse to go on where there is no SLURM, or no time between a job's start and its signal to save.
 
         Raises:
-            UserError: saying how to run here.
+            UserError: saying what to do.
         """
+        if self.signal_delay_s >= self.timeout_min * 60:
+            raise UserError(
+                f"hydra.launcher.signal_delay_s: expected fewer seconds than the time limit ({self.timeout_min} min), got "
+                f"{self.signal_delay_s}."
+            )
         if not self.dry_run and shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm: expected SLURM's sbatch on this machine, found none; leave hydra/launcher out to run "
@@ -106,6 +114,10 @@ class SlurmLauncher:
     def room(self, alive: int) -> int:
         """How many more jobs may be submitted beside ``alive`` ones: SLURM itself lets ``array_parallelism`` run."""
         return MOST_JOBS - alive
+
+    def place(self) -> str:
+        """What bounds the memory of a job: one that ran out of it may be tried in another place."""
+        return f"slurm, {self.partition}, {self.mem_gb} GB, {self.gpus_per_node} GPUs"
 
     def settle(self) -> None:
         """Jobs on SLURM need nobody to wait for them."""
@@ -209,7 +221,7 @@ def slurm_states(ids: Sequence[str]) -> dict[str, str] | None:
     """
     if not ids:
         return {}
-    lines = squeue("-r", "-u", getpass.getuser(), "-o", "%i|%T")
+    lines = squeue("-r", "-u", str(os.getuid()), "-o", "%i|%T")
     if lines is None:
         return None
     known = dict(line.split("|", 1) for line in lines if "|" in line)

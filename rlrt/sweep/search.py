@@ -86,6 +86,7 @@ class Search:
         self._sweep, self._plan, self._job = sweep, plan, job
         self._running: dict[int, Running] = {}
         self._study: Any = None
+        self.prunes = not str(plan.pruner.get("_target_", "")).endswith("NopPruner")
         self._told, self._lines = 0, list[str]()
         self._size = grid_size(plan.space) if is_grid(plan) else None
 

@@ -34,7 +34,13 @@ class Closing:
 
 
 class Source(Protocol):
-    """What a driver asks of a grid or of a search. It calls nothing of it but in its own thread."""
+    """What a driver asks of a grid or of a search.
+
+    Attributes:
+        prunes: whether a job that was pruned before is to stay so; otherwise it is wanted whole.
+    """
+
+    prunes: bool
 
     def begin(self) -> list[Job]:
         """The jobs there are when a driver starts."""
@@ -59,6 +65,8 @@ class Source(Protocol):
 
 class Grid:
     """A fixed list of jobs."""
+
+    prunes = False
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)

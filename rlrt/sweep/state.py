@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ TAIL = 65536
 """Bytes at the end of a record that are read for its last lines."""
 PERMANENT = ("config", "memory")
 """Kinds of failure that must come again: a bad config, too little memory."""
+LATER = ("input", "disk")
+"""Kinds of failure that come again until a person has done something (a model that cannot be loaded, a full disk): tried again
+when the command comes again, not before."""
 DONE = ("finished", "pruned")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 """States of ``squeue`` in which a job will run and does not yet."""
@@ -32,7 +36,7 @@ class JobState:
         name: queued, running, finished, failed, interrupted, pruned, or lost (it was running and its process is gone).
         step: updates done.
         retries: times it was started again after a failure or a lost process.
-        failure: kind of failure: config, memory, error; empty otherwise.
+        failure: kind of failure: config, memory, input, disk, error; empty otherwise.
         error: one line.
         final: final numbers.
         alive: whether a process runs it, or SLURM has it (name is then running, or queued while it waits there).
@@ -58,7 +62,7 @@ class JobState:
         if self.name in ("queued", "interrupted"):
             return True
         if self.name in ("failed", "lost"):
-            return self.failure not in PERMANENT and self.retries < max_retries
+            return self.failure not in (*PERMANENT, *LATER) and self.retries < max_retries
         return False
 
 
@@ -178,5 +182,5 @@ def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
 
 
 def job_folders(sweep: Path) -> list[Path]:
-    """Folders of a sweep's jobs, by name."""
-    return sorted(p.parent for p in sweep.glob(f"*/{SPEC}"))
+    """Folders of a sweep's jobs, by name; without those that ``resume=never`` put aside."""
+    return sorted(p.parent for p in sweep.glob(f"*/{SPEC}") if not re.search(r"\.old-\d+$", p.parent.name))

@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlrt.folder import read_json
+from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.lease import holder
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import LEASE, job_state
+from rlrt.sweep.state import ALIVE, LEASE, job_state
 
 
-def scancel(slurm_id: str) -> None:
-    """Cancel a job or an element of an array."""
-    subprocess.run(["scancel", slurm_id], capture_output=True, check=False)
+def scancel(*slurm_ids: str) -> None:
+    """Cancel jobs or elements of arrays."""
+    if slurm_ids:
+        subprocess.run(["scancel", *slurm_ids], capture_output=True, check=False)
 
 
 def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
@@ -26,18 +28,17 @@ def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
     Returns:
         how many jobs were told.
     """
-    told = 0
+    ids = {f: str(i) for f in folders if (i := read_json(f / SPEC).get("slurm_id")) and not job_state(f).done}
+    says = slurm_states(list(ids.values()))
+    there = [i for i in ids.values() if says is None or says[i] in ALIVE]
+    scancel(*there)
+    told = len(there)
     for folder in folders:
-        spec, state = read_json(folder / SPEC), job_state(folder)
-        if spec.get("slurm_id") and not state.done:
-            scancel(str(spec["slurm_id"]))
-        elif state.name == "running":
+        if folder not in ids and job_state(folder).name == "running":
             who = holder(folder / LEASE)
             if who.get("host") != socket.gethostname():
                 say(f"{folder.name} runs on {who.get('host')}: cancel it there")
                 continue
             os.kill(int(who["pid"]), signal.SIGTERM)
-        else:
-            continue
-        told += 1
+            told += 1
     return told

@@ -72,7 +72,7 @@ class Live:
 
     def _wipe(self) -> None:
         if self._lines:
-            self._out.write(f"\x1b[{self._lines}A\x1b[J")
+            self._out.write(f"\r\x1b[{self._lines}A\x1b[J")
             self._lines = 0
 
     def say(self, text: str) -> None:

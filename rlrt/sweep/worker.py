@@ -44,11 +44,12 @@ def _run(path: Path) -> str:
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    spec, place = read_json(path / SPEC), RunFolder(path)
+    spec, place, kind = read_json(path / SPEC), RunFolder(path), "config"
     try:
         with StopFlag() as stop:
             settings = load(spec["plain"], spec["choices"], spec["overrides"])
             leave_sqlite_to_the_driver(settings.tracking)
+            kind = "input"  # the config is right: what is refused now is what it names
             summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
         if summary["state"] == "interrupted" and stop.signal is not None:
             requeue(stop.signal)
@@ -57,7 +58,7 @@ def _run(path: Path) -> str:
         note(place, failure="disk", error=str(error))
         log.error("%s", error)
     except UserError as error:
-        note(place, failure="config", error=str(error))
+        note(place, failure=kind, error=str(error))
         log.error("%s", error)
     except Exception as error:
         kind = "memory" if is_out_of_memory(error) else "error"

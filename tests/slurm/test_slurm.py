@@ -12,6 +12,7 @@ import pytest
 
 from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, trial_states, wait_for
 from tests.test_resume import numbers
+from tests.trackers.test_mlflow import client
 
 pytestmark = pytest.mark.slurm
 
@@ -140,17 +141,22 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("number", ["USR2", "TERM"])
 def test_a_signal_saves_requeues_and_goes_on(tmp_path, undisturbed, number):
     """``scancel --signal``, as SLURM sends it before a preemption with some grace; nothing else was saved before."""
-    driver = start(tmp_path, "-m", *PREEMPTED, "train.save_every=0", *SLURM)
+    store = f"sqlite:///{tmp_path}/store.db"
+    driver = start(tmp_path, "-m", *PREEMPTED, "train.save_every=0", f"tracking.uri={store}", *SLURM)
     wait_for(lambda: steps_done(tmp_path, "rlrt") > 5)
     subprocess.run(["scancel", f"--signal={number}", str(slurm_id(tmp_path, "rlrt"))], check=True)
     code, output = finish(driver, 200)
     assert code == 0, output
     (job,) = only(tmp_path).glob("*/job.json")
-    log = (job.parent / "log.txt").read_text()
-    assert "requeued as" in log
+    assert "requeued as" in (job.parent / "log.txt").read_text()
     assert json.loads(job.read_text())["retries"] == 0
     assert submissions(tmp_path) == 1
     assert numbers(job.parent) == undisturbed
+    parent = json.loads((only(tmp_path) / "sweep.json").read_text())["mlflow_run_id"]
+    (child,) = client(store).search_runs(["1"], f"tags.mlflow.parentRunId = '{parent}'")  # one run for both lives
+    history = client(store).get_metric_history(child.info.run_id, "reward/mean")
+    assert sorted(m.step for m in history) == list(range(1, 61))
+    assert child.data.tags["rlrt.state"] == "finished"
 
 
 def test_a_job_of_higher_priority_takes_the_node_and_gives_it_back(tmp_path, undisturbed):

@@ -27,6 +27,9 @@ class FolderLauncher:
     def room(self, alive: int) -> int:
         return self.at_once - alive
 
+    def place(self) -> str:
+        return "nowhere"
+
     def settle(self) -> None:
         pass
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 import rlrt.sweep.driver
+from rlrt.folder import RunFolder, write_json
 from rlrt.sweep.driver import Driver
 from rlrt.sweep.launchers import array_limit, place_in
 from rlrt.sweep.source import Grid
@@ -41,3 +44,61 @@ def test_an_array_is_no_longer_than_the_cluster_takes(monkeypatch):
     assert array_limit() == 501
     assert place_in(["a"], 0) == ""
     assert place_in(["a", "b"], 1) == "_1"
+
+
+def failed(job, **why):
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_json(job.folder / "summary.json", {"state": "failed", "error": "e", **why})
+
+
+@pytest.mark.parametrize(
+    ("failure", "place", "again"),
+    [
+        ("error", None, True),
+        ("config", None, False),
+        ("memory", None, False),
+        ("memory", "nowhere", False),
+        ("memory", "elsewhere, smaller", True),
+        ("input", None, True),  # a person may have put the model there
+        ("disk", None, True),
+    ],
+)
+def test_what_failed_in_an_earlier_life_of_the_command(tmp_path, monkeypatch, failure, place, again):
+    monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
+    (job,) = many_jobs(tmp_path, 1)
+    failed(job, failure=failure)
+    job.write(place=place)
+    launcher = FolderLauncher(at_once=1)
+    code = Driver(tmp_path, Grid([job]), launcher, 1, {"uri": None}, io.StringIO()).run()
+    assert (code, len(launcher.started)) == ((0, 1) if again else (1, 0))
+
+
+@pytest.mark.parametrize(("failure", "starts"), [("error", 3), ("input", 1), ("disk", 1), ("memory", 1), ("config", 1)])
+def test_what_fails_now_is_tried_again_only_where_that_may_help(tmp_path, monkeypatch, failure, starts):
+    monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
+
+    class Failing(FolderLauncher):
+        def says(self):
+            found = super().says()
+            for folder in [f for f, word in found.items() if not word]:
+                write_json(folder / "summary.json", {"state": "failed", "failure": failure, "error": "planned"})
+            return found
+
+    (job,) = many_jobs(tmp_path, 1)
+    launcher, out = Failing(at_once=1), io.StringIO()
+    assert Driver(tmp_path, Grid([job]), launcher, 2, {"uri": None}, out).run() == 1
+    assert len(launcher.started) == starts
+    assert "planned" in out.getvalue()
+    assert "log.txt" in out.getvalue()
+
+
+def test_a_grid_wants_whole_what_a_search_has_pruned(tmp_path, monkeypatch):
+    monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
+    (job,) = many_jobs(tmp_path, 1)
+    place = RunFolder(job.folder)
+    place.ask_to_prune()
+    place.set_state("pruned", step=3)
+    launcher = FolderLauncher(at_once=1)
+    assert Driver(tmp_path, Grid([job]), launcher, 0, {"uri": None}, io.StringIO()).run() == 0
+    assert launcher.started == [job.folder]
+    assert not place.prune_asked()
