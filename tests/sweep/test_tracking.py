@@ -63,3 +63,19 @@ def test_secrets_of_a_job_are_for_its_owner_alone(tmp_cwd):
     job.write()
     job.write(retries=1)
     assert (tmp_cwd / "j" / "job.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_searchs_best_parameters_are_in_the_parent_and_its_trials_below(tmp_cwd, uri):
+    typed = [
+        "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "method=rlrt", "method.lambda_init=0.25,0.75", *SMALL,
+        f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s", "hydra.sweeper.objective=reward/mean",
+    ]  # fmt: skip
+    assert sweep(typed) == 0
+    parent = client(uri).get_run(json.loads((tmp_cwd / "s" / "sweep.json").read_text())["mlflow_run_id"])
+    best = json.loads((tmp_cwd / "s" / "best.json").read_text())["best"][0]
+    assert parent.data.tags["rlrt.best.method.lambda_init"] == str(best["params"]["method.lambda_init"])
+    assert parent.data.tags["rlrt.trials.complete"] == "2"
+    assert parent.data.metrics["best/reward_mean"] == best["values"]["reward/mean"]
+    runs = client(uri).search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
+    assert {r.data.tags["rlrt.trial"] for r in runs} == {"0", "1"}
+    assert {r.data.params["method.lambda_init"] for r in runs} == {"0.25", "0.75"}

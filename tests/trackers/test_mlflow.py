@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -105,3 +107,26 @@ def test_sqlite_paths_become_absolute(tmp_cwd):
     assert absolute("sqlite:///a/b.db") == f"sqlite:///{tmp_cwd}/a/b.db"
     assert absolute("sqlite:////a/b.db") == "sqlite:////a/b.db"
     assert absolute("http://h:1") == "http://h:1"
+
+
+STARTER = """
+import sys
+from rlrt.trackers.mlflow import MlflowTracker
+uri, artifacts, number = sys.argv[1:]
+said = []
+tracker = MlflowTracker(uri, "e", artifacts, None, f"k{number}", f"r{number}", {}, {"p": "1"}, said.append)
+tracker.metrics(1, {"x": float(number)})
+sys.exit(0 if tracker.close("FINISHED") and not said else f"{said}")
+"""
+
+
+def test_eight_processes_may_start_at_once_on_a_file_that_is_not_there(tmp_cwd, uri):
+    started = [
+        subprocess.Popen([sys.executable, "-c", STARTER, uri, str(tmp_cwd / "a"), str(i)], stderr=subprocess.PIPE)
+        for i in range(8)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    runs = client(uri).search_runs(["1"])
+    assert sorted(r.data.metrics["x"] for r in runs) == [float(i) for i in range(8)]
