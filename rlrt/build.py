@@ -31,6 +31,10 @@ from rlrt.trackers.mlflow import MlflowTracker
 from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
+MLFLOW_STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+"""MLflow's word for a state; KILLED for all others."""
+PATIENCE_S = 60.0
+"""Seconds that MLflow gets at a run's end."""
 HURRY_S = 20.0
 """Seconds that MLflow gets when a run must end: whoever sent the signal will not wait long."""
 
@@ -231,7 +235,7 @@ def execute(
     if newest is not None:
         say(f"Going on from {newest}")
     write_papers(settings, folder)
-    folder.set_state("running", step=position)
+    folder.set_state("running", step=position, mlflow_complete=False)
     tracker = open_mlflow(settings, folder, path.name, tags or {})
     shown = Progress(settings.train.steps) if progress else None
     monitor = Monitor(settings, folder, tracker, shown.show if shown else lambda step, metrics: None, log.warning)
@@ -242,12 +246,12 @@ def execute(
         reached = train(run)
     except KeyboardInterrupt:
         note(folder, "interrupted")
-        monitor.close("KILLED", HURRY_S)
+        end_mlflow(settings, folder, monitor, "interrupted")
         raise
     except BaseException as error:
         told = full_disk(folder) if is_full_disk(error) else error  # first: it frees what the state needs
         note(folder, "failed", error=f"{type(error).__name__}: {error}")
-        monitor.close("FAILED")
+        end_mlflow(settings, folder, monitor, "failed")
         raise told from None if told is not error else error.__cause__
     if shown:
         shown.end()
@@ -299,16 +303,18 @@ def replay(path: Path, uri: str | None = None) -> bool:
     plain: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
     manifest, spec = folder.manifest(), read_json(path / "job.json")
     settings = load_settings(plain, manifest.get("choices", {}), manifest.get("overrides", []))
-    settings.tracking.uri = uri or settings.tracking.uri
+    typed = spec.get("plain", {}).get("tracking", {}).get("uri")  # a sweep's job keeps it with its password
+    settings.tracking.uri = uri or typed or settings.tracking.uri
+    if "***" in str(settings.tracking.uri):
+        raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
     tracker = open_mlflow(settings, folder, path.name, spec.get("tags", {}))
     if tracker is None:
         return True
     monitor = Monitor(settings, folder, tracker, lambda step, metrics: None, log.warning)
     monitor.catch_up()
     monitor.send_samples()
-    state = str(folder.summary().get("state"))
-    monitor.close("FINISHED" if state in ("finished", "pruned") else "FAILED" if state == "failed" else "KILLED")
-    folder.set_state(state, mlflow_complete=monitor.complete)
+    monitor.close(MLFLOW_STATUS.get(str(folder.summary().get("state")), "KILLED"))
+    folder.note(mlflow_complete=monitor.complete)
     return monitor.complete
 
 
@@ -356,15 +362,24 @@ def write_papers(settings: Settings, folder: RunFolder) -> None:
     )
 
 
+def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
+    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another."""
+    hurry = state == "interrupted"
+    monitor.close(MLFLOW_STATUS.get(state, "KILLED"), HURRY_S if hurry else PATIENCE_S)
+    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
+    try:
+        folder.note(mlflow_complete=monitor.complete and not left)
+    except OSError as error:
+        log.error("%s cannot be written (%s)", folder.path / "summary.json", error.strerror)
+
+
 def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
     """Final numbers, and the last words to MLflow."""
     records = folder.record.read()
     last = records[-1] if records else {}
     numbers = {k: v for k, v in last.items() if k.startswith(("eval/", "reward/", "policy/entropy"))}
     folder.set_state(state, step=step, seconds=seconds, final=numbers)
-    monitor.close("KILLED", HURRY_S) if state == "interrupted" else monitor.close("FINISHED")
-    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
-    folder.set_state(state, mlflow_complete=monitor.complete and not left)
+    end_mlflow(settings, folder, monitor, state)
 
 
 def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from rlrt.errors import UserError
+from rlrt.lease import held, holder
 from rlrt.status import sweep_folder
-from rlrt.sweep.lease import held, holder
 from rlrt.sweep.state import job_folders
 from rlrt.sweep.stop import cancel
 

@@ -18,6 +18,8 @@ from rlrt.errors import UserError
 from rlrt.trackers.record import JsonLines
 
 PRUNE = "prune"
+STAYS = ("log.txt", "lease.lock", "lease.json")
+"""Files of a run's folder that are in use while an earlier run is put aside."""
 SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credential)")
 REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "mlflow", "optuna", "submitit")
 
@@ -29,15 +31,23 @@ def redacted(plain: Any, name: str = "") -> Any:
     if isinstance(plain, list):
         return [redacted(v, name) for v in plain]
     if isinstance(plain, str):
-        if SECRET.search(name) and not name.endswith(("_tokens", "special_tokens")):
+        if is_secret(name):
             return "***"
-        return re.sub(r"(\w+://)[^/@\s]+@", r"\1***@", plain)
+        words = re.sub(r"([\w.+~/-]+)=(\S+)", lambda m: f"{m[1]}=***" if is_secret(m[1]) else m[0], plain)
+        return re.sub(r"(\w+://)[^/\s]+@", r"\1***@", words)
     return plain
+
+
+def is_secret(name: str) -> bool:
+    """Whether a key sounds like one that holds a secret."""
+    return bool(SECRET.search(name)) and not name.endswith("_tokens")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Replace a small JSON file in one go."""
-    work = path.with_name(path.name + ".tmp")
+    work = path.with_name(
+        f"{path.name}.{os.getpid()}.tmp"
+    )  # two processes may write one file: the last one wins, whole
     work.write_text(json.dumps(value, indent=1, default=str) + "\n")
     if path.exists():
         work.chmod(path.stat().st_mode & 0o777)
@@ -64,9 +74,9 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".writable"
+            probe = path / f".writable.{os.getpid()}"
             probe.write_text("")
-            probe.unlink()
+            probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
                 f"hydra.run.dir: {path} cannot be written ({error.strerror}); give a folder that can, as hydra.run.dir=FOLDER."
@@ -83,7 +93,11 @@ class RunFolder:
         """Update ``summary.json``; state is queued, running, finished, failed, interrupted or pruned."""
         job = os.environ.get("SLURM_JOB_ID")
         extra = {"slurm_job_id": job} if job else {}
-        write_json(self.path / "summary.json", self.summary() | {"state": state, "changed": time.time()} | extra | more)
+        self.note(state=state, changed=time.time(), **extra, **more)
+
+    def note(self, **more: Any) -> None:
+        """Update ``summary.json`` and leave the state as it is."""
+        write_json(self.path / "summary.json", self.summary() | more)
 
     def ask_to_prune(self) -> None:
         """Leave a mark that the run should end, for good, at its next step boundary: a search no longer wants it."""
@@ -123,7 +137,7 @@ class RunFolder:
             number += 1
         target.mkdir()
         for item in list(self.path.iterdir()):
-            if item.name != "log.txt":
+            if item.name not in STAYS:
                 item.rename(target / item.name)
         return target
 

@@ -78,7 +78,7 @@ def identity(plain: Mapping[str, Any]) -> str:
 
 def readable(overrides: Iterable[str], fallback: str) -> str:
     """A folder name from command-line overrides: ``method=rlrt seed=1`` gives ``method=rlrt,seed=1``."""
-    kept = [o.lstrip("+~") for o in overrides if not o.startswith(NO_PART)]
+    kept = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(NO_PART)]
     short = re.sub(r"\d+\.\d{5,}(e[+-]?\d+)?", lambda m: f"{float(m[0]):.4g}", ",".join(kept))
     name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", short) or fallback
     return name if len(name) <= MAX_NAME else name[:MAX_NAME]
@@ -86,5 +86,5 @@ def readable(overrides: Iterable[str], fallback: str) -> str:
 
 def sweep_hash(overrides: Iterable[str]) -> str:
     """8 hexadecimal digits of the sorted overrides: the same command finds its sweep again."""
-    kept = sorted(o for o in overrides if not o.startswith(NO_PART))
+    kept = sorted(o for o in overrides if not o.lstrip("+~").startswith(NO_PART))
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:8]

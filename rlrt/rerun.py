@@ -62,12 +62,14 @@ def remade(folder: Path, typed: Sequence[str]) -> list[str]:
     from omegaconf import OmegaConf
 
     names = {a.split("=", 1)[0].lstrip("+~") for a in typed}
-    stored = [str(o) for o in read_json(folder / "manifest.json").get("overrides", [])]
+    stored = [str(o) for o in read_json(folder / "manifest.json").get("overrides", []) if "***" not in str(o)]
     kept = [o for o in stored if not replaced(o.split("=", 1)[0].lstrip("+~"), names)]
     kept = [o for o in kept if not o.startswith("+sweep=")]
     plain: Any = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     today: Any = OmegaConf.to_container(composed([*kept, *chosen(typed)]), resolve=True)
-    drift = [f"{k}={grammar(v)}" for k, v in leaves(plain).items() if k in leaves(today) and leaves(today)[k] != v]
+    now = leaves(today)
+    known = {k: v for k, v in leaves(plain).items() if "***" not in str(v)}  # masked: today's holds
+    drift = [f"{k}={grammar(v)}" for k, v in known.items() if k in now and now[k] != v]
     return [*kept, *(o for o in drift if not replaced(o.split("=", 1)[0], names))]
 
 

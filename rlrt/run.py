@@ -6,13 +6,16 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, nearest
+from rlrt.folder import STAYS
 from rlrt.hydra_setup import CONFIG, GROUPS, SWEEPS, composed_keys, hydra_keys, register
 from rlrt.identity import readable, sweep_hash
+from rlrt.lease import LEASE, Held, hold
 from rlrt.rerun import expand
 from rlrt.stop import StopFlag
 
@@ -70,7 +73,7 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     settings = load(config, names, overrides)
     from rlrt.build import closing_words, execute
 
-    with StopFlag() as stop:
+    with StopFlag() as stop, leased(path):
         summary = execute(settings, path, lambda line: print(line, flush=True), stop.requested)
     print(closing_words(settings, path, summary), flush=True)
     if summary["state"] == "interrupted" and stop.signal is not None:
@@ -79,13 +82,32 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     return None if value is None else float(value)
 
 
+@contextmanager
+def leased(path: Path) -> Iterator[None]:
+    """Hold the lease of a run's folder.
+
+    Raises:
+        UserError: if another process runs it.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with hold(path / LEASE):
+            yield
+    except Held as held:
+        raise UserError(
+            f"hydra.run.dir: {path} is being run by process {held.who.get('pid')} on {held.who.get('host')}; wait for it, or "
+            "give another folder as hydra.run.dir=FOLDER."
+        ) from None
+
+
 def forget_empty(path: Path) -> None:
     """Remove the folder of a run that never began (Hydra makes it, with a log, before anything is checked)."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
             handler.close()
-    if path.is_dir() and {p.name for p in path.iterdir()} <= {"log.txt"}:
-        (path / "log.txt").unlink(missing_ok=True)
+    if path.is_dir() and {p.name for p in path.iterdir()} <= set(STAYS):
+        for name in STAYS:
+            (path / name).unlink(missing_ok=True)
         for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only what is empty goes
             if any(folder.iterdir()) or folder == Path.cwd():
                 break

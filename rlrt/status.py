@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.folder import read_json
+from rlrt.lease import held, holder
 from rlrt.sweep.launchers import slurm_states
-from rlrt.sweep.lease import held, holder
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, whole
 from rlrt.sweep.table import Row, counted, table

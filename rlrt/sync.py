@@ -9,21 +9,18 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.folder import read_json
-from rlrt.sweep.lease import held
+from rlrt.lease import LEASE, Held, held
 from rlrt.sweep.parent import bring
-from rlrt.sweep.state import LEASE
 
 
 def incomplete(root: Path) -> list[Path]:
-    """Folders of runs that have ended and that MLflow does not have whole."""
+    """Folders of runs that nobody runs now and that MLflow does not have whole."""
     found = []
     for summary in sorted(root.glob("**/summary.json")):
-        values = read_json(summary)
-        ended = values.get("state") in ("finished", "failed", "interrupted", "pruned") or not held(
-            summary.parent / LEASE
-        )
-        if ended and values.get("mlflow_complete") is not True and (summary.parent / "config.yaml").is_file():
-            found.append(summary.parent)
+        folder = summary.parent
+        missed = read_json(summary).get("mlflow_complete") is not True and (folder / "config.yaml").is_file()
+        if missed and not held(folder / LEASE):
+            found.append(folder)
     return found
 
 
@@ -44,6 +41,9 @@ def main() -> None:
             done += bring(folder, arguments.uri)
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
+        except Held:
+            print(f"{folder} has begun to run again meanwhile; it talks to MLflow itself", file=sys.stderr)
+            done += 1
     print(f"{done} of {len(folders)} runs that MLflow had missed are there now")
     raise SystemExit(int(done < len(folders)))
 

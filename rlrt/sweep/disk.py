@@ -41,6 +41,11 @@ def checkpoint_bytes(job: Job) -> int | None:
     return parameters(folder) * NUMBER_BYTES * copies * kept
 
 
+def written(folder: Path) -> int:
+    """Bytes of the checkpoints that a job has already."""
+    return sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
+
+
 def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -> None:
     """Say how much the checkpoints of a sweep will take, and refuse to start where there is not that much.
 
@@ -51,7 +56,7 @@ def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -
     unknown = [path for path, size in sizes.items() if size is None]
     if unknown:
         say(f"disk: {', '.join(unknown)} is not on this machine, so what its checkpoints take is not known")
-    needed = sum(checkpoint_bytes(job) or 0 for job in jobs)
+    needed = sum(max(0, (checkpoint_bytes(job) or 0) - written(job.folder)) for job in jobs)
     there = next(p for p in (sweep.resolve(), *sweep.resolve().parents) if p.exists())
     free = shutil.disk_usage(there).free
     if needed > free:

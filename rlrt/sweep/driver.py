@@ -6,6 +6,8 @@ All a driver knows is in the jobs' folders, so another driver can go on where on
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import signal
 import sys
 import time
@@ -18,19 +20,29 @@ from typing import Any, TextIO
 
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder, read_json, write_json
-from rlrt.sweep.launchers import Launcher, SlurmLauncher, array_limit, new_name, place_in, slurm_states, submitted_as
-from rlrt.sweep.lease import Held, hold
-from rlrt.sweep.parent import bring, job_tags, open_parent
+from rlrt.lease import Held, hold
+from rlrt.sweep.launchers import (
+    Launcher,
+    SlurmLauncher,
+    SlurmView,
+    array_limit,
+    new_name,
+    place_in,
+    slurm_states,
+    submitted_as,
+)
+from rlrt.sweep.parent import bring_next, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
-from rlrt.sweep.stop import scancel
+from rlrt.sweep.stop import scancel, terminate
 from rlrt.sweep.table import Live, Row, table
 
 POLL_S = 0.5
 """Seconds between two looks at the jobs that are alive."""
-SLURM_POLL_S = 2.0
-"""Seconds between two questions to SLURM, one for all jobs."""
+
+PAUSE_S = 30.0
+"""Seconds before jobs that SLURM refused are submitted again, while others live."""
 
 
 @dataclass
@@ -78,8 +90,8 @@ class Driver:
         self._ended: dict[Path, JobState] = {}
         self._rows: dict[Path, Row] = {}
         self._tags: dict[str, str] = {}
-        self._stop, self._asked = 0, -SLURM_POLL_S
-        self._known: dict[str, str] = {}
+        self._queue: list[Path] = []
+        self._stop, self._pause, self._slurm = 0, 0.0, SlurmView()
         self._live = Live(self.out)
 
     def run(self) -> int:
@@ -127,6 +139,8 @@ class Driver:
             self._recover()
             self._loop()
             self.launcher.settle()
+            while self._queue:
+                bring_next(self._queue, self._live.say)
             closing = self.source.close(self._ended)
             return self._close(closing)
         finally:
@@ -142,12 +156,11 @@ class Driver:
     def _loop(self) -> None:
         while True:
             self._look()
-            prune, lines = self.source.watch(self._ended)
-            for line in lines:
-                self._live.say(line)
-            for folder in prune:
-                self._prune(folder)
-            if not self._stop:
+            bring_next(self._queue, self._live.say)
+            if self._stop:
+                self._tell_to_stop()
+            else:
+                self._hear_source()
                 self._start()
             if not self._alive and (self._stop or not self._waiting):
                 return
@@ -155,6 +168,20 @@ class Driver:
                 return
             self._show()
             time.sleep(POLL_S)
+
+    def _hear_source(self) -> None:
+        """What the source makes of the jobs' reports."""
+        prune, lines = self.source.watch(self._ended)
+        for line in lines:
+            self._live.say(line)
+        for folder in prune:
+            self._prune(folder)
+
+    def _tell_to_stop(self) -> None:
+        """Jobs here are told again at every look: one that was just starting may not have heard Ctrl-C."""
+        if not self.launcher.outlives_driver:
+            for folder in self._alive:
+                terminate(folder, self._live.say)
 
     def _add(self, jobs: Iterable[Job]) -> None:
         """Take jobs on. They count as alive until the next look, which finds out."""
@@ -171,13 +198,27 @@ class Driver:
 
     def _put_aside(self, job: Job) -> None:
         """Under ``resume=never`` an earlier run is renamed, here and once: a job that is started again must go on."""
-        if job.plain["resume"] != "never" or job_state(job.folder).alive:
+        if job.plain["resume"] != "never" or not job.folder.is_dir():
             return
-        if job.folder.is_dir() and (aside := RunFolder(job.folder).put_aside()):
+        slurm_id = read_json(job.folder / SPEC).get("slurm_id")
+        says = (slurm_states([slurm_id]) or {slurm_id: "PENDING"})[slurm_id] if slurm_id else None
+        if job_state(job.folder, says).alive:
+            return
+        if aside := RunFolder(job.folder).put_aside():
             self._live.say(f"resume=never: the earlier run was moved to {aside}")
 
     def _recover(self) -> None:
-        """Find the ids of jobs whose driver died between submitting them and noting their ids."""
+        """Find the ids of jobs whose driver died between submitting them and noting their ids.
+
+        Raises:
+            UserError: where jobs were submitted to SLURM, and this machine has none to ask.
+        """
+        on_slurm = [f for f, e in self._entries.items() if e.spec.get("slurm_name") and not job_state(f).done]
+        if on_slurm and shutil.which("squeue") is None:
+            raise UserError(
+                f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to ask how "
+                "they are; go on where SLURM is, or give another hydra.sweep.dir."
+            )
         found: dict[str, str | None] = {}
         for folder, entry in self._entries.items():
             name = entry.spec.get("slurm_name")
@@ -197,6 +238,8 @@ class Driver:
         says = self._says()
         for folder, entry in list(self._alive.items()):
             state = job_state(folder, says.get(folder), entry.spec)
+            if state.name in ("failed", "lost"):
+                state = self._with_progress(folder, state)
             if state.name != entry.state.name:
                 self._live.changed(folder.name, state)
             entry.state = state
@@ -208,6 +251,15 @@ class Driver:
                 self._waiting[folder] = entry
             else:
                 self._end(folder, state)
+
+    def _with_progress(self, folder: Path, state: JobState) -> JobState:
+        """A job that got further than ever before has its retries back: the limit is on failures that lead nowhere."""
+        entry = self._entries[folder]
+        reached = max((int(r.get("step", 0)) for r in last_records(folder)), default=0)
+        if reached > int(entry.spec.get("reached", 0)):
+            self._note(folder, reached=reached, retries=0)
+            return dataclasses.replace(state, retries=0)
+        return state
 
     def _again(self, entry: Entry, state: JobState, says: str | None) -> bool:
         """Whether a job that is not alive should be started."""
@@ -222,10 +274,7 @@ class Driver:
         self._ended[folder] = self._entries[folder].state = state
         self._rows[folder] = self._row(folder)
         if self._ours_to_bring(folder):
-            try:
-                bring(folder)
-            except Exception as error:  # what MLflow or a damaged folder may raise never ends a sweep
-                self._live.say(f"WARNING: {folder.name} is not in MLflow yet ({error}); python -m rlrt.sync brings it")
+            self._queue.append(folder)
 
     def _ours_to_bring(self, folder: Path) -> bool:
         """Whether an ended job left its MLflow run to the driver: on SLURM with SQLite, which nodes must not share."""
@@ -236,11 +285,8 @@ class Driver:
     def _says(self) -> dict[Path, str]:
         """What SLURM and this machine say of the jobs that were submitted to them."""
         ids = {f: str(e.spec["slurm_id"]) for f, e in self._alive.items() if e.spec.get("slurm_id")}
-        if ids and time.monotonic() - self._asked >= SLURM_POLL_S:
-            answer = slurm_states(list(ids.values()))
-            self._known = self._known if answer is None else answer
-            self._asked = time.monotonic()
-        return {f: self._known.get(i, "PENDING") for f, i in ids.items()} | self.launcher.says()
+        known = self._slurm.states(list(ids.values()), self._live.say)
+        return {f: known[i] for f, i in ids.items()} | self.launcher.says()
 
     def _start(self) -> None:
         """Start what should run, and ask the source for more, as far as there is room."""
@@ -252,26 +298,33 @@ class Driver:
                 self._look()
                 room = self.launcher.room(len(self._alive))
         batch = list(self._waiting)[: max(0, room)]
-        size = array_limit() if batch and self.launcher.outlives_driver else max(1, len(batch))
-        for start in range(0, len(batch), size):
-            self._submit(batch[start : start + size])
+        if not batch or time.monotonic() < self._pause:
+            return
+        size = array_limit() if self.launcher.outlives_driver else len(batch)
+        try:
+            for start in range(0, len(batch), size):
+                self._submit(batch[start : start + size])
+        except UserError as error:
+            if not self._alive:
+                raise
+            self._live.say(f"WARNING: {error} It is tried again in {PAUSE_S:.0f} s.")
+            self._pause = time.monotonic() + PAUSE_S
 
     def _submit(self, folders: Sequence[Path]) -> None:
         """Start jobs; on SLURM as one array whose name is noted before, and whose ids after."""
         slurm = self.launcher.outlives_driver
         name = new_name(self.sweep)
         for index, folder in enumerate(folders):
-            again = self._entries[folder].state.name in ("failed", "lost")
             where = {"slurm_name": name, "slurm_place": place_in(folders, index)} if slurm else {"slurm_name": None}
-            retries = int(self._entries[folder].spec.get("retries", 0)) + again
-            self._note(folder, retries=retries, slurm_id=None, place=self.launcher.place(), **where)
+            self._note(folder, slurm_id=None, place=self.launcher.place(), **where)
         ids = self.launcher.submit(folders, self.sweep, name)
         for folder in folders:
-            if folder in ids:
-                self._note(folder, slurm_id=ids[folder])
+            again = self._entries[folder].state.name in ("failed", "lost")
+            retries = int(self._entries[folder].spec.get("retries", 0)) + again
+            self._note(folder, retries=retries, slurm_id=ids.get(folder))
             self._alive[folder] = self._waiting.pop(folder)
             self._alive[folder].watched = True
-        self._asked = -SLURM_POLL_S
+        self._slurm.ask_anew()
 
     def _prune(self, folder: Path) -> None:
         """Stop a job for good: one that runs sees the mark at its next step, one that waits never starts."""

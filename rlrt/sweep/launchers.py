@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.sweep import worker
 
+SLURM_POLL_S = 2.0
+"""Seconds between two questions to SLURM."""
+SILENCE_S = 180.0
+"""Seconds without an answer after which a person is told."""
 SETTLE_S = 70.0
 """Longer than a run gives MLflow for its last words."""
 MOST_JOBS = 1_000_000
@@ -50,9 +55,11 @@ class LocalLauncher:
 
         threads = self.threads_per_job or max(1, (os.cpu_count() or 1) // self.n_jobs)
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
-        executor.update_parameters(
-            timeout_min=YEAR_MIN, setup=["trap '' INT", f"export OMP_NUM_THREADS={threads}"], stderr_to_stdout=True
-        )
+        # submitit would hide the GPUs of this machine from jobs that ask for none
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = "unset CUDA_VISIBLE_DEVICES" if seen is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(seen)}"
+        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", gpus]
+        executor.update_parameters(timeout_min=YEAR_MIN, setup=setup, stderr_to_stdout=True)
         for folder in folders:
             self._running[folder] = executor.submit(self.work, str(folder))
         return {}
@@ -226,6 +233,30 @@ def slurm_states(ids: Sequence[str]) -> dict[str, str] | None:
         return None
     known = dict(line.split("|", 1) for line in lines if "|" in line)
     return {job: known.get(job, "") for job in ids}
+
+
+class SlurmView:
+    """What SLURM says of jobs, one question for all of them every two seconds; its silence changes nothing."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._asked, self._heard, self._told = -SLURM_POLL_S, time.monotonic(), False
+
+    def ask_anew(self) -> None:
+        """Ask at the next look: something was submitted."""
+        self._asked = -SLURM_POLL_S
+
+    def states(self, ids: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
+        """State of every job, as last heard; ``PENDING`` for one of which nothing was heard yet."""
+        if ids and time.monotonic() - self._asked >= SLURM_POLL_S:
+            answer = slurm_states(ids)
+            if answer is not None:
+                self._known, self._heard, self._told = answer, time.monotonic(), False
+            elif time.monotonic() - self._heard > SILENCE_S and not self._told:
+                say("WARNING: squeue has not answered for minutes; jobs on SLURM are taken to be as they were")
+                self._told = True
+            self._asked = time.monotonic()
+        return {i: self._known.get(i, "PENDING") for i in ids}
 
 
 def submitted_as(name: str) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rlrt.folder import read_json, write_json
+from rlrt.lease import LEASE, hold
 from rlrt.sweep.plan import SPEC
 from rlrt.trackers.mlflow import MlflowTracker
 
@@ -71,13 +72,26 @@ def adopt(job: Path, uri: str | None = None) -> None:
         write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": known}})
 
 
+def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
+    """Bring the first job of a queue, if there is one; what MLflow or a damaged folder raises never ends a sweep."""
+    if not queue:
+        return
+    job = queue.pop(0)
+    try:
+        bring(job)
+    except Exception as error:
+        say(f"WARNING: {job.name} is not in MLflow yet ({error}); python -m rlrt.sync brings it")
+
+
 def bring(job: Path, uri: str | None = None) -> bool:
     """Bring to MLflow whatever a job's folder has and MLflow has not; returns whether it now has everything.
 
     Raises:
+        Held: if a process runs the job: it talks to MLflow itself.
         UserError: if the job's config cannot be read any more.
     """
     from rlrt.build import replay
 
-    adopt(job, uri)
-    return replay(job, uri)
+    with hold(job / LEASE):
+        adopt(job, uri)
+        return replay(job, uri)

@@ -19,7 +19,7 @@ from rlrt.folder import write_json
 from rlrt.sweep.plan import Job
 from rlrt.sweep.source import Closing, Ended
 from rlrt.sweep.space import grid_size, grid_values, overrides_of, text_of
-from rlrt.sweep.state import Follower
+from rlrt.sweep.state import LATER, Follower, JobState
 
 JOURNAL = "study.journal"
 
@@ -87,7 +87,7 @@ class Search:
         self._running: dict[int, Running] = {}
         self._study: Any = None
         self.prunes = not str(plan.pruner.get("_target_", "")).endswith("NopPruner")
-        self._told, self._lines = 0, list[str]()
+        self._told, self._lines, self._halted = 0, list[str](), False
         self._size = grid_size(plan.space) if is_grid(plan) else None
 
     def begin(self) -> list[Job]:
@@ -103,6 +103,8 @@ class Search:
 
     def more(self, room: int) -> list[Job]:
         """New trials while there is room for one more job and for one more trial."""
+        if self._halted:
+            return []
         jobs: list[Job] = []
         while len(jobs) < room and len(self._running) < self._plan.n_jobs and self._asked() < self._most():
             jobs += self._take(self._study.ask())
@@ -138,6 +140,11 @@ class Search:
         for number, running in list(self._running.items()):
             news = self._report(running)
             states = [ended.get(job.folder) for job in running.jobs]
+            if any(state is not None and waits_for_a_person(state) for state in states):
+                del self._running[number]  # still running in the study: the same command goes on with it
+                self._halted = True
+                lines.append(f"trial {number} waits for the same command, and no new one is proposed until then")
+                continue
             bad = next((s for s in states if s is not None and s.name in ("failed", "lost")), None)
             running.prune = running.prune or bad is not None or (news and bool(running.trial.should_prune()))
             if running.prune:
@@ -220,7 +227,8 @@ class Search:
         lines += [f"trial {t.number} failed: {t.user_attrs.get('error')}" for t in trials if t.state.name == "FAIL"]
         best = self._best()
         if not best:
-            return Closing([*lines, "no trial is complete yet"], int(finished >= self._most()), {}, {}, finished)
+            code = int(self._halted or finished >= self._most())
+            return Closing([*lines, "no trial is complete yet"], code, {}, {}, finished)
         found = [
             {
                 "trial": t.number,
@@ -239,7 +247,12 @@ class Search:
         tags = {f"rlrt.best.{name}": text_of(value) for name, value in best[0].params.items()}
         tags |= {f"rlrt.trials.{name.lower()}": str(n) for name, n in counts.items()}
         metrics = {f"best/{name.replace('/', '_')}": v for name, v in found[0]["values"].items()} if self._told else {}
-        return Closing(lines, 0, tags, metrics, finished)
+        return Closing(lines, int(self._halted), tags, metrics, finished)
+
+
+def waits_for_a_person(state: JobState) -> bool:
+    """Whether what ended a job is not its trial's fault: it was cancelled, the disk is full, a model is missing."""
+    return state.name == "interrupted" or state.failure in LATER
 
 
 def tagged(job: Job, trial: int) -> Job:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.folder import read_json
-from rlrt.sweep.lease import held
+from rlrt.lease import LEASE, held
 from rlrt.sweep.plan import SPEC
 
-LEASE = "lease"
 OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
 TAIL = 65536
 """Bytes at the end of a record that are read for its last lines."""
@@ -24,8 +23,11 @@ when the command comes again, not before."""
 DONE = ("finished", "pruned")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 """States of ``squeue`` in which a job will run and does not yet."""
-ALIVE = (*WAITING, "RUNNING", "COMPLETING", "SUSPENDED", "RESIZING")
-"""States of ``squeue`` in which a job will still run, or does."""
+ENDED = (
+    "", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""States of ``squeue`` in which a job is over; in any other (SIGNALING, STOPPED, ...) it is not, and must not run twice."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +81,13 @@ def job_state(folder: Path, says: str | None = None, spec: dict[str, Any] | None
         return JobState("queued", 0, whole((spec or {}).get("retries")), "", "", {}, alive=True)
     summary, spec = read_json(folder / "summary.json"), read_json(folder / SPEC) if spec is None else spec
     name = str(summary.get("state", "queued"))
-    alive = name not in DONE and (says in ALIVE or held(folder / LEASE))
+    alive = name not in DONE and (says not in (None, *ENDED) or held(folder / LEASE))
     error = str(summary.get("error", "")) if name == "failed" else ""
     failure = str(summary.get("failure", "")) if name == "failed" else ""
     if alive:
         name, error, failure = "running", "", ""
+    elif says == "CANCELLED" and name not in DONE:
+        name, error, failure = "interrupted", "", ""
     elif name == "running" or (name == "queued" and says is not None):
         name = "lost"
     if name == "lost" and says == "OUT_OF_MEMORY":

@@ -11,10 +11,11 @@ from typing import Any
 
 from rlrt.errors import DiskFull, UserError
 from rlrt.folder import RunFolder, read_json
+from rlrt.identity import identity
+from rlrt.lease import LEASE, Held, hold, slurm_job
 from rlrt.stop import StopFlag
-from rlrt.sweep.lease import Held, hold
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import LEASE
+from rlrt.sweep.state import DONE
 
 log = logging.getLogger("rlrt")
 
@@ -30,13 +31,16 @@ def run(folder: str) -> str:
     """
     path = Path(folder)
     try:
-        with hold(path / LEASE):
-            return _run(path)
+        with StopFlag() as stop, hold(path / LEASE):  # before anything slow: a signal from now on is heard
+            return _run(path, stop)
     except Held:
         return "running"
 
 
-def _run(path: Path) -> str:
+def _run(path: Path, stop: StopFlag) -> str:
+    place = RunFolder(path)
+    if place.summary().get("state") not in DONE:
+        place.set_state("running", mlflow_complete=False)  # whatever an earlier life wrote is over
     from rlrt.build import execute
     from rlrt.config.load import load
 
@@ -44,13 +48,13 @@ def _run(path: Path) -> str:
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    spec, place, kind = read_json(path / SPEC), RunFolder(path), "config"
+    spec, kind = read_json(path / SPEC), "config"
     try:
-        with StopFlag() as stop:
-            settings = load(spec["plain"], spec["choices"], spec["overrides"])
-            leave_sqlite_to_the_driver(settings.tracking)
-            kind = "input"  # the config is right: what is refused now is what it names
-            summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
+        settings = load(spec["plain"], spec["choices"], spec["overrides"])
+        leave_sqlite_to_the_driver(settings.tracking)
+        kind = "input"  # the config is right: what is refused now is what it names
+        refuse_another(spec)
+        summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
         if summary["state"] == "interrupted" and stop.signal is not None:
             requeue(stop.signal)
         return str(summary["state"])
@@ -68,6 +72,20 @@ def _run(path: Path) -> str:
         log.removeHandler(handler)
         handler.close()
     return "failed"
+
+
+def refuse_another(spec: dict[str, Any]) -> None:
+    """Refuse to go on under an identity that is no longer this run's: the code may have changed while the job waited.
+
+    Raises:
+        UserError: saying what to do.
+    """
+    now = identity(spec["plain"])
+    if spec["identity"] != now:
+        raise UserError(
+            f"the code, a library, or the content of the model or data changed since this job was planned (identity "
+            f"{spec['identity']}, now {now}); give the same command again, which plans it anew beside this one."
+        )
 
 
 def note(place: RunFolder, **why: str) -> None:
@@ -93,7 +111,7 @@ def requeue(number: int) -> None:
     SIGTERM comes with a preemption and with ``scancel`` alike; only for the first does SLURM still call the job running.
     Here on one machine nothing is done.
     """
-    job = os.environ.get("SLURM_JOB_ID")
+    job = slurm_job()
     if not job or number == signal.SIGINT:
         return
     if number == signal.SIGTERM:
@@ -102,7 +120,7 @@ def requeue(number: int) -> None:
             log.info("not requeued: SLURM calls the job %s", asked.stdout.strip() or "gone")
             return
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
-    log.info("requeued as %s %s", job, done.stderr.strip())
+    log.info("%s %s %s", "not requeued:" if done.returncode else "requeued as", job, done.stderr.strip())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

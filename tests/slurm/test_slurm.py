@@ -210,3 +210,18 @@ def test_what_sbatch_refuses_is_one_sentence(tmp_path):
     assert "error: hydra/launcher=slurm: sbatch refused the jobs: " in output
     assert "invalid partition" in output
     assert "Traceback" not in output
+
+
+def test_one_element_of_an_array_is_queued_again_without_its_siblings(tmp_path):
+    """The last one, whose raw SLURM id is the whole array's."""
+    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=60", "train.save_every=0", *SMALL, *SLURM)
+    wait_for(lambda: min(steps_done(tmp_path, "seed=0"), steps_done(tmp_path, "seed=1")) > 5)
+    subprocess.run(["scancel", "--signal=USR2", str(slurm_id(tmp_path, "seed=1"))], check=True)
+    code, output = finish(driver, 200)
+    assert code == 0, output
+    logs = {part: next(only(tmp_path).glob(f"*{part}*/log.txt")).read_text() for part in ("seed=0", "seed=1")}
+    assert "requeued as" in logs["seed=1"]
+    assert "Going on from" in logs["seed=1"]
+    assert "requeued" not in logs["seed=0"]
+    assert "Going on from" not in logs["seed=0"]
+    assert submissions(tmp_path) == 1

@@ -294,3 +294,13 @@ def test_dry_run_prints_the_script(tmp_path):
         "--nice=5",
     ):
         assert line in output, line
+
+
+def test_ctrl_c_while_jobs_start_is_heard(tmp_path):
+    """To the driver alone, before its workers have done anything: it goes on telling them."""
+    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=4000", *SMALL)
+    wait_for(lambda: list((tmp_path / "outputs").glob("sweeps/*/*/lease.json")))
+    os.kill(driver.pid, signal.SIGINT)
+    code, output = finish(driver, 60)
+    assert code == 130, output
+    assert {s["state"] for s in summaries(tmp_path).values()} <= {"interrupted"}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+from dataclasses import dataclass
 
 import pytest
 
 import rlrt.sweep.driver
+from rlrt.errors import UserError
 from rlrt.folder import RunFolder, write_json
+from rlrt.sweep import launchers
 from rlrt.sweep.driver import Driver
-from rlrt.sweep.launchers import array_limit, place_in
+from rlrt.sweep.launchers import LocalLauncher, SlurmView, array_limit, place_in
 from rlrt.sweep.source import Grid
 from rlrt.sweep.state import job_state
 from tests.sweep.fake import FolderLauncher, many_jobs
@@ -90,6 +94,97 @@ def test_what_fails_now_is_tried_again_only_where_that_may_help(tmp_path, monkey
     assert len(launcher.started) == starts
     assert "planned" in out.getvalue()
     assert "log.txt" in out.getvalue()
+
+
+def test_a_job_that_gets_further_has_its_retries_back(tmp_path, monkeypatch):
+    """It fails at step 5, 9, 9, 9: two tries with progress, then two that lead nowhere (max_retries=2)."""
+    monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
+    ends = iter([5, 9, 9, 9, 9, 9])
+
+    class Failing(FolderLauncher):
+        def says(self):
+            found = super().says()
+            for folder in [f for f, word in found.items() if not word]:
+                write_json(folder / "summary.json", {"state": "failed", "failure": "error", "error": "planned"})
+                (folder / "metrics.jsonl").write_text(json.dumps({"step": next(ends)}) + "\n")
+            return found
+
+    (job,) = many_jobs(tmp_path, 1)
+    launcher = Failing(at_once=1)
+    assert Driver(tmp_path, Grid([job]), launcher, 2, {"uri": None}, io.StringIO()).run() == 1
+    assert len(launcher.started) == 4
+
+
+def test_a_refused_submission_is_tried_again_while_others_live(tmp_path, monkeypatch):
+    monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
+    monkeypatch.setattr(rlrt.sweep.driver, "PAUSE_S", 0.05)
+
+    class Refusing(FolderLauncher):
+        refusals = 0
+
+        def submit(self, folders, sweep, name):
+            if self.started and self.refusals < 2:
+                self.refusals += 1
+                raise UserError("sbatch refused the jobs: try later")
+            super().submit(folders, sweep, name)
+            if jobs[0].folder in folders:
+                self._left[jobs[0].folder] = 3000  # the first one outlives the others
+            return {}
+
+    jobs, launcher, out = many_jobs(tmp_path, 4), Refusing(at_once=2), io.StringIO()
+    assert Driver(tmp_path, Grid(jobs), launcher, 0, {"uri": None}, out).run() == 0
+    assert (len(launcher.started), launcher.refusals) == (4, 2)
+    assert out.getvalue().count("It is tried again in") == 2
+    only = Refusing(at_once=1)
+    only.started.append(tmp_path)
+    with pytest.raises(UserError, match="try later"):
+        Driver(tmp_path / "alone", Grid(many_jobs(tmp_path / "alone", 1)), only, 0, {"uri": None}, io.StringIO()).run()
+
+
+def test_jobs_on_slurm_are_not_run_again_where_nobody_can_ask(tmp_path, monkeypatch):
+    (job,) = many_jobs(tmp_path, 1)
+    job.write(slurm_name="rlrt-x", slurm_id="7_0")
+    monkeypatch.setenv("PATH", "/nowhere")
+    launcher = FolderLauncher(at_once=1)
+    with pytest.raises(UserError, match="this machine has no squeue to ask how they are"):
+        Driver(tmp_path, Grid([job]), launcher, 0, {"uri": None}, io.StringIO()).run()
+    assert launcher.started == []
+
+
+def test_slurms_silence_changes_nothing(monkeypatch):
+    said, answers = [], iter([{"1": "RUNNING"}, None, {"1": "COMPLETED"}])
+    monkeypatch.setattr(launchers, "slurm_states", lambda ids: next(answers))
+    monkeypatch.setattr(launchers, "SLURM_POLL_S", 0.0)
+    monkeypatch.setattr(launchers, "SILENCE_S", -1.0)
+    view = SlurmView()
+    assert view.states(["1", "2"], said.append) == {"1": "RUNNING", "2": "PENDING"}
+    assert view.states(["1"], said.append) == {"1": "RUNNING"}
+    assert len(said) == 1
+    assert view.states(["1"], said.append) == {"1": "COMPLETED"}
+
+
+@pytest.mark.parametrize("seen", [None, "", "0,1"])
+def test_jobs_here_see_the_gpus_that_their_driver_sees(tmp_path, monkeypatch, seen):
+    """submitit would hide them all, and device=auto would quietly train on the CPU."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+
+    @dataclass
+    class Looking(LocalLauncher):
+        work = staticmethod(look)
+
+    launcher = Looking(n_jobs=1, threads_per_job=None)
+    launcher.submit([tmp_path], tmp_path, "x")
+    launcher.settle()
+    assert (tmp_path / "seen").read_text() == repr(seen)
+
+
+def look(folder):
+    import os
+    import pathlib
+
+    (pathlib.Path(folder) / "seen").write_text(repr(os.environ.get("CUDA_VISIBLE_DEVICES")))
 
 
 def test_a_grid_wants_whole_what_a_search_has_pruned(tmp_path, monkeypatch):

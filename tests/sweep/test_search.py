@@ -166,6 +166,32 @@ def test_one_failed_seed_ends_the_others_of_its_trial(tmp_path):
     assert [t.state for t in world.trials()] == [TrialState.FAIL]
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"state": "failed", "failure": "disk", "error": "full"},
+        {"state": "failed", "failure": "input"},
+        {"state": "interrupted"},
+    ],
+)
+def test_what_is_not_a_trials_fault_costs_no_trial(tmp_path, end):
+    """A full disk must not burn all trials, nor a cancelled job its own: the same command goes on with it."""
+    world = World(tmp_path, plan(n_jobs=2))
+    a, b = world.more()
+    world.end(a, **end)
+    world.end(b, value=0.5)
+    _, lines = world.watch()
+    assert any("waits for the same command" in line for line in lines)
+    assert world.more() == []  # no new ones into the same trouble
+    assert world.search.close(world.ended).code == 1
+    assert sorted(t.state.name for t in world.trials()) == ["COMPLETE", "RUNNING"]
+    again = World(tmp_path, plan(n_jobs=2))
+    assert list(again.jobs) == [a.folder]
+    again.end(a, value=0.75)
+    again.watch()
+    assert len(again.more()) == 2
+
+
 def test_a_killed_drivers_trials_go_on_and_count_once(tmp_path):
     world = World(tmp_path, plan())
     a, b = world.more()

@@ -10,14 +10,14 @@ import time
 
 import pytest
 
-from rlrt.sweep.lease import Held, held, hold, holder
+from rlrt.lease import Held, held, hold, holder
 from rlrt.sweep.state import Follower, job_state, last_records, planned_steps, seconds_left
 from rlrt.sweep.table import Row, shortened, table
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rlrt.sweep.lease import hold
+from rlrt.lease import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -85,6 +85,8 @@ def test_a_held_lease_means_running_whatever_the_summary_says(tmp_path):
         ("PENDING", "queued", False),
         ("REQUEUED", "queued", False),
         ("RUNNING", "running", False),
+        ("SIGNALING", "running", False),  # a word that is not known to mean the end does not mean it
+        ("CANCELLED", "interrupted", True),
         ("COMPLETING", "running", False),
         ("FAILED", "lost", True),
         ("NODE_FAIL", "lost", True),

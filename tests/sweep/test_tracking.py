@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from rlrt.build import replay
+from rlrt.errors import UserError
 from rlrt.sweep import worker
 from rlrt.sweep.command import sweep
 from tests.test_command import SMALL
@@ -79,3 +82,23 @@ def test_a_searchs_best_parameters_are_in_the_parent_and_its_trials_below(tmp_cw
     runs = client(uri).search_runs(["1"], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     assert {r.data.tags["rlrt.trial"] for r in runs} == {"0", "1"}
     assert {r.data.params["method.lambda_init"] for r in runs} == {"0.25", "0.75"}
+
+
+def test_a_later_life_without_mlflow_is_not_taken_for_complete(tmp_cwd, uri, monkeypatch):
+    summary = tmp_cwd / "run" / "summary.json"
+    go(tmp_cwd / "run", f"tracking.uri={uri}", stop_after=1)
+    assert json.loads(summary.read_text())["mlflow_complete"] is True
+    import rlrt.loop
+
+    monkeypatch.setattr(rlrt.loop, "learn", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        go(tmp_cwd / "run", "tracking.uri=http://127.0.0.1:9")
+    assert json.loads(summary.read_text())["mlflow_complete"] is False
+
+
+def test_a_masked_password_is_asked_for(tmp_cwd, uri):
+    go(tmp_cwd / "run", "tracking.uri=http://me:secret@127.0.0.1:9")
+    assert "secret" not in (tmp_cwd / "run" / "config.yaml").read_text()
+    with pytest.raises(UserError, match="recorded without the password of its URI; give the URI as --uri"):
+        replay(tmp_cwd / "run")
+    assert replay(tmp_cwd / "run", uri)

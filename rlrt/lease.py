@@ -1,4 +1,4 @@
-"""Who runs a job or drives a sweep now: a lock that dies with its holder, and a note that says who it is."""
+"""Who runs a run or drives a sweep now: a lock that dies with its holder, and a note that says who it is."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlrt.folder import read_json, write_json
+
+LEASE = "lease"
+"""In a run's folder: who runs it."""
+PATIENCE_S = 1.0
+"""Seconds for which a lock that is taken is tried again: whoever only looks whether it is taken holds it for a moment."""
 
 
 class Held(Exception):
@@ -43,20 +48,24 @@ def hold(path: Path) -> Iterator[None]:
         Held: if another process has it.
     """
     lock, note = path.with_suffix(".lock"), path.with_suffix(".json")
-    handle = _try(lock)
-    if handle is None:
-        raise Held(read_json(note))
+    end = time.monotonic() + PATIENCE_S
+    while (handle := _try(lock)) is None:
+        if time.monotonic() > end:
+            raise Held(read_json(note))
+        time.sleep(0.05)
     try:
-        job = (
-            os.environ.get("SLURM_ARRAY_JOB_ID"),
-            os.environ.get("SLURM_ARRAY_TASK_ID"),
-            os.environ.get("SLURM_JOB_ID"),
-        )
-        slurm = f"{job[0]}_{job[1]}" if job[0] else job[2]
-        write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm})
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
+            write_json(note, who)
         yield
     finally:
         handle.close()
+
+
+def slurm_job() -> str | None:
+    """This process's own SLURM job: an element of an array by its own name, since the raw id of one is the whole array's."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def held(path: Path) -> bool:

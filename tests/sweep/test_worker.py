@@ -1,0 +1,114 @@
+"""What a job's process does around its run: states of earlier lives, signals, requeueing, an identity that changed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+import rlrt.build
+import rlrt.config.load
+from rlrt.hydra_setup import composer
+from rlrt.sweep import worker
+from rlrt.sweep.command import job_of
+from tests.test_command import SMALL
+
+
+@pytest.fixture
+def planned(tmp_cwd):
+    with composer() as compose:
+        job = job_of(tmp_cwd / "s", ("method=grpo", *SMALL, "tracking=none"), compose)
+    job.write()
+    return job.folder
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{"state": "interrupted", "mlflow_complete": True}, {"state": "failed", "failure": "memory", "error": "old"}],
+)
+def test_an_earlier_lifes_words_are_over_before_anything_slow(planned, monkeypatch, before):
+    """Or a job that dies while loading would be taken for an interrupted one, and started again for ever."""
+    (planned / "summary.json").write_text(json.dumps(before))
+    seen = []
+
+    def dies(*args, **more):
+        seen.append(summary(planned))
+        raise MemoryError("now")
+
+    monkeypatch.setattr(rlrt.build, "execute", dies)
+    assert worker.run(str(planned)) == "failed"
+    assert (seen[0]["state"], seen[0]["mlflow_complete"]) == ("running", False)
+    assert (summary(planned)["failure"], summary(planned)["error"]) == ("memory", "MemoryError: now")
+
+
+def test_code_that_changed_while_a_job_waited_does_not_run_under_the_old_identity(planned):
+    spec = json.loads((planned / "job.json").read_text())
+    (planned / "job.json").write_text(json.dumps(spec | {"identity": "0" * 12}))
+    assert worker.run(str(planned)) == "failed"
+    assert summary(planned)["failure"] == "input"  # undone, the same command goes on
+    assert "changed since this job was planned" in summary(planned)["error"]
+    assert not (planned / "metrics.jsonl").exists()
+
+
+def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
+    execute, asked = rlrt.build.execute, []
+
+    def hears(settings, path, say, stop, *args, **more):
+        asked.append(stop())
+        return execute(settings, path, say, stop, *args, **more)
+
+    def load_slowly(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return load(*args)
+
+    load = rlrt.config.load.load
+    monkeypatch.setattr(rlrt.build, "execute", hears)
+    monkeypatch.setattr(rlrt.config.load, "load", load_slowly)
+    assert worker.run(str(planned)) == "interrupted"
+    assert asked == [True]
+    assert summary(planned)["step"] == 1  # the first step boundary
+
+
+@pytest.mark.parametrize(
+    ("environment", "number", "state", "asked"),
+    [
+        ({"SLURM_JOB_ID": "9"}, signal.SIGUSR2, "RUNNING", "9"),
+        (
+            {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1"},
+            signal.SIGUSR2,
+            "RUNNING",
+            "9_1",
+        ),
+        (
+            {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "1"},
+            signal.SIGTERM,
+            "RUNNING",
+            "9_1",
+        ),
+        ({"SLURM_JOB_ID": "9"}, signal.SIGTERM, "CANCELLED", None),
+        ({"SLURM_JOB_ID": "9"}, signal.SIGINT, "RUNNING", None),
+        ({}, signal.SIGUSR2, "RUNNING", None),
+    ],
+)
+def test_what_is_queued_again(monkeypatch, environment, number, state, asked):
+    """The raw id of an array's last element is the whole array's: its siblings would be queued again with it."""
+    calls = []
+
+    def answer(command, **more):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, state + "\n", "")
+
+    for name in ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(subprocess, "run", answer)
+    worker.requeue(number)
+    requeued = [c[2] for c in calls if c[:2] == ["scontrol", "requeue"]]
+    assert requeued == ([asked] if asked else [])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from rlrt.folder import redacted
+from rlrt.identity import readable, sweep_hash
+from rlrt.lease import Held, held, hold
+from tests.sweep.test_driver import SMALL, finish, run, start, wait_for
+
+
+def test_a_look_does_not_turn_a_holder_away(tmp_path):
+    """Looking takes the lock for a moment; whoever wants it waits that long."""
+    stop = threading.Event()
+
+    def look():
+        while not stop.is_set():
+            held(tmp_path / "lease")
+
+    with hold(tmp_path / "lease"):
+        pass
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        for _ in range(300):
+            with hold(tmp_path / "lease"):
+                pass
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_lock_that_stays_taken_is_refused(tmp_path):
+    begin = time.monotonic()
+    with hold(tmp_path / "lease"), pytest.raises(Held), hold(tmp_path / "lease"):
+        pass
+    assert time.monotonic() - begin >= 1.0
+
+
+def test_one_folder_has_one_run_at_a_time_and_sync_leaves_it_alone(tmp_path):
+    typed = ("method=grpo", "train.steps=400", "train.save_every=0", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    first = start(tmp_path, *typed, "tracking.uri=http://127.0.0.1:9")
+    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    code, output = run(tmp_path, *typed)
+    assert code == 2
+    assert f"is being run by process {first.pid}" in output
+    code, output = run(tmp_path, str(tmp_path), module="rlrt.sync")
+    assert (code, "0 of 0 runs" in output) == (0, True)
+    first.terminate()
+    code, output = finish(first)
+    assert code == 128 + 15, output
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["state"], summary["mlflow_complete"]) == ("interrupted", False)
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("data.api_key=abc", "data.api_key=***"),
+        ("+data.hf_token=abc method=grpo", "+data.hf_token=*** method=grpo"),
+        ("tracking.uri=http://u:p@ss@host/x", "tracking.uri=http://***@host/x"),
+        ("engine.max_new_tokens=48", "engine.max_new_tokens=48"),
+        ("method.mask_special_tokens=true", "method.mask_special_tokens=true"),
+        ("python -m rlrt.run --password=x", "python -m rlrt.run --password=***"),
+    ],
+)
+def test_secrets_in_what_was_typed(text, safe):
+    assert redacted([text]) == [safe]
+
+
+def test_a_tracking_uri_enters_no_name():
+    typed = ["method=grpo", "++tracking.uri=http://user:secret@host"]
+    assert readable(typed, "x") == "method=grpo"
+    assert sweep_hash(typed) == sweep_hash(["method=grpo"])
