@@ -210,6 +210,7 @@ def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int
         logp_BT=zeros_BT,
         entropy_BT=zeros_BT.clone(),
         scored_B=torch.zeros(len(rollouts), dtype=torch.bool),
+        text_B=[r.text for r in rollouts],
     )
 
 

@@ -35,6 +35,19 @@ def sibling_contexts(rollouts: Sequence[Rollout], on_unique_correct: str) -> lis
     return contexts
 
 
+def sibling_of_kind(rollouts: Sequence[Rollout], correct: bool, number: int) -> list[str | None]:
+    """For each rollout the text of the ``number``-th other rollout of its group with that verdict, or None."""
+    found: dict[int, list[int]] = {}
+    for i, rollout in enumerate(rollouts):
+        if rollout.grade.correct == correct:
+            found.setdefault(rollout.group, []).append(i)
+    contexts: list[str | None] = []
+    for i, rollout in enumerate(rollouts):
+        others = [j for j in found.get(rollout.group, []) if j != i]
+        contexts.append(rollouts[others[number]].text if number < len(others) else None)
+    return contexts
+
+
 def reference_text(prompt: Prompt, context: str) -> str | None:
     """What a prompt's data offers the teacher: ``reference``, its solution; ``answer``, its final answer.
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from rlrt.methods.aggregate import kl_penalty, token_weights
 from rlrt.methods.grpo import policy_ratio
-from rlrt.methods.method import Method
+from rlrt.methods.method import Auxiliary, Method
 from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 from rlrt.policy import Policy, Row, micro_batches, response_logp, score
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import entropy_mean, student_rows
-from rlrt.teacher import Teacher, reference_text, sibling_contexts
+from rlrt.teacher import Teacher, reference_text, sibling_contexts, sibling_of_kind
 from rlrt.timing import clock
 from rlrt.types import Rollout
 
@@ -42,29 +42,39 @@ class Learner:
     teacher_config: Any
     max_new_tokens: int
 
-    def teacher_rows(self, rollouts: Sequence[Rollout], wanted_B: Tensor) -> tuple[list[Row | None], dict[str, float]]:
-        """The teacher's sequence of every rollout that wants one and can have one, and the counts of both."""
-        if self.teacher_config.context == "sibling":
-            contexts = sibling_contexts(rollouts, self.teacher_config.on_unique_correct)
-        else:
-            contexts = [reference_text(r.prompt, self.teacher_config.context) for r in rollouts]
-        rows: list[Row | None] = []
-        too_long = 0
-        for rollout, context, wanted in zip(rollouts, contexts, wanted_B.tolist(), strict=True):
-            row = None
-            if wanted and context is not None:
-                prompt_ids = self.builder.teacher(rollout.prompt, context)
-                if len(prompt_ids) <= self.teacher_config.max_context_tokens:
-                    row = Row(prompt_ids, rollout.generation.token_ids)
-                else:
-                    too_long += 1
-            rows.append(row)
-        wanted = int(wanted_B.sum())
-        return rows, {
-            "teacher/share": sum(r is not None for r in rows) / len(rows),
-            "teacher/wanted_without_share": (wanted - sum(r is not None for r in rows)) / len(rows),
-            "teacher/too_long_share": too_long / len(rows),
+    def teacher_views(
+        self, rollouts: Sequence[Rollout], wanted_B: Tensor
+    ) -> tuple[list[list[Row | None]], dict[str, float]]:
+        """For every context that the method reads, the teacher's sequence of every rollout that wants one and can have one;
+        and the counts of both, by the first context."""
+        views, too_long = [], 0
+        for kind in self.method.credit.contexts():
+            rows: list[Row | None] = []
+            for rollout, text, wanted in zip(rollouts, self._texts(rollouts, kind), wanted_B.tolist(), strict=True):
+                row = None
+                if wanted and text is not None:
+                    prompt_ids = self.builder.teacher(rollout.prompt, text)
+                    if len(prompt_ids) <= self.teacher_config.max_context_tokens:
+                        row = Row(prompt_ids, rollout.generation.token_ids)
+                    else:
+                        too_long += 1
+                rows.append(row)
+            views.append(rows)
+        wanted, has = int(wanted_B.sum()), sum(r is not None for r in views[0])
+        return views, {
+            "teacher/share": has / len(rollouts),
+            "teacher/wanted_without_share": (wanted - has) / len(rollouts),
+            "teacher/too_long_share": too_long / len(rollouts) / len(views),
         }
+
+    def _texts(self, rollouts: Sequence[Rollout], kind: str) -> list[str | None]:
+        """What the teacher is shown for each rollout in one of a credit's contexts."""
+        if kind != "default":
+            verdict, _, number = kind.partition(":")
+            return sibling_of_kind(rollouts, verdict == "correct", int(number or 0))
+        if self.teacher_config.context == "sibling":
+            return sibling_contexts(rollouts, self.teacher_config.on_unique_correct)
+        return [reference_text(r.prompt, self.teacher_config.context) for r in rollouts]
 
     def score_student(self, signals: Signals, rows: Sequence[Row], wanted_B: Tensor) -> None:
         """Fill in log-probabilities and entropies of the wanted rollouts, by the trainer's own forward path."""
@@ -113,9 +123,9 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
     learner.teacher.begin_step(signals.step)
     rows = student_rows(rollouts)
     advantage_B = method.advantage(signals)
-    contexts, metrics = learner.teacher_rows(rollouts, method.teacher_rows(advantage_B, signals))
-    has_B = torch.tensor([row is not None for row in contexts])
-    gaps = bool(has_B.any()) and not method.distils  # the credit reads D, the teacher's log-probabilities
+    views, metrics = learner.teacher_views(rollouts, method.teacher_rows(advantage_B, signals))
+    has_B = torch.tensor([any(view[i] is not None for view in views) for i in range(len(rollouts))])
+    gaps = bool(has_B.any()) and method.credit.needs_teacher  # the credit reads the teacher's log-probabilities
     late = gaps and learner.teacher.weights == "live" and train.minibatches > 1
     with clock(seconds, "time/score_s"):
         if train.minibatches > 1 or method.credit.needs_entropy:
@@ -126,19 +136,20 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
             signals.reference_logp_BT = learner.score_reference(signals, rows)
     with clock(seconds, "time/teacher_s"):
         if gaps and not late:
-            signals.teachers = [learner.score_teacher(signals, contexts)]
+            signals.teachers = [learner.score_teacher(signals, view) for view in views]
     credited = None if late else method.credit(advantage_B, signals)
     advantage_BT = torch.zeros_like(signals.logp_BT)
     totals: dict[str, list[float]] = {}
     with clock(seconds, "time/update_s"):
         for index in minibatches(signals.group_B, train.minibatches):
-            part_rows, part_contexts = [rows[i] for i in index.tolist()], [contexts[i] for i in index.tolist()]
+            part_rows = [rows[i] for i in index.tolist()]
+            part_views = [[view[i] for i in index.tolist()] for view in views]
             if credited is None:
-                part_credit = credit_now(learner, signals, index, part_rows, part_contexts, advantage_B[index])
+                part_credit = credit_now(learner, signals, index, part_rows, part_views, advantage_B[index])
             else:
                 part_credit = credited.rows(index)
             advantage_BT[index] = part_credit.advantage_BT
-            numbers = minibatch_step(learner, part_rows, part_contexts, signals.rows(index), part_credit, lr)
+            numbers = minibatch_step(learner, part_rows, part_views[0], signals.rows(index), part_credit, lr)
             for name, value in (numbers | part_credit.metrics).items():
                 totals.setdefault(name, []).append(value)
     for slot in method.slots().values():
@@ -154,7 +165,7 @@ def credit_now(
     signals: Signals,
     index: Tensor,
     rows: Sequence[Row],
-    contexts: Sequence[Row | None],
+    views: Sequence[Sequence[Row | None]],
     advantage_B: Tensor,
 ) -> Credited:
     """The credit of one mini-batch with both sides of the gap scored at the weights of now (``teacher.weights=live``).
@@ -163,7 +174,7 @@ def credit_now(
     """
     now = signals.rows(index)
     learner.score_student(now, rows, torch.ones(len(rows), dtype=torch.bool))
-    now.teachers = [learner.score_teacher(now, contexts)]
+    now.teachers = [learner.score_teacher(now, view) for view in views]
     return learner.method.credit(advantage_B, now)
 
 
@@ -199,10 +210,13 @@ def minibatch_step(
     """
     method, train = learner.method, learner.train
     has_B = torch.tensor([c is not None for c in contexts])
-    weight_BT = token_weights(signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT)
-    dense_mask_BT = signals.mask_BT & has_B[:, None]
-    dense_weight_BT = token_weights(dense_mask_BT, "token", learner.max_new_tokens)
-    touched_B = method.touched_rows(credited.advantage_BT, has_B)
+    weight_BT = token_weights(
+        signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT, credited.select_weight
+    )
+    dense_weight_BT = dense_weights(learner, contexts, signals, has_B)
+    left_B1 = method.left_to_terms(has_B)[:, None]
+    advantage_BT = torch.where(left_B1, torch.zeros_like(credited.advantage_BT), credited.advantage_BT)
+    touched_B = method.touched_rows(advantage_BT, has_B)
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0].tolist()
@@ -215,7 +229,7 @@ def minibatch_step(
             [rows[i] for i in chosen.tolist()],
             [contexts[i] for i in chosen.tolist()],
             signals.rows(chosen),
-            credited.advantage_BT[chosen],
+            advantage_BT[chosen],
             weight_BT[chosen],
             dense_weight_BT[chosen],
         )
@@ -230,6 +244,21 @@ def minibatch_step(
     if index and math.isfinite(sums["policy/grad_norm"]):
         learner.teacher.follow()
     return sums
+
+
+def dense_weights(learner: Learner, contexts: Sequence[Row | None], signals: Signals, has_B: Tensor) -> Tensor:
+    """Weights of the tokens of rollouts with a teacher in the dense terms; they sum to 1 unless a term shares the policy
+    loss's denominator."""
+    mask_BT = signals.mask_BT & has_B[:, None]
+    term = next((t for t in learner.method.auxiliary if t.needs_teacher), None)
+    if term is None or not bool(mask_BT.any()):
+        return torch.zeros_like(signals.logp_BT, dtype=torch.float64)
+    counted_BT = signals.mask_BT if term.shared_denominator else mask_BT
+    weight_BT = mask_BT / counted_BT.sum().double()
+    if type(term).token_weights is Auxiliary.token_weights:
+        return weight_BT
+    own_BT = term.token_weights(learner.score_teacher(signals, contexts), mask_BT)
+    return weight_BT if own_BT is None else weight_BT * own_BT
 
 
 def micro_loss(
@@ -263,7 +292,9 @@ def micro_loss(
     if method.policy_loss is not None:
         loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         total = total + (loss_BT[mask_BT] * weight_N).sum()
-        counts["policy/clipped_share"] = method.policy_loss.clipped(logp_BT, logp_old_BT, advantage_BT)[mask_BT].sum()
+        counts["policy/clipped_share"] = method.policy_loss.clipped(logp_BT, logp_old_BT, advantage_BT, mask_BT)[
+            mask_BT
+        ].sum()
     for term in method.auxiliary:
         if term.needs_teacher:
             term_loss = dense_term(learner, term, contexts, logp_NV, ratio_N, mask_BT, dense_weight_BT)

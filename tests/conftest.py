@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -11,11 +13,10 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 with install_import_hook("rlrt.methods", "beartype.beartype"):
-    import rlrt.methods.aggregate
-    import rlrt.methods.entropy
-    import rlrt.methods.grpo
-    import rlrt.methods.rlrt
-    import rlrt.methods.sdpo  # noqa: F401
+    import rlrt.methods
+
+    for module in pkgutil.iter_modules(rlrt.methods.__path__):
+        importlib.import_module(f"rlrt.methods.{module.name}")
 
 import pytest
 import torch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -10,13 +9,17 @@ from rlrt.methods.grpo import MAX_LOG_GAP
 
 
 def token_weights(
-    mask_BT: Bool[Tensor, "B T"], aggregation: str, max_new_tokens: int, select_BT: Bool[Tensor, "B T"] | None = None
+    mask_BT: Bool[Tensor, "B T"],
+    aggregation: str,
+    max_new_tokens: int,
+    select_BT: Bool[Tensor, "B T"] | None = None,
+    select_weight: float = 1.0,
 ) -> Float[Tensor, "B T"]:
     """Weight of every token so that the loss of a mini-batch is the weighted sum of its tokens' losses.
 
     ``token``: all tokens alike (DAPO, arXiv 2503.14476); ``sequence``: the mean of per-sequence means (GRPO);
     ``constant``: sum / (B * max_new_tokens) (Dr.GRPO). With ``select_BT`` each rollout's loss is the mean over its
-    unselected tokens plus the mean over its selected ones, then the mean over rollouts.
+    unselected tokens plus ``select_weight`` times the mean over its selected ones, then the mean over rollouts.
 
     Args:
         mask_BT: bool; the response tokens of **all** rollouts of the mini-batch, skipped ones included.
@@ -24,8 +27,9 @@ def token_weights(
     mask = mask_BT.double()
     rollouts = max(1, len(mask))
     if select_BT is not None:
-        parts = [mask_BT & select_BT, mask_BT & ~select_BT]
-        return sum((part / part.sum(1, keepdim=True).clamp(min=1) for part in parts), torch.zeros_like(mask)) / rollouts
+        chosen_BT, rest_BT = (mask_BT & select_BT).double(), (mask_BT & ~select_BT).double()
+        chosen_BT = select_weight * chosen_BT / chosen_BT.sum(1, keepdim=True).clamp(min=1)
+        return (chosen_BT + rest_BT / rest_BT.sum(1, keepdim=True).clamp(min=1)) / rollouts
     if aggregation == "token":
         return mask / mask.sum().clamp(min=1)
     if aggregation == "sequence":

@@ -83,8 +83,11 @@ class ClippedLoss(PolicyLoss):
         """loss_BT."""
         return clipped_loss(logp_BT, logp_old_BT, advantage_BT, self.clip_low, self.clip_high)
 
-    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor) -> Tensor:
+    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Ratio above the upper bound at A > 0, below the lower one at A < 0."""
-        ratio_BT = policy_ratio(logp_BT, logp_old_BT)
+        return self.held_back(policy_ratio(logp_BT, logp_old_BT), advantage_BT)
+
+    def held_back(self, ratio_BT: Tensor, advantage_BT: Tensor) -> Tensor:
+        """Bool_BT: tokens whose ratio is beyond the bound that their advantage would push it over."""
         above, below = ratio_BT > 1 + self.clip_high, ratio_BT < 1 - self.clip_low
         return (above & (advantage_BT > 0)) | (below & (advantage_BT < 0))

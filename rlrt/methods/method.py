@@ -8,13 +8,14 @@ declare; the trainer reads the declarations and knows no method by name.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from rlrt.methods.signals import Credited, Distributions, Signals
+from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 
 
 class Slot:
@@ -37,6 +38,8 @@ class Advantage(Slot):
 
     needs_group: ClassVar[bool] = True
     """True where a group of one rollout carries no signal."""
+    shapes_rewards: ClassVar[bool] = False
+    """True where something is added to the rewards: equal rewards may then have different advantages."""
 
     def __call__(self, signals: Signals) -> Tensor:
         """advantage_B."""
@@ -55,6 +58,11 @@ class Credit(Slot):
     needs_teacher: ClassVar[bool] = False
     """True where ``teacher_rows`` can be anything but empty."""
 
+    def contexts(self) -> Sequence[str]:
+        """The teacher contexts that are read, one entry of ``signals.teachers`` each: ``default`` (by ``teacher.context``),
+        ``correct`` (a correct sibling), ``wrong:K`` (the K-th wrong sibling, from 0)."""
+        return ("default",)
+
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: the rollouts whose credit a teacher can change. None by default."""
         return torch.zeros_like(signals.correct_B)
@@ -71,7 +79,7 @@ class PolicyLoss(Slot):
         """loss_BT; read only where the mask is True."""
         raise TypeError(f"{type(self).__name__} does not define __call__")
 
-    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor) -> Tensor:
+    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Bool_BT: tokens whose gradient the trust region holds back. None by default."""
         return torch.zeros_like(logp_BT, dtype=torch.bool)
 
@@ -80,7 +88,24 @@ class Auxiliary(Slot):
     """A loss on whole next-token distributions, added to the policy loss."""
 
     needs_teacher: ClassVar[bool] = False
-    """True where only rollouts with a teacher contribute, and their tokens alone make the denominator."""
+    """True where only rollouts with a teacher contribute."""
+    exclusive: ClassVar[bool] = False
+    """True where the policy loss leaves those rollouts to this term."""
+    shared_denominator: ClassVar[bool] = False
+    """True where all tokens of the mini-batch make the denominator, as in the policy loss; otherwise this term's own tokens."""
+
+    def teacher_rows(self, signals: Signals) -> Tensor:
+        """Bool_B: the rollouts that this term wants a teacher for. All by default."""
+        return torch.ones_like(signals.correct_B)
+
+    def token_weights(self, teacher: TeacherSignal, mask_BT: Tensor) -> Tensor | None:
+        """Weights of the term's tokens over a whole mini-batch, or None where all count alike (nothing is scored for it then).
+
+        Args:
+            teacher: the teacher's view of the mini-batch, entropies included.
+            mask_BT: bool; the tokens of rollouts that have a teacher.
+        """
+        return None
 
     def __call__(self, distributions: Distributions) -> Tensor:
         """loss_N."""
@@ -125,10 +150,17 @@ class Method:
         return any(term.needs_teacher for term in self.auxiliary)
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
-        """Bool_B: rollouts for which the method wants a teacher (all of them where a loss distils)."""
-        if self.distils:
-            return torch.ones_like(signals.correct_B)
-        return self.credit.teacher_rows(advantage_B, signals)
+        """Bool_B: rollouts for which some slot wants a teacher."""
+        wanted_B = self.credit.teacher_rows(advantage_B, signals)
+        for term in self.auxiliary:
+            if term.needs_teacher:
+                wanted_B = wanted_B | term.teacher_rows(signals)
+        return wanted_B
+
+    def left_to_terms(self, has_teacher_B: Tensor) -> Tensor:
+        """Bool_B: rollouts that the policy loss leaves to an exclusive term."""
+        exclusive = any(term.exclusive for term in self.auxiliary)
+        return has_teacher_B if exclusive else torch.zeros_like(has_teacher_B)
 
     def touched_rows(self, advantage_BT: Tensor, has_teacher_B: Tensor) -> Tensor:
         """Bool_B: rollouts that some term of the loss touches; the others need no forward and no backward pass."""

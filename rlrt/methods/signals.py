@@ -41,6 +41,7 @@ class Signals:
         logp_BT: log P_S of the sampled tokens at rollout-time weights (the trainer's own forward), nats.
         entropy_BT: the student's exact entropy at those weights, nats.
         scored_B: bool; the rollouts for which ``logp_BT`` and ``entropy_BT`` were computed.
+        text_B: the responses' texts, for methods that read them; empty where nobody gave them.
         teachers: one entry per teacher context; empty where the method asks for none.
         reference_logp_BT: log-probability under the step-0 policy, or None.
     """
@@ -56,6 +57,7 @@ class Signals:
     logp_BT: Tensor
     entropy_BT: Tensor
     scored_B: Tensor
+    text_B: list[str] = field(default_factory=list)
     teachers: list[TeacherSignal] = field(default_factory=list)
     reference_logp_BT: Tensor | None = None
 
@@ -68,6 +70,8 @@ class Signals:
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
             values[f.name] = value[index] if isinstance(value, torch.Tensor) else value
+        order = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        values["text_B"] = [self.text_B[i] for i in order.tolist()] if self.text_B else []
         values["teachers"] = [
             TeacherSignal(t.has_B[index], t.logp_BT[index], t.entropy_BT[index]) for t in self.teachers
         ]
@@ -81,18 +85,20 @@ class Credited:
     Attributes:
         advantage_BT: advantage of every token; zero outside the mask.
         select_BT: bool, or None. Where given, each rollout's loss is the mean over its unselected tokens plus the mean
-            over its selected ones, an empty part omitted.
+            over its selected ones times ``select_weight``, an empty part omitted.
+        select_weight: see there.
         metrics: plain numbers to log.
     """
 
     advantage_BT: Tensor
     select_BT: Tensor | None = None
+    select_weight: float = 1.0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def rows(self, index: Tensor) -> Credited:
         """The credit of some rollouts."""
         select = None if self.select_BT is None else self.select_BT[index]
-        return Credited(self.advantage_BT[index], select, self.metrics)
+        return Credited(self.advantage_BT[index], select, self.select_weight, self.metrics)
 
 
 @dataclass

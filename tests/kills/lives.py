@@ -34,6 +34,7 @@ MORE = {
     "rlsd": ("teacher.weights=snapshot", "teacher.sync_steps=2"),
     "entropy": ("method.entropy_target=2.0", "method.entropy_rate=0.01"),  # a slot with state
     "dapo": ("train.overlong_cache=12",),
+    "antisd": ("method.antisd_warm_steps=2",),  # state that moves within the run
 }
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 LARGEST = 1_240_000

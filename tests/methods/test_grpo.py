@@ -46,9 +46,9 @@ def test_clipped_is_where_the_gradient_is_held_back():
     ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1]], dtype=F64)
     advantage = torch.tensor([[2.0, -2.0, 2.0, -2.0, 3.0]], dtype=F64)
     loss = ClippedLoss(clip_low=0.2, clip_high=0.28)
-    assert loss.clipped(ratio.log(), torch.zeros(1, 5, dtype=F64), advantage).tolist() == [
-        [True, False, False, True, False]
-    ]
+    assert loss.clipped(
+        ratio.log(), torch.zeros(1, 5, dtype=F64), advantage, torch.ones(1, 5, dtype=torch.bool)
+    ).tolist() == [[True, False, False, True, False]]
 
 
 def test_gradient_stops_outside_the_trust_region():

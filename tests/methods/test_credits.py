@@ -1,0 +1,114 @@
+"""AntiSD, DASD and RLCSD by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+
+from rlrt.methods.aggregate import token_weights
+from rlrt.methods.antisd import Repulsion, repulsion
+from rlrt.methods.dasd import adaptive_signal
+from rlrt.methods.rlcsd import ContrastiveCredit, contrast, contrastive_reward, same_sign_sum
+from rlrt.methods.signals import TeacherSignal
+from tests.helpers import method_of, signals
+
+F64 = torch.float64
+
+
+def f64(*rows):
+    return torch.tensor(rows, dtype=F64)
+
+
+def test_repulsion_by_hand():
+    # phi(0) = 0; phi(log 3) = (log 4 - log 2) / 2 = log(2) / 2; phi(-20) is nearly -log(2) / 2
+    values = repulsion(f64([0.0, math.log(3), -100.0]))[0].tolist()
+    assert values == pytest.approx([0.0, math.log(2) / 2, -math.log(2) / 2], abs=1e-8)
+
+
+def repelled(slot, entropy, step, student=-1.0, teacher=-0.5):
+    batch = signals([1.0, 0.0], [0, 0], [1, 1], f64([student], [student]), f64([teacher], [teacher]), step=step)
+    batch.teachers[0].entropy_BT = torch.full((2, 1), entropy, dtype=F64)
+    return slot(torch.tensor([1.0, -1.0], dtype=F64), batch)
+
+
+def test_the_gate_warms_closes_and_opens():
+    slot = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    assert [repelled(slot, h, s).metrics["antisd/lambda"] for s, h in ((1, 1.0), (2, 3.0))] == [0.0, 0.0]  # H_warm = 2
+    steps = [(3, 1.9, 0.5), (4, 1.85, 0.0), (5, 1.95, 0.0), (6, 2.0, 0.5), (7, 1.87, 0.5)]  # .93 * 2 = 1.86
+    for step, entropy, lam in steps:
+        assert repelled(slot, entropy, step).metrics["antisd/lambda"] == lam, step
+    result = repelled(slot, 2.5, 8).advantage_BT
+    push = 0.5 * (math.log1p(math.exp(0.5)) - math.log(2)) / 2  # u = .5
+    assert result[:, 0].tolist() == pytest.approx([1.0 - push, -1.0 - push], abs=1e-12)
+
+
+def test_the_gate_is_checkpointed():
+    slot = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    for step, entropy in ((1, 1.0), (2, 3.0), (3, 1.0)):
+        repelled(slot, entropy, step)
+    twin = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    twin.load_state_dict(copy.deepcopy(slot.state_dict()))
+    assert twin.state_dict() == slot.state_dict() == {"warm_0": 1.0, "warm_1": 3.0, "open": 0.0}
+    assert repelled(twin, 1.95, 4).metrics["antisd/lambda"] == 0.0  # still closed
+
+
+def test_dasd_by_hand():
+    # d = .2, -.4, .4: median |d| = .4, dbar = .5, -1, 1; H = 0, 1, 2: Q_.2 = .4, spread = 2/3
+    gap, entropy, mask = f64([0.2, -0.4, 0.4]), f64([0.0, 1.0, 2.0]), torch.ones(1, 3, dtype=torch.bool)
+    sigmoid = [1 / (1 + math.exp(-(x - 1))) for x in (0.5, 1.0, 1.0)]
+    sure = [math.tanh((0.4 - h) / (2 / 3)) for h in (0.0, 1.0, 2.0)]
+    expected = [s * g * d for s, g, d in zip(sure, sigmoid, (0.5, -1.0, 1.0), strict=True)]
+    assert adaptive_signal(gap, entropy, mask, 0.2, 1e-6)[0].tolist() == pytest.approx(
+        expected, abs=1e-5
+    )  # eps is 1e-6
+    assert expected[0] > 0 > expected[2]  # followed where sure, reversed where not
+
+
+def test_dasd_reads_each_rollout_by_itself_and_nothing_outside_it():
+    gap, entropy = f64([0.2, -0.4, 9.0], [0.1, 0.1, 0.1]), f64([0.0, 1.0, 9.0], [1.0, 1.0, 1.0])
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    both = adaptive_signal(gap, entropy, mask, 0.2, 1e-6)
+    alone = adaptive_signal(gap[:1, :2], entropy[:1, :2], mask[:1, :2], 0.2, 1e-6)
+    assert torch.equal(both[0, :2], alone[0])
+    assert both[0, 2] == 0
+    assert torch.equal(both[1], torch.zeros(3, dtype=F64))  # one entropy everywhere: no token is surer than another
+
+
+def view(has, *logp):
+    return TeacherSignal(torch.tensor(has), f64(*logp), torch.zeros(len(has), len(logp[0]), dtype=F64))
+
+
+def test_contrast_by_hand():
+    # log .5 - log mean(.1, .3) = log 2.5; with one wrong context only: log .5 - log .1 = log 5; without any: 0
+    correct = view([True, True, True], [math.log(0.5)], [math.log(0.5)], [math.log(0.5)])
+    wrong = [
+        view([True, True, False], [math.log(0.1)], [math.log(0.1)], [0.0]),
+        view([True, False, False], [math.log(0.3)], [0.0], [0.0]),
+    ]
+    value, has = contrast(correct, wrong)
+    assert value[:, 0].tolist() == pytest.approx([math.log(2.5), math.log(5), 0.0], abs=1e-12)
+    assert has.tolist() == [True, True, False]
+
+
+def test_the_reward_is_bounded_and_keeps_the_advantages_sign():
+    reward = contrastive_reward(f64([0.0, 0.02, -9.0]), 0.5, 0.02, 2.0)[0].tolist()
+    assert reward == pytest.approx([0.0, 0.5 * math.tanh(1.0), -0.5], abs=1e-12)
+    assert contrastive_reward(f64([9.0]), 5.0, 0.02, 2.0)[0].tolist() == [2.0]
+    total = same_sign_sum(f64([0.3, 0.3, -0.3, -0.3, 0.0]), f64([-0.5, 0.5, 0.5, -0.5, -0.5]))
+    assert total[0].tolist() == pytest.approx([0.0, 0.8, 0.0, -0.8, 0.0], abs=1e-12)
+
+
+def test_rlcsd_selects_and_weighs():
+    slot: ContrastiveCredit = method_of("rlcsd").credit
+    assert slot.contexts() == ("correct:0", "wrong:0", "wrong:1", "wrong:2", "wrong:3")
+    batch = signals([1.0, 0.0], [0, 0], [2, 2])
+    batch.teachers = [view([True, True], [-1.0, -1.0], [-1.0, -1.0]), view([True, False], [-1.0, -1.5], [0.0, 0.0])]
+    credited = slot(torch.tensor([0.5, -0.5], dtype=F64), batch)
+    assert credited.advantage_BT.tolist() == [[0.5, pytest.approx(1.0)], [-0.5, -0.5]]
+    assert credited.select_BT.tolist() == [[False, True], [False, False]]
+    weight = token_weights(batch.mask_BT, "token", 9, credited.select_BT, 3.0)
+    # of two rollouts: the first has one token of each kind, the second two unselected ones
+    assert weight.tolist() == [[0.5, 1.5], [0.25, 0.25]]
