@@ -42,6 +42,8 @@ def test_one_run_from_any_working_directory(tmp_path):
         "checkpoints",
         "summary.json",
         "log.txt",
+        "lease.lock",
+        "lease.json",
     } == names
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == [0, 1, 2]
@@ -94,7 +96,7 @@ def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["method=nothing"], 1, "error: method=nothing: there is no such method. Valid: dapo"),
+        (["method=nothing"], 1, "error: method=nothing: there is no such method. Valid: antisd, cispo, dapo"),
         (["method=rlrtt"], 1, "Did you mean 'rlrt'"),
         (["train.lrr=1"], 1, "error: train.lrr: there is no such key. Did you mean 'train.lr'"),
         (["+sweep=nothing"], 1, "sweep"),
