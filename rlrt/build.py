@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from rlrt import checkpoints
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
+from rlrt.datacheck import check_data, drop_long_prompts
 from rlrt.errors import DiskFull, UserError
 from rlrt.folder import RunFolder, environment, git_state, read_json, redacted
 from rlrt.identity import PACKAGE, identity
@@ -24,8 +26,8 @@ from rlrt.monitor import Monitor
 from rlrt.policy import Policy, adamw, load
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
-from rlrt.rollouts import Sampler, step_prompts
-from rlrt.teacher import Teacher, frozen_copy, reference_text
+from rlrt.rollouts import Sampler
+from rlrt.teacher import Teacher, frozen_copy
 from rlrt.terminal import Progress, before_after, phases
 from rlrt.trackers.mlflow import MlflowTracker
 from rlrt.update import Learner
@@ -101,35 +103,6 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
                 weights.copy_(snapshot.teacher[name])
     learner.method.load_state_dict(snapshot.state["method"])
     return snapshot.step
-
-
-def check_data(settings: Settings) -> None:
-    """Refuse data that a run cannot use: fewer prompts than a step takes, or no text for a teacher that is to be shown one.
-
-    Raises:
-        UserError: naming the keys.
-    """
-    teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
-    step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
-    if settings.eval.prompts > len(settings.data.heldout):
-        log.warning(
-            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
-        )
-    if not method.needs_teacher:
-        return
-    shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
-    if shown not in ("reference", "answer"):
-        return
-    lacking = sum(not reference_text(p, shown) for p in settings.data.train)
-    if lacking == prompts:
-        raise UserError(
-            f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
-            "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
-        )
-    if lacking:
-        log.warning(
-            "%d of %d training prompts have no %s text: no teacher there", lacking, len(settings.data.train), shown
-        )
 
 
 def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
@@ -228,8 +201,9 @@ def execute(
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     settings.data.prepare()
-    check_data(settings)
     learner = build_learner(settings)
+    drop_long_prompts(settings.data, learner.builder)
+    check_data(settings)
     newest = starting_point(settings, folder)
     position = 0 if newest is None else restore_checkpoint(learner, newest, settings)
     if newest is not None:
@@ -243,7 +217,8 @@ def execute(
     run = assemble(settings, learner, position, monitor, folder, lambda: stop() or folder.prune_asked())
     begin = time.monotonic()
     try:
-        reached = train(run)
+        with closing(settings.data):
+            reached = train(run)
     except KeyboardInterrupt:
         note(folder, "interrupted")
         end_mlflow(settings, folder, monitor, "interrupted")
@@ -259,6 +234,16 @@ def execute(
     state = "finished" if reached == settings.train.steps else early
     finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary()
+
+
+@contextlib.contextmanager
+def closing(task: Any) -> Iterator[None]:
+    """Let a task end what it started (a verifier's processes), however the run ends."""
+    try:
+        yield
+    finally:
+        if hasattr(task, "close"):
+            task.close()
 
 
 def note(folder: RunFolder, state: str, **more: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +15,9 @@ from rlrt.prompting import PromptBuilder
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task
 from rlrt.types import Generation, Grade, Prompt, Rollout
+
+UNGRADED = Grade(correct=False, reward=0.0)
+"""A truncated response's grade, and every response's before it is graded."""
 
 
 class Engine(Protocol):
@@ -104,24 +107,24 @@ class Sampler:
         for i, prompt in enumerate(prompts):
             for g, generation in enumerate(generations[i]):
                 text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                rollouts.append(
-                    Rollout(
-                        prompt,
-                        first_group + i,
-                        g,
-                        seeds[i][g],
-                        ids[i],
-                        generation,
-                        text,
-                        self._grade(prompt, generation, text),
-                    )
-                )
+                group = first_group + i
+                rollouts.append(Rollout(prompt, group, g, seeds[i][g], ids[i], generation, text, UNGRADED))
+        self._grade(rollouts)
         return rollouts
 
-    def _grade(self, prompt: Prompt, generation: Generation, text: str) -> Grade:
-        grade = Grade(correct=False, reward=0.0) if generation.truncated else self.task.grade(prompt, text)
-        penalty = overlong_penalty(len(generation.token_ids), self.engine.max_new_tokens, self._overlong_cache)
-        return Grade(grade.correct, grade.reward + penalty, grade.error)
+    def _grade(self, rollouts: Sequence[Rollout]) -> None:
+        """Fill in the grades, all asked for at once: a verifier in processes of its own works on them side by side."""
+        whole = [r for r in rollouts if not r.generation.truncated]
+        pairs = [(r.prompt, r.text) for r in whole]
+        many = getattr(self.task, "grade_many", None)
+        grades = many(pairs) if many is not None else [self.task.grade(prompt, text) for prompt, text in pairs]
+        for rollout, grade in zip(whole, grades, strict=True):
+            rollout.grade = grade
+        for rollout in rollouts:
+            length = len(rollout.generation.token_ids)
+            penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
+            if penalty:
+                rollout.grade = replace(rollout.grade, reward=rollout.grade.reward + penalty)
 
 
 def carries_signal(group: Sequence[Rollout]) -> bool:

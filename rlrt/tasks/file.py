@@ -1,9 +1,9 @@
-"""A user's own problems from a JSONL file, graded by exact match of the final answer."""
+"""Problems from a table, here or on the hub, graded by their final answers."""
 
 from __future__ import annotations
 
-import json
-import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,93 +11,124 @@ from typing import Any
 from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.seeds import permutation
+from rlrt.tasks.rows import field_of, rows_of, table_files
 from rlrt.types import Grade, Prompt
-
-
-def final_answer(text: str) -> str:
-    r"""The content of the last ``\\boxed{...}`` (braces balanced), or else the last line; white space trimmed."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        lines = text.strip().splitlines()
-        return lines[-1].strip() if lines else ""
-    depth, begin = 1, start + len("\\boxed{")
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[begin:i].strip()
-    return ""
-
-
-def normalised(answer: str) -> str:
-    """White space removed: the only liberty that exact match takes."""
-    return re.sub(r"\s+", "", answer)
+from rlrt.verifiers.answers import boxed, normalised
+from rlrt.verifiers.math import MathVerify
+from rlrt.verifiers.verifier import ExactMatch, Verifier
 
 
 @dataclass
-class JsonlFile:
-    """One JSON object a line. ``data.*``:"""
+class ProblemFile:
+    """JSONL, JSON, parquet or CSV. ``data.*``:"""
 
-    path: str = key("JSONL file")
-    prompt_field: str = key("field of the question")
-    answer_field: str = key("field of the final answer")
-    solution_field: str = key("field of a worked solution; a line may lack it")
-    heldout_share: float = key("share of the lines kept for evaluation", above=0, most=0.9)
+    path: str = key("a file, a folder, or a data set's id on the hub")
+    revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
+    files: str = key("which files of a folder or data set, as a pattern")
+    prompt_field: str = key("column of the question; a dot leads into nested columns")
+    answer_field: str = key("column of the final answer")
+    answer_format: str = key(
+        "where the final answer stands in its column: all of it, after the last ####, or in the last box",
+        choices=("plain", "hash", "boxed"),
+    )
+    solution_field: str | None = key("column of a worked solution; a row may lack it; null: none")
+    heldout_path: str | None = key("problems for evaluation, as path; null: a share of these")
+    heldout_files: str = key("like files, for heldout_path")
+    heldout_share: float = key("share of the problems kept for evaluation", above=0, most=0.9)
+    heldout_prompts: int = key("evaluation problems kept at most; 0: all", least=0)
+    max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
+    verifier: str = key("how answers are compared: letter by letter, or as mathematics", choices=("exact", "math"))
+    verifier_timeout_s: float = key(
+        "time for one answer; a late one is an error, not a wrong answer", "seconds", above=0
+    )
+    verifier_workers: int = key("processes of the verifier", least=1)
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
+    dropped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+    _verifier: Verifier | None = field(default=None, init=False, repr=False)
 
     def prepare(self) -> None:
-        """Read the file; repeated questions are kept once.
+        """Read the tables. Repeated questions are kept once, rows without question or answer dropped; ``dropped`` counts both.
 
         Raises:
-            UserError: for a file that is missing or has a broken line (named by its number), or too few questions.
+            UserError: for a table that is missing or broken, a column that is not there, or too few questions.
         """
-        file = Path(self.path)
-        try:
-            lines = file.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"data.path: {self.path!r} could not be read as a text file: {error}.") from None
-        prompts: dict[str, Prompt] = {}
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                prompt = self._parse(line, number)
-                prompts.setdefault(prompt.text, prompt)
-        if len(prompts) < 2:
-            raise UserError(f"data.path: expected at least 2 questions in {self.path}, found {len(prompts)}.")
-        unique = list(prompts.values())
-        order = permutation(len(unique), 0, "heldout")
-        held = max(1, round(self.heldout_share * len(unique)))
-        self.heldout = [unique[i] for i in sorted(order[:held])]
-        self.train = [unique[i] for i in sorted(order[held:])]
+        self.dropped = Counter()
+        unique = self._read(self.path, self.files, set())
+        if len(unique) < 2:
+            counts = f" ({self.report()})" if self.dropped else ""
+            raise UserError(f"data.path: expected at least 2 questions in {self.path}, found {len(unique)}{counts}.")
+        if self.heldout_path is not None:
+            self.train = unique
+            held = self._read(self.heldout_path, self.heldout_files, {normalised(p.text) for p in unique})
+            if not held:
+                raise UserError(f"data.heldout_path: {self.heldout_path} has no question that is not trained on.")
+            self.heldout = held
+        else:
+            order = permutation(len(unique), 0, "heldout")
+            count = max(1, round(self.heldout_share * len(unique)))
+            self.heldout = [unique[i] for i in sorted(order[:count])]
+            self.train = [unique[i] for i in sorted(order[count:])]
+        if self.heldout_prompts:
+            self.heldout = self.heldout[: self.heldout_prompts]
 
-    def _parse(self, line: str, number: int) -> Prompt:
-        where = f"data.path: line {number} of {self.path}"
-        try:
-            record: Any = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where} is not valid JSON ({error}).") from None
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: expected a JSON object, got {type(record).__name__}.")
-        for name, config_key in ((self.prompt_field, "prompt_field"), (self.answer_field, "answer_field")):
-            value = record.get(name)
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                record[name] = str(value)
-            elif not isinstance(value, str) or not value.strip():
-                got = f"found fields {', '.join(map(str, record)) or 'none'}" if value is None else f"got {value!r}"
-                raise UserError(f"{where}: expected text in field {name!r} (data.{config_key}), {got}.")
-        solution = record.get(self.solution_field)
-        return Prompt(
-            id=f"{number}",
-            text=record[self.prompt_field],
-            answer=record[self.answer_field],
-            solution=solution if isinstance(solution, str) and solution else None,
-            final=record[self.answer_field],
-        )
+    def _read(self, path: str, pattern: str, known: set[str]) -> list[Prompt]:
+        prompts: list[Prompt] = []
+        seen = set(known)
+        for file in table_files(path, pattern, self.revision):
+            for number, (where, row) in enumerate(rows_of(file), 1):
+                prompt = self._prompt(row, where, f"{Path(file).stem}:{number}")
+                if prompt is None:
+                    continue
+                if normalised(prompt.text) in seen:
+                    self.dropped["repeated question"] += 1
+                    continue
+                seen.add(normalised(prompt.text))
+                prompts.append(prompt)
+        return prompts
+
+    def _prompt(self, row: Any, where: str, name: str) -> Prompt | None:
+        question = text_of(field_of(row, self.prompt_field, "prompt_field", where))
+        answer = self._final(text_of(field_of(row, self.answer_field, "answer_field", where)))
+        for value, what in ((question, "no question"), (answer, "no answer")):
+            if not value:
+                self.dropped[what] += 1
+                return None
+        solution = text_of(row.get(self.solution_field)) if self.solution_field else ""
+        return Prompt(id=name, text=question, answer=answer, solution=solution or None, final=answer)
+
+    def _final(self, text: str) -> str:
+        if self.answer_format == "hash":
+            return text.rpartition("####")[2].strip().replace(",", "") if "####" in text else ""
+        return (boxed(text) or "") if self.answer_format == "boxed" else text
+
+    def report(self) -> str:
+        """What was dropped, for a person; empty where nothing was."""
+        return ", ".join(f"{count} x {what}" for what, count in sorted(self.dropped.items()))
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
-        """1 if the final answer equals the expected one, white space apart."""
-        correct = normalised(final_answer(text)) == normalised(prompt.answer)
-        return Grade(correct=correct, reward=float(correct))
+        """1 if the final answer is the expected one."""
+        return self.grade_many([(prompt, text)])[0]
+
+    def grade_many(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Grade]:
+        """Grades of many responses at once."""
+        if self._verifier is None:
+            math = self.verifier == "math"
+            self._verifier = MathVerify(self.verifier_timeout_s, self.verifier_workers) if math else ExactMatch()
+        return self._verifier.grade([(str(prompt.answer), text) for prompt, text in pairs])
+
+    def close(self) -> None:
+        """End the verifier's processes."""
+        if self._verifier is not None:
+            self._verifier.close()
 
     def canonical(self, prompt: Prompt, text: str) -> str:
         """The whole text, white space apart."""
         return normalised(text)
+
+
+def text_of(value: Any) -> str:
+    """A cell as text, trimmed; numbers as they are written, everything else as empty."""
+    if isinstance(value, str):
+        return value.strip()
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else ""

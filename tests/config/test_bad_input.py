@@ -53,7 +53,7 @@ CASES = [
     ("method.credit=..a", r"method\.credit: expected the import path"),
     ("method.policy_loss=null", r"method\.policy_loss: .* nothing would be learned"),
     ("method.name=null", r"method\.name: expected text"),
-    ("engine._target_=rlrt.tasks.file.JsonlFile", r"engine\._target_: .* cannot be used here: it has no load"),
+    ("engine._target_=rlrt.tasks.file.ProblemFile", r"engine\._target_: .* cannot be used here: it has no load"),
 ]
 
 

@@ -1,0 +1,71 @@
+"""Whether a run can use its data, said before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from rlrt.config.schema import Settings
+from rlrt.errors import UserError
+from rlrt.prompting import PromptBuilder
+from rlrt.rollouts import step_prompts
+from rlrt.teacher import reference_text
+
+log = logging.getLogger("rlrt")
+
+
+def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
+    """Drop prompts over ``data.max_prompt_tokens`` (where the task has such a key), and report all that was dropped.
+
+    Raises:
+        UserError: if none is left.
+    """
+    limit = getattr(task, "max_prompt_tokens", None)
+    if limit is None:
+        return
+    for name in ("train", "heldout"):
+        prompts = getattr(task, name)
+        kept = [p for p in prompts if len(builder.student(p)) <= limit]
+        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(kept)
+        if not kept:
+            raise UserError(
+                f"data.max_prompt_tokens: all {len(prompts)} {name} prompts are longer than {limit} tokens; raise it."
+            )
+        setattr(task, name, kept)
+    task.dropped = +task.dropped  # without zeros
+    if task.dropped:
+        log.warning(
+            "data: dropped %s; %d training and %d held-out problems are left",
+            task.report(),
+            len(task.train),
+            len(task.heldout),
+        )
+
+
+def check_data(settings: Settings) -> None:
+    """Refuse data that a run cannot use: fewer prompts than a step takes, or no text for a teacher that is to be shown one.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
+    step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
+    if settings.eval.prompts > len(settings.data.heldout):
+        log.warning(
+            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
+        )
+    if not method.needs_teacher:
+        return
+    shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
+    if shown not in ("reference", "answer"):
+        return
+    lacking = sum(not reference_text(p, shown) for p in settings.data.train)
+    if lacking == prompts:
+        raise UserError(
+            f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
+            "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
+        )
+    if lacking:
+        log.warning(
+            "%d of %d training prompts have no %s text: no teacher there", lacking, len(settings.data.train), shown
+        )

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from rlrt.verifiers.answers import after_thinking, boxed, final_answer
+from rlrt.verifiers.verifier import ExactMatch
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{1", ""), ("a\n b \n", "b"), ("", "")],
+)
+def test_final_answer(text, answer):
+    assert final_answer(text) == answer
+
+
+def test_no_box_is_not_an_empty_box():
+    assert boxed("7") is None
+    assert boxed("\\boxed{}") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [("<think>2?</think>3", "3"), ("a</think>b</think>c", "c"), ("<think>never ends \\boxed{3}", ""), ("3", "3")],
+)
+def test_what_counts_stands_after_the_thought(text, left):
+    assert after_thinking(text) == left
+
+
+def test_exact_match_of_many():
+    grades = ExactMatch().grade([("1 2", "\\boxed{12}"), ("3", "\\boxed{4}"), ("3", "<think>\\boxed{3}")])
+    assert [(g.correct, g.reward, g.error) for g in grades] == [
+        (True, 1.0, False),
+        (False, 0.0, False),
+        (False, 0.0, False),
+    ]
