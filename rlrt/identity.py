@@ -66,12 +66,12 @@ def identity(plain: Mapping[str, Any]) -> str:
     config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
     config["train"] = {k: v for k, v in config.get("train", {}).items() if k not in IGNORED_TRAIN}
     contents = {}
-    for section in ("model", "data"):
-        path = config.get(section, {}).get("path")
+    for section, key in (("model", "path"), ("data", "path"), ("data", "heldout_path")):
+        path = config.get(section, {}).get(key)
         folder = local_folder(path) if isinstance(path, str) else None
         if folder is not None:
-            config[section] = {k: v for k, v in config[section].items() if k != "path"}
-            contents[section] = content_hash(folder)
+            config[section] = {k: v for k, v in config[section].items() if k != key}
+            contents[section if key == "path" else f"{section}.{key}"] = content_hash(folder)
     text = json.dumps([config, contents, code_hash(), versions()], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -161,3 +161,16 @@ def test_learning_rate_by_hand():
 def test_due():
     assert [due(s, 3) for s in (1, 2, 3, 6)] == [False, False, True, True]
     assert not due(3, 0)
+
+
+def test_evaluation_problems_are_part_of_the_identity_by_their_content(tmp_path):
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"prompt": "1+1?", "answer": 2}\n')
+    more = [f"data.path={data}", "data=file"]
+    for name, text in (("h1", "x"), ("h2", "x"), ("h3", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "held.jsonl").write_text(text)
+    paths = [f"data.heldout_path={tmp_path / name / 'held.jsonl'}" for name in ("h1", "h2", "h3")]
+    one, same, other = (identity_of(*more, path) for path in paths)
+    assert one == same
+    assert one != other
