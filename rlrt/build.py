@@ -19,7 +19,7 @@ from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
 from rlrt.datacheck import check_data, drop_long_prompts
 from rlrt.errors import DiskFull, UserError
-from rlrt.folder import RunFolder, environment, git_state, read_json, redacted
+from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
 from rlrt.monitor import Monitor
@@ -220,14 +220,18 @@ def execute(
         with closing(settings.data):
             reached = train(run)
     except KeyboardInterrupt:
-        note(folder, "interrupted")
+        with or_logged(folder.path / "summary.json"):
+            folder.set_state("interrupted")
         end_mlflow(settings, folder, monitor, "interrupted")
         raise
     except BaseException as error:
-        told = full_disk(folder) if is_full_disk(error) else error  # first: it frees what the state needs
-        note(folder, "failed", error=f"{type(error).__name__}: {error}")
+        told = full_disk(folder) if is_full_disk(error) else None  # first: it frees what the state needs
+        with or_logged(folder.path / "summary.json"):
+            folder.set_state("failed", error=f"{type(error).__name__}: {error}")
         end_mlflow(settings, folder, monitor, "failed")
-        raise told from None if told is not error else error.__cause__
+        if told is not None:
+            raise told from None
+        raise
     if shown:
         shown.end()
     early = "pruned" if folder.prune_asked() else "interrupted"
@@ -244,14 +248,6 @@ def closing(task: Any) -> Iterator[None]:
     finally:
         if hasattr(task, "close"):
             task.close()
-
-
-def note(folder: RunFolder, state: str, **more: Any) -> None:
-    """Write a state down, or leave it where the disk takes no more: the error on its way says more than this one would."""
-    try:
-        folder.set_state(state, **more)
-    except OSError as error:
-        log.error("%s cannot be written (%s)", folder.path / "summary.json", error.strerror)
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -352,10 +348,8 @@ def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: s
     hurry = state == "interrupted"
     monitor.close(MLFLOW_STATUS.get(state, "KILLED"), HURRY_S if hurry else PATIENCE_S)
     left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
-    try:
+    with or_logged(folder.path / "summary.json"):
         folder.note(mlflow_complete=monitor.complete and not left)
-    except OSError as error:
-        log.error("%s cannot be written (%s)", folder.path / "summary.json", error.strerror)
 
 
 def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:

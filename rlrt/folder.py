@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
@@ -10,6 +11,8 @@ import secrets
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from rlrt.trackers.record import JsonLines
 PRUNE = "prune"
 STAYS = ("log.txt", "lease.lock", "lease.json")
 """Files of a run's folder that are in use while an earlier run is put aside."""
+log = logging.getLogger("rlrt")
 SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credential)")
 REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "mlflow", "optuna", "submitit")
 
@@ -61,6 +65,15 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+@contextmanager
+def or_logged(file: Path) -> Iterator[None]:
+    """Go on where a small file cannot be written: the error that is on its way says more than this one would."""
+    try:
+        yield
+    except OSError as error:
+        log.error("%s cannot be written (%s)", file, error.strerror)
 
 
 class RunFolder:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlrt.methods.aggregate import kl_penalty, token_weights
 from rlrt.methods.grpo import policy_ratio
-from rlrt.methods.method import Auxiliary, Method
+from rlrt.methods.method import Method
 from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 from rlrt.policy import Policy, Row, micro_batches, response_logp, score
 from rlrt.prompting import PromptBuilder
@@ -255,10 +255,9 @@ def dense_weights(learner: Learner, contexts: Sequence[Row | None], signals: Sig
         return torch.zeros_like(signals.logp_BT, dtype=torch.float64)
     counted_BT = signals.mask_BT if term.shared_denominator else mask_BT
     weight_BT = mask_BT / counted_BT.sum().double()
-    if type(term).token_weights is Auxiliary.token_weights:
+    if not term.weighs_tokens:
         return weight_BT
-    own_BT = term.token_weights(learner.score_teacher(signals, contexts), mask_BT)
-    return weight_BT if own_BT is None else weight_BT * own_BT
+    return weight_BT * term.token_weights(learner.score_teacher(signals, contexts), mask_BT)
 
 
 def micro_loss(

@@ -25,9 +25,11 @@ def test_a_look_does_not_turn_a_holder_away(tmp_path):
     thread = threading.Thread(target=look)
     thread.start()
     try:
+        held_times = 0
         for _ in range(300):
             with hold(tmp_path / "lease"):
-                pass
+                held_times += 1
+        assert held_times == 300
     finally:
         stop.set()
         thread.join()

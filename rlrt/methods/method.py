@@ -94,18 +94,21 @@ class Auxiliary(Slot):
     shared_denominator: ClassVar[bool] = False
     """True where all tokens of the mini-batch make the denominator, as in the policy loss; otherwise this term's own tokens."""
 
+    weighs_tokens: ClassVar[bool] = False
+    """True where tokens count differently; the teacher is then scored for it before the loss."""
+
     def teacher_rows(self, signals: Signals) -> Tensor:
         """Bool_B: the rollouts that this term wants a teacher for. All by default."""
         return torch.ones_like(signals.correct_B)
 
-    def token_weights(self, teacher: TeacherSignal, mask_BT: Tensor) -> Tensor | None:
-        """Weights of the term's tokens over a whole mini-batch, or None where all count alike (nothing is scored for it then).
+    def token_weights(self, teacher: TeacherSignal, mask_BT: Tensor) -> Tensor:
+        """Weights of the term's tokens over a whole mini-batch; asked for where the term declares ``weighs_tokens``.
 
         Args:
             teacher: the teacher's view of the mini-batch, entropies included.
             mask_BT: bool; the tokens of rollouts that have a teacher.
         """
-        return None
+        raise TypeError(f"{type(self).__name__} does not define token_weights")
 
     def __call__(self, distributions: Distributions) -> Tensor:
         """loss_N."""

@@ -40,6 +40,7 @@ class RoutedDistillation(Distillation):
 
     exclusive = True
     shared_denominator = True
+    weighs_tokens = True
 
     srpo_beta: float = key("how fast a token's weight falls with the teacher's entropy there", "1/nats", least=0)
 

@@ -1,6 +1,6 @@
 """``python -m rlrt.run -m``: from what was typed to a driven sweep. Hydra composes; the loop is ours.
 
-Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Why no Hydra plugin".
+Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Plugins of others".
 """
 
 from __future__ import annotations
@@ -73,11 +73,18 @@ def source_of(
             return checked(folder, typed, compose)
 
         plan, fixed, retries = search_of(values, own(overrides), made, launcher)
-        check_disk(folder, [made(fixed)] * plan.n_trials * max(1, len(plan.seeds)), print)
+        check_disk(folder, still_to_write(folder, made(fixed), plan.n_trials * max(1, len(plan.seeds))), print)
         known = folders_by_identity(folder)
         search = Search(folder, plan, lambda more: placed(folder, made([*fixed, *more]), more, known))
         return search, retries, max(1, len(plan.seeds))
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
+
+
+def still_to_write(sweep: Path, job: Job, total: int) -> list[Job]:
+    """Stand-ins for the jobs of a search that will still save something: those begun and not done, and those to come."""
+    there = job_folders(sweep)
+    begun = [dataclasses.replace(job, folder=folder) for folder in there if not job_state(folder).done]
+    return begun + [job] * max(0, total - len(there))
 
 
 def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:

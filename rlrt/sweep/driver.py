@@ -11,7 +11,6 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.stop import scancel, terminate
-from rlrt.sweep.table import Live, Row, table
+from rlrt.sweep.table import Live, Row, counted, table
 
 POLL_S = 0.5
 """Seconds between two looks at the jobs that are alive."""
@@ -358,8 +357,7 @@ class Driver:
         self._live.end()
         rows = [self._rows.get(folder) or self._row(folder) for folder in self._entries]
         print(table(rows), file=self.out)
-        counts = Counter(row.state.name for row in rows)
-        print(", ".join(f"{n} {name}" for name, n in sorted(counts.items())) + f"; {self.sweep}", file=self.out)
+        print(f"{counted(rows)}; {self.sweep}", file=self.out)
         for folder, state in self._ended.items():
             if not state.done:
                 print(f"{state.name}: {folder.name}: {self._why(folder, state)}", file=self.out)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import DiskFull, UserError
-from rlrt.folder import RunFolder, read_json
+from rlrt.folder import RunFolder, or_logged, read_json
 from rlrt.identity import identity
 from rlrt.lease import LEASE, Held, hold, slurm_job
 from rlrt.stop import StopFlag
@@ -90,10 +90,8 @@ def refuse_another(spec: dict[str, Any]) -> None:
 
 def note(place: RunFolder, **why: str) -> None:
     """Write down how the run failed, unless the disk takes no more: the job then counts as lost, and is tried again."""
-    try:
+    with or_logged(place.path / "summary.json"):
         place.set_state("failed", **why)
-    except OSError as error:
-        log.error("summary.json cannot be written (%s)", error.strerror)
 
 
 def leave_sqlite_to_the_driver(tracking: Any) -> None:

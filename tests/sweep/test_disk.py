@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import namedtuple
 
 import pytest
 
 from rlrt.errors import UserError
+from rlrt.folder import write_json
 from rlrt.paths import EMBEDDED
+from rlrt.sweep.command import still_to_write
 from rlrt.sweep.disk import check_disk, checkpoint_bytes, parameters
 from rlrt.sweep.plan import Job
 
@@ -58,3 +61,13 @@ def test_a_model_that_is_not_here_is_said_to_be_unknown(tmp_path):
     said = []
     check_disk(tmp_path, [job(tmp_path, "Qwen/Qwen3-1.7B")], said.append)
     assert "Qwen/Qwen3-1.7B is not on this machine" in said[0]
+
+
+def test_a_search_that_goes_on_needs_room_for_what_is_to_come_alone(tmp_path):
+    one = job(tmp_path)
+    for name, summary in (("a", {"state": "finished"}), ("b", {"state": "interrupted"})):
+        dataclasses.replace(one, folder=tmp_path / "sweep" / name).write()
+        write_json(tmp_path / "sweep" / name / "summary.json", summary)
+    left = still_to_write(tmp_path / "sweep", one, 5)
+    assert [j.folder.name for j in left] == ["b", "job", "job", "job"]
+    assert still_to_write(tmp_path / "nothing", one, 5) == [one] * 5
