@@ -14,18 +14,20 @@ from typing import Any
 
 import torch
 
-from rlrt import checkpoints
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_data, drop_long_prompts
+from rlrt.datacheck import check_data, check_prompts, drop_long_prompts
 from rlrt.errors import DiskFull, UserError
 from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
+from rlrt.lora import add_adapters
 from rlrt.monitor import Monitor
-from rlrt.policy import Policy, adamw, load
+from rlrt.paths import listed
+from rlrt.policy import Policy, adamw, context_length, load, set_stop_tokens
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
+from rlrt.resume import check_saved, restore_checkpoint, save_checkpoint, starting_point
 from rlrt.rollouts import Sampler
 from rlrt.teacher import Teacher, frozen_copy
 from rlrt.terminal import Progress, before_after, phases
@@ -51,11 +53,15 @@ def resolve_device(name: str) -> torch.device:
 def build_learner(settings: Settings) -> Learner:
     """Model, optimiser, teacher and method of a run, at step 0."""
     model_config, train_config, teacher_config = settings.model, settings.train, settings.teacher
+    check_saved(model_config.path)
     model, tokenizer = load(model_config.path, model_config.revision, model_config.attn_implementation)
+    set_stop_tokens(model, tokenizer, model_config.stop_tokens)
     set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
+    if model_config.lora is not None:
+        add_adapters(model, model_config.lora, model_config.lora_alpha, model_config.lora_targets, settings.seed)
     model.to(resolve_device(settings.device)).train()
     if model_config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     builder = PromptBuilder(
         tokenizer, model_config.style, model_config.prompt_template, model_config.thinking, teacher_config.template
@@ -70,62 +76,8 @@ def build_learner(settings: Settings) -> Learner:
         train=train_config,
         teacher_config=teacher_config,
         max_new_tokens=settings.engine.max_new_tokens,
+        context_length=context_length(model, model_config.context_length),
     )
-
-
-def save_checkpoint(learner: Learner, folder: Path, step: int, keep_last: int) -> Path:
-    """Everything the run needs to go on to the bit."""
-    moving = learner.teacher.state()
-    snapshot = checkpoints.Snapshot(
-        step=step,
-        optimiser=learner.policy.optimiser.state_dict(),
-        teacher=None if moving is None else dict(moving.named_parameters()),
-        state={"method": learner.method.state_dict()},
-    )
-    return checkpoints.save(folder, snapshot, learner.policy.save, keep_last)
-
-
-def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> int:
-    """Take over a checkpoint; returns its step."""
-    snapshot = checkpoints.read(checkpoint)
-    policy = learner.policy
-    saved, _ = load(str(checkpoint), None, settings.model.attn_implementation)
-    policy.model.load_state_dict(saved.state_dict())
-    policy.optimiser.load_state_dict(snapshot.optimiser)
-    moving = learner.teacher.state()
-    if moving is not None:
-        if snapshot.teacher is None:
-            raise UserError(
-                f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
-            )
-        with torch.no_grad():
-            for name, weights in moving.named_parameters():
-                weights.copy_(snapshot.teacher[name])
-    learner.method.load_state_dict(snapshot.state["method"])
-    return snapshot.step
-
-
-def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
-    """The checkpoint to go on from, by ``resume``; files written after it are cut.
-
-    Raises:
-        UserError: under ``resume=must`` without a good checkpoint.
-    """
-    if settings.resume == "never":
-        aside = folder.put_aside()
-        if aside is not None:
-            log.info("resume=never: the earlier run was moved to %s", aside)
-        return None
-    newest = checkpoints.newest_good(folder.checkpoints, log.warning)
-    if newest is None and settings.resume == "must":
-        raise UserError(
-            f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto."
-        )
-    checkpoints.tidy(folder.checkpoints, newest, settings.train.keep_last)
-    step = int(newest.name.removeprefix("step_")) if newest else -1
-    folder.record.cut_after(step)
-    folder.samples.cut_after(step)
-    return newest
 
 
 def open_mlflow(settings: Settings, folder: RunFolder, name: str, more_tags: Mapping[str, str]) -> MlflowTracker | None:
@@ -204,6 +156,7 @@ def execute(
     learner = build_learner(settings)
     drop_long_prompts(settings.data, learner.builder)
     check_data(settings)
+    check_prompts(settings, learner)
     newest = starting_point(settings, folder)
     position = 0 if newest is None else restore_checkpoint(learner, newest, settings)
     if newest is not None:
@@ -260,7 +213,7 @@ def full_disk(folder: RunFolder) -> DiskFull:
     """What to say when the disk is full: what is safe, and what to do. The torn checkpoint is removed."""
     for torn in folder.checkpoints.glob("step_*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)
-    good = checkpoints.listed(folder.checkpoints)
+    good = listed(folder.checkpoints)
     safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
     return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 

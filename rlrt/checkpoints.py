@@ -1,8 +1,10 @@
 """Checkpoints: written whole or not at all, read only if undamaged.
 
-``step_N/`` holds the model in the hub's format, ``optimiser.safetensors``, where the teacher's weights move
-``teacher.safetensors``, ``state.json`` (position, method state) and ``checksums.json``. It is written as
-``step_N.tmp``, synced to disk and renamed, so a kill at any moment leaves the earlier checkpoints as they were.
+``step_N/`` is the model in the hub's format: transformers loads it, vLLM serves it (which reads every safetensors file of the
+folder). What only the trainer needs is below ``step_N/trainer/``: ``optimiser.safetensors``, ``teacher.safetensors`` where the
+teacher's weights move, ``adapters.safetensors`` where adapters are trained, ``state.json`` (position, method state).
+``checksums.json`` covers all. The folder is written as ``step_N.tmp``, synced to disk and renamed, so a kill at any moment
+leaves the earlier checkpoints as they were.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-CHECKSUMS = "checksums.json"
+from rlrt.paths import CHECKSUMS, TRAINER, listed
+
+PARTS = ("teacher", "adapters")
+"""Named weights that a snapshot may hold besides the model's."""
 
 
 @dataclass
@@ -30,12 +35,14 @@ class Snapshot:
         step: updates done.
         optimiser: the optimiser's ``state_dict``.
         teacher: named weights of a teacher that moves, or None.
+        adapters: named weights of low-rank adapters, or None; the model's folder has them merged in.
         state: numbers and names that fit JSON (method state and the like).
     """
 
     step: int
     optimiser: dict[str, Any]
     teacher: dict[str, torch.Tensor] | None
+    adapters: dict[str, torch.Tensor] | None
     state: dict[str, Any]
 
 
@@ -64,35 +71,31 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
     target = folder / f"step_{snapshot.step}"
     work = folder / f"step_{snapshot.step}.tmp"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
+    inner = work / TRAINER
+    inner.mkdir(parents=True)
     save_model(work)
     tensors, rest = flatten_optimiser(snapshot.optimiser)
-    save_file(tensors, work / "optimiser.safetensors")
-    if snapshot.teacher is not None:
-        save_file(
-            {k: v.detach().clone().contiguous() for k, v in snapshot.teacher.items()}, work / "teacher.safetensors"
-        )
+    save_file(tensors, inner / "optimiser.safetensors")
+    for name in PARTS:
+        weights = getattr(snapshot, name)
+        if weights is not None:
+            copies = {k: v.detach().clone().contiguous() for k, v in weights.items()}
+            save_file(copies, inner / f"{name}.safetensors")
     state = {"step": snapshot.step, "optimiser": rest, **snapshot.state}
-    (work / "state.json").write_text(json.dumps(state, indent=1))
-    files = sorted(p for p in work.iterdir() if p.is_file())
+    (inner / "state.json").write_text(json.dumps(state, indent=1))
+    files = sorted(p for p in work.rglob("*") if p.is_file())
     for file in files:
         os.chmod(file, 0o644)
         _sync(file)
-    (work / CHECKSUMS).write_text(json.dumps({p.name: _digest(p) for p in files}, indent=1))
-    _sync(work / CHECKSUMS)
-    _sync(work)
+    (work / CHECKSUMS).write_text(json.dumps({str(p.relative_to(work)): _digest(p) for p in files}, indent=1))
+    for path in (work / CHECKSUMS, inner, work):
+        _sync(path)
     if target.exists():
         shutil.rmtree(target)
     work.rename(target)
     _sync(folder)
     drop_old(folder, keep_last)
     return target
-
-
-def listed(folder: Path) -> list[Path]:
-    """Finished checkpoints of a run, oldest first."""
-    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -146,11 +149,12 @@ def drop_old(folder: Path, keep_last: int) -> None:
 
 def read(checkpoint: Path) -> Snapshot:
     """The parts that ``save`` wrote, the model apart."""
-    state = json.loads((checkpoint / "state.json").read_text())
-    optimiser = unflatten_optimiser(load_file(checkpoint / "optimiser.safetensors"), state.pop("optimiser"))
-    teacher_file = checkpoint / "teacher.safetensors"
-    teacher = load_file(teacher_file) if teacher_file.is_file() else None
-    return Snapshot(state.pop("step"), optimiser, teacher, state)
+    inner = checkpoint / TRAINER
+    state = json.loads((inner / "state.json").read_text())
+    optimiser = unflatten_optimiser(load_file(inner / "optimiser.safetensors"), state.pop("optimiser"))
+    files = {name: inner / f"{name}.safetensors" for name in PARTS}
+    parts = {name: load_file(file) if file.is_file() else None for name, file in files.items()}
+    return Snapshot(state.pop("step"), optimiser, state=state, **parts)
 
 
 def flatten_optimiser(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

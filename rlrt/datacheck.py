@@ -10,8 +10,13 @@ from rlrt.errors import UserError
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import step_prompts
 from rlrt.teacher import reference_text
+from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
+LONGEST_TRIED = 32
+"""The longest prompts by letters, of which the longest by tokens is looked for."""
+PARITY_TRIED = 64
+"""Prompts, spread over all, whose student and teacher are compared."""
 
 
 def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
@@ -40,6 +45,24 @@ def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
             len(task.train),
             len(task.heldout),
         )
+
+
+def check_prompts(settings: Settings, learner: Learner) -> None:
+    """Refuse prompts that a response of full length would not fit behind, and a teacher's prompt that is not its student's.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    builder, context_length, max_new_tokens = learner.builder, learner.context_length, settings.engine.max_new_tokens
+    prompts = [*settings.data.train, *settings.data.heldout]
+    longest = max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
+    if longest + max_new_tokens > context_length:
+        raise UserError(
+            f"engine.max_new_tokens: a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the "
+            f"model's context of {context_length} tokens; lower engine.max_new_tokens or data.max_prompt_tokens."
+        )
+    if settings.method.needs_teacher:
+        builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
 
 
 def check_data(settings: Settings) -> None:

@@ -24,7 +24,10 @@ SWEEPS = _shipped("sweeps")
 
 
 def register() -> None:
-    """Add ``sweeps/`` to Hydra's search path and the resolver ``rlrt.run_name``; harmless when repeated."""
+    """Add ``sweeps/`` to Hydra's search path, and the resolvers ``rlrt.run_name`` and ``rlrt.choose:SWITCH,YES,NO``.
+
+    Harmless when repeated.
+    """
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
     from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -39,6 +42,7 @@ def register() -> None:
 
     if not OmegaConf.has_resolver("rlrt.run_name"):
         OmegaConf.register_new_resolver("rlrt.run_name", run_name)
+        OmegaConf.register_new_resolver("rlrt.choose", lambda switch, yes, no: yes if switch else no)
         Plugins.instance().register(SweepsOnSearchPath)
 
 

@@ -6,12 +6,12 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlrt.paths import local_folder
+from rlrt.paths import CHECKSUMS, TRAINER, local_folder
 
 PACKAGE = Path(__file__).parent
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial")
@@ -19,6 +19,12 @@ IGNORED_TRAIN = ("save_every", "keep_last")
 """Keys that say where and how a run is kept, not what it computes."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """Packages whose version can change a run's numbers."""
+OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "peft": lambda config: config.get("model", {}).get("lora") is not None,
+    "math-verify": lambda config: config.get("data", {}).get("verifier") == "math",
+    "reasoning-gym": lambda config: "ReasoningGym" in str(config.get("data", {}).get("_target_")),
+}
+"""Packages that count for the runs that use them alone."""
 NO_PART = ("hydra", "resume", "tracking")
 """Beginnings of overrides that change nothing of what is computed: no part of a name or of a sweep's hash."""
 MAX_NAME = 80
@@ -26,8 +32,13 @@ MAX_NAME = 80
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 over a file, or over the names and contents of a folder's files; cached by size and time of change."""
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    """SHA-256 over a file, or over the names and contents of a folder's files; cached by size and time of change.
+
+    Of a checkpoint the model counts alone, and not what the trainer needs to go on.
+    """
+    inside = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    own = (path / TRAINER, path / CHECKSUMS)
+    files = [path] if path.is_file() else [p for p in inside if p not in own and path / TRAINER not in p.parents]
     total = hashlib.sha256()
     for file in files:
         stat = file.stat()
@@ -57,6 +68,15 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
+def installed(name: str) -> bool:
+    """Whether a package is there."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def identity(plain: Mapping[str, Any]) -> str:
     """A run's identity: 12 hexadecimal digits.
 
@@ -72,7 +92,8 @@ def identity(plain: Mapping[str, Any]) -> str:
         if folder is not None:
             config[section] = {k: v for k, v in config[section].items() if k != key}
             contents[section if key == "path" else f"{section}.{key}"] = content_hash(folder)
-    text = json.dumps([config, contents, code_hash(), versions()], sort_keys=True, default=str)
+    used = {name: metadata.version(name) for name, uses in OPTIONAL.items() if uses(config) and installed(name)}
+    text = json.dumps([config, contents, code_hash(), versions() | used], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

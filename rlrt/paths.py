@@ -6,14 +6,28 @@ from pathlib import Path
 
 EMBEDDED = Path(__file__).parent / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` made it."""
+TRAINER = "trainer"
+"""Folder of a checkpoint that only the trainer reads: the rest is the model."""
+
+CHECKSUMS = "checksums.json"
+"""A checkpoint's list of its files."""
 
 
 def resolve_path(path: str) -> str:
-    """The folder or hub id behind ``model.path``."""
-    return str(EMBEDDED) if path == "embedded" else path
+    """The folder or hub id behind ``model.path``; a run's folder means its newest checkpoint."""
+    if path == "embedded":
+        return str(EMBEDDED)
+    saved = listed(Path(path).expanduser() / "checkpoints")
+    return str(saved[-1]) if saved else path
 
 
 def local_folder(path: str) -> Path | None:
     """The file or folder that a path means here, or None for a hub id."""
     found = Path(resolve_path(path)).expanduser()
     return found if found.exists() else None
+
+
+def listed(folder: Path) -> list[Path]:
+    """Finished checkpoints of a run, oldest first."""
+    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
+    return sorted(found, key=lambda p: int(p.name[5:]))

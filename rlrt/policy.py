@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -14,8 +15,12 @@ import torch
 from torch import Tensor
 
 from rlrt.errors import UserError
+from rlrt.lora import merged
 from rlrt.paths import resolve_path
 from rlrt.precision import computing
+
+LONGEST = 1_000_000
+"""Tokens of context of a model whose config names no limit."""
 
 
 def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
@@ -32,6 +37,7 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    check_attention(attention)
     source = resolve_path(path)
     folder = Path(source)
     if folder.is_dir():
@@ -77,6 +83,36 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) -> None:
+    """Note on the model which tokens end a response, so that its checkpoints say so to whoever serves them.
+
+    Raises:
+        UserError: for a token that the tokenizer does not have.
+    """
+    if tokens is None:
+        return
+    known = tokenizer.get_vocab()
+    for token in tokens:
+        if token not in known:
+            raise UserError(
+                f"model.stop_tokens: {token!r} is no token of this model's tokenizer; set model.stop_tokens=null for the "
+                "model's own."
+            )
+    model.generation_config.eos_token_id = [known[token] for token in tokens]
+
+
+def context_length(model: Any, asked: int | None) -> int:
+    """Tokens that prompt and response may have together.
+
+    Raises:
+        UserError: for more than the model has positions.
+    """
+    positions = int(getattr(model.config, "max_position_embeddings", asked or LONGEST))
+    if asked is not None and asked > positions:
+        raise UserError(f"model.context_length: expected at most the model's {positions} positions, got {asked}.")
+    return asked or positions
+
+
 @torch.no_grad()
 def check_head(model: Any) -> None:
     """Refuse a model that does more to its logits than its output layer does (soft-capping, scaling).
@@ -96,6 +132,19 @@ def check_head(model: Any) -> None:
         raise UserError(
             f"model.path: this model ({type(model).__name__}) changes its logits after its output layer (log-probabilities "
             f"differ by {gap:.3g} nats), which the trainer does not do; use a Qwen3 model."
+        )
+
+
+def check_attention(attention: str) -> None:
+    """Refuse an attention kernel that is not installed.
+
+    Raises:
+        UserError: naming the package.
+    """
+    if attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise UserError(
+            "model.attn_implementation: flash_attention_2 needs the package flash-attn, which is not installed; install it or "
+            "set model.attn_implementation=sdpa."
         )
 
 
@@ -130,6 +179,10 @@ def check_folder(folder: Path) -> None:
         UserError: naming the file that is missing or broken.
     """
     config = folder / "config.json"
+    if (folder / "manifest.json").is_file() and not config.exists():
+        raise UserError(
+            f"model.path: the run in {folder} has no checkpoint yet; let it finish, or give another model.path."
+        )
     try:
         json.loads(config.read_text())
     except FileNotFoundError:
@@ -267,15 +320,15 @@ class Policy:
         return float(norm)
 
     def save(self, folder: Path) -> None:
-        """Weights, config and tokenizer in the hub's format: ``transformers`` loads the folder as it is."""
-        self.model.save_pretrained(folder)
+        """Weights (adapters merged in), config and tokenizer, in the hub's format: ``transformers`` loads the folder."""
+        self.model.save_pretrained(folder, state_dict=merged(self.model))
         self.tokenizer.save_pretrained(folder)
         for file in folder.iterdir():
             os.chmod(file, 0o644)
 
 
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over all weights that are trained."""
+    """AdamW over all weights that are trained: the adapters alone, where there are any."""
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=lr, betas=betas, weight_decay=weight_decay
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.types import Prompt
+
+THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 
 
 class PromptBuilder:
@@ -13,13 +17,18 @@ class PromptBuilder:
 
     Args:
         tokenizer: a transformers tokenizer.
-        style: ``plain`` (``prompt_template`` around the text) or ``chat`` (the tokenizer's chat template).
-        prompt_template: for ``plain``; ``{prompt}`` stands for the text.
+        style: ``plain`` (the text as it is) or ``chat`` (the tokenizer's chat template around it).
+        prompt_template: what the model is asked; ``{prompt}`` and ``{instruction}`` stand for the problem's texts.
         thinking: for ``chat``: passed to the template as ``enable_thinking`` unless None.
         teacher_template: the teacher's text; ``{prompt}`` and ``{solution}`` stand for the texts.
 
+    Attributes:
+        opening: what the prompt has already written of the response: ``<think>`` where a thinking model's template begins
+            the thought for it, else nothing. A verifier must see it.
+
     Raises:
-        UserError: for a chat style without a chat template, or a template that lacks its placeholders.
+        UserError: for a chat style without a chat template, a thinking switch that nothing reads, or a template that lacks
+            its placeholders.
     """
 
     def __init__(
@@ -30,36 +39,89 @@ class PromptBuilder:
                 "model.style=chat needs a tokenizer with a chat template, and this model's has none; set model.style=plain "
                 "(base models) or choose another model.path."
             )
-        if style == "plain" and "{prompt}" not in prompt_template:
+        if thinking is not None and (style == "plain" or "enable_thinking" not in str(tokenizer.chat_template)):
+            where = "style plain" if style == "plain" else "this model's chat template"
+            raise UserError(f"model.thinking: {where} has no thinking switch, got {thinking}; set model.thinking=null.")
+        if "{prompt}" not in prompt_template:
             raise UserError(f"model.prompt_template: expected a text with {{prompt}} in it, got {prompt_template!r}.")
         missing = [f for f in ("{prompt}", "{solution}") if f not in teacher_template]
         if missing:
             raise UserError(f"teacher.template: {missing[0]} is missing in {teacher_template!r}.")
         self._tokenizer, self._style = tokenizer, style
         self._prompt_template, self._thinking, self._teacher_template = prompt_template, thinking, teacher_template
+        self._closing = self._after_the_user()
+        closing = tokenizer.decode(self._closing) if self._closing else prompt_template.rpartition("{prompt}")[2]
+        self.opening = THOUGHT if closing.rfind(THOUGHT) > closing.rfind(END_OF_THOUGHT) else ""
 
     def student(self, prompt: Prompt) -> list[int]:
         """Token ids of the student's prompt."""
-        return self._encode(prompt.text)
+        return self._encode(prompt.text, prompt.instruction)
 
     def teacher(self, prompt: Prompt, solution: str) -> list[int]:
         """Token ids of the teacher's prompt; an empty solution bypasses the template, so teacher equals student."""
-        if not solution:
-            return self._encode(prompt.text)
-        text = self._teacher_template.replace("{solution}", "\0").replace("{prompt}", prompt.text)
-        return self._encode(text.replace("\0", solution))
+        if not solution.strip():
+            return self.student(prompt)
+        return self._encode(filled(self._teacher_template, prompt=prompt.text, solution=solution), prompt.instruction)
 
-    def _encode(self, text: str) -> list[int]:
+    def check_parity(self, prompts: Sequence[Prompt]) -> None:
+        """Refuse to train where student and teacher would differ by more than what the teacher is shown.
+
+        An empty context must give exactly the student's tokens, each time it is asked (a chat template that reads the clock
+        does not), and every prompt of either side must end in the same tokens, so that a response begins alike (METHODS.md:
+        a boundary ``<think>`` on one side only).
+
+        Raises:
+            UserError: naming the problem.
+        """
+        for prompt in prompts:
+            student = self.student(prompt)
+            if self.teacher(prompt, "") != student:
+                raise UserError(
+                    f"teacher.template: an empty context must give the teacher exactly the student's tokens, and for problem "
+                    f"{prompt.id} it does not; does the chat template read the time or draw at random?"
+                )
+            shown = self.teacher(prompt, "0")
+            count = max(1, len(self._closing))
+            if shown[-count:] != student[-count:]:
+                raise UserError(
+                    f"teacher.template: the teacher's prompt for problem {prompt.id} ends in "
+                    f"{self._tokenizer.decode(shown[-count:])!r}, the student's in "
+                    f"{self._tokenizer.decode(student[-count:])!r}; both must end alike for a response to mean the same: put "
+                    "the common end into model.prompt_template."
+                )
+
+    def _encode(self, text: str, instruction: str) -> list[int]:
+        template = self._prompt_template if instruction else without_instruction(self._prompt_template)
+        text = filled(template, prompt=text, instruction=instruction)
         if self._style == "chat":
-            extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
-            ids = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                **extra,
-            )
-            return list(ids)
-        ids = self._tokenizer(self._prompt_template.replace("{prompt}", text), add_special_tokens=False)["input_ids"]
+            return self._chat(text, add_generation_prompt=True)
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         bos = self._tokenizer.bos_token_id
         return [bos, *ids] if bos is not None else list(ids)
+
+    def _chat(self, text: str, add_generation_prompt: bool) -> list[int]:
+        extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
+        ids = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=add_generation_prompt,
+            tokenize=True,
+            return_dict=False,
+            **extra,
+        )
+        return list(ids)
+
+    def _after_the_user(self) -> list[int]:
+        """What the chat template writes after the user's turn, for the response to follow; [] in style plain."""
+        if self._style == "plain":
+            return []
+        return self._chat("0", add_generation_prompt=True)[len(self._chat("0", add_generation_prompt=False)) :]
+
+
+def filled(template: str, **texts: str) -> str:
+    """A template with every ``{name}`` replaced by its text, in one pass: braces inside the texts stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda match: texts.get(match[1], match[0]), template)
+
+
+def without_instruction(template: str) -> str:
+    """A prompt template for a problem whose own text says how to answer."""
+    return template.replace("\n{instruction}", "").replace("{instruction}", "")

@@ -115,7 +115,8 @@ class Sampler:
     def _grade(self, rollouts: Sequence[Rollout]) -> None:
         """Fill in the grades, all asked for at once: a verifier in processes of its own works on them side by side."""
         whole = [r for r in rollouts if not r.generation.truncated]
-        pairs = [(r.prompt, r.text) for r in whole]
+        opening = self.builder.opening  # what the prompt wrote of the response: an unended thought must be seen as one
+        pairs = [(r.prompt, opening + r.text) for r in whole]
         many = getattr(self.task, "grade_many", None)
         grades = many(pairs) if many is not None else [self.task.grade(prompt, text) for prompt, text in pairs]
         for rollout, grade in zip(whole, grades, strict=True):

@@ -25,6 +25,7 @@ class Prompt:
         solution: a reference solution, or None where the data has none.
         final: the final answer as text, or None.
         states_answer: whether ``text`` already gives the final answer away (as countdown's target does).
+        instruction: how the answer is to be given; empty where ``text`` says it.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Prompt:
     solution: str | None = None
     final: str | None = None
     states_answer: bool = False
+    instruction: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ class Learner:
         reference: the step-0 model for the KL penalty, or None.
         train, teacher_config: the config sections.
         max_new_tokens: of the engine; the constant denominator of Dr.GRPO.
+        context_length: tokens that a prompt and its response may have together.
     """
 
     policy: Policy
@@ -41,6 +42,7 @@ class Learner:
     train: Any
     teacher_config: Any
     max_new_tokens: int
+    context_length: int
 
     def teacher_views(
         self, rollouts: Sequence[Rollout], wanted_B: Tensor
@@ -48,13 +50,14 @@ class Learner:
         """For every context that the method reads, the teacher's sequence of every rollout that wants one and can have one;
         and the counts of both, by the first context."""
         views, too_long = [], 0
+        limit = min(self.teacher_config.max_context_tokens, self.context_length - self.max_new_tokens)
         for kind in self.method.credit.contexts():
             rows: list[Row | None] = []
             for rollout, text, wanted in zip(rollouts, self._texts(rollouts, kind), wanted_B.tolist(), strict=True):
                 row = None
                 if wanted and text is not None:
                     prompt_ids = self.builder.teacher(rollout.prompt, text)
-                    if len(prompt_ids) <= self.teacher_config.max_context_tokens:
+                    if len(prompt_ids) <= limit:
                         row = Row(prompt_ids, rollout.generation.token_ids)
                     else:
                         too_long += 1

@@ -16,7 +16,7 @@ def snapshot(step):
     optimiser = torch.optim.AdamW([p], lr=0.1)
     p.grad = torch.ones(3)
     optimiser.step()
-    return Snapshot(step, optimiser.state_dict(), {"w": torch.arange(3.0)}, {"method": {"a": {"coef": 0.25}}})
+    return Snapshot(step, optimiser.state_dict(), {"w": torch.arange(3.0)}, None, {"method": {"a": {"coef": 0.25}}})
 
 
 def model(folder):
@@ -52,10 +52,10 @@ def test_only_the_newest_stay(tmp_path):
     ("harm", "says"),
     [
         (lambda c: (c / "model.safetensors").write_bytes(b"weightz"), "model.safetensors is not what was written"),
-        (lambda c: (c / "optimiser.safetensors").unlink(), "optimiser.safetensors is missing"),
+        (lambda c: (c / "trainer/optimiser.safetensors").unlink(), "trainer/optimiser.safetensors is missing"),
         (lambda c: (c / "checksums.json").write_text("{"), "checksums.json cannot be read"),
         (lambda c: (c / "checksums.json").unlink(), "checksums.json cannot be read"),
-        (lambda c: (c / "state.json").write_bytes(b""), "state.json is not what was written"),
+        (lambda c: (c / "trainer/state.json").write_bytes(b""), "trainer/state.json is not what was written"),
     ],
 )
 def test_damage_is_named_and_the_one_before_is_taken(tmp_path, harm, says):
@@ -95,6 +95,6 @@ def test_none_at_all(tmp_path):
 
 def test_nothing_is_pickled(tmp_path):
     write(tmp_path, 1)
-    assert {p.suffix for p in (tmp_path / "step_1").iterdir()} == {".json", ".safetensors"}
-    json.loads((tmp_path / "step_1" / "state.json").read_text())
+    assert {p.suffix for p in (tmp_path / "step_1").rglob("*") if p.is_file()} == {".json", ".safetensors"}
+    json.loads((tmp_path / "step_1" / "trainer" / "state.json").read_text())
     assert "pickle" not in Path(checkpoints.__file__).read_text()

@@ -11,7 +11,7 @@ class Letters:
     """A tokenizer of single characters."""
 
     bos_token_id = None
-    chat_template = "yes"
+    chat_template = "{% if enable_thinking %}"
 
     def __call__(self, text, add_special_tokens):
         assert not add_special_tokens
@@ -19,7 +19,11 @@ class Letters:
 
     def apply_chat_template(self, messages, **options):
         self.options = options
-        return [0, *(ord(c) for c in messages[0]["content"]), 1]
+        closing = [1] if options["add_generation_prompt"] else []
+        return [0, *(ord(c) for c in messages[0]["content"]), *closing]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
 
 
 PROMPT = Prompt(id="1", text="2+{solution}?", answer=None)

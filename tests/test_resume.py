@@ -30,7 +30,7 @@ def numbers(folder):
 
 def same_end(a, b):
     assert numbers(a) == numbers(b)
-    for name in ("model.safetensors", "optimiser.safetensors"):
+    for name in ("model.safetensors", "trainer/optimiser.safetensors"):
         left, right = (load_file(f / "checkpoints" / "step_4" / name) for f in (a, b))
         assert left.keys() == right.keys()
         assert all(torch.equal(left[k], right[k]) for k in left), name

@@ -17,14 +17,32 @@ class Model:
 
     path: str = key("hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package")
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
+    context_length: int | None = key(
+        "tokens that prompt and response may have together; null: the positions of the model's own config",
+        "tokens",
+        least=1,
+    )
+    stop_tokens: list[str] | None = key(
+        "tokens that end a response; null: those of the model's own generation config, or else the tokenizer's end of sequence"
+    )
     style: str = key("how a prompt becomes tokens", choices=("plain", "chat"))
-    prompt_template: str = key("text around the prompt in style plain; {prompt} stands for it")
+    prompt_template: str = key(
+        "what the model is asked: {prompt} stands for the problem, {instruction} for how the data wants the answer given"
+    )
     thinking: bool | None = key(
         "thinking mode of a hybrid model's chat template; null: the template has no such switch"
     )
+    sampling_temperature: float = key("temperature that its makers recommend; evaluation suites use it", above=0)
+    sampling_top_p: float = key("nucleus that its makers recommend; evaluation suites use it", above=0, most=1)
+    sampling_top_k: int = key("top-k that its makers recommend, 0: none; evaluation suites use it", least=0)
     wording: str = key("how procedural tasks word their prompts for this model", choices=("symbols", "words"))
     attn_implementation: str = key("attention kernel of transformers", choices=("sdpa", "eager", "flash_attention_2"))
     gradient_checkpointing: bool = key("recompute activations in the backward pass to save memory")
+    lora: int | None = key(
+        "rank of low-rank adapters that are trained instead of the weights (peft); null: all weights", least=1
+    )
+    lora_alpha: float = key("scale of the adapters: their product is multiplied by lora_alpha / lora", above=0)
+    lora_targets: list[str] = key("names of the linear layers that get an adapter")
 
 
 @dataclass

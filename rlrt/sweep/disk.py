@@ -33,7 +33,9 @@ def checkpoint_bytes(job: Job) -> int | None:
     folder = local_folder(str(job.plain["model"]["path"]))
     if folder is None:
         return None
-    copies = 3 + (job.plain["teacher"]["weights"] in MOVING)  # weights and AdamW's two moments
+    adapted = job.plain["model"].get("lora") is not None
+    trained = 1 if adapted else 3  # weights and AdamW's two moments; adapters are next to nothing
+    copies = trained + (job.plain["teacher"]["weights"] in MOVING)
     train = job.plain["train"]
     every = train["save_every"] or train["steps"]
     saved = math.ceil(train["steps"] / every)

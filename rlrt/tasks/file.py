@@ -31,6 +31,9 @@ class ProblemFile:
         "where the final answer stands in its column: all of it, after the last ####, or in the last box",
         choices=("plain", "hash", "boxed"),
     )
+    instruction: str = key(
+        "how the answer is to be given, told to the model after the question; empty: the question says it"
+    )
     solution_field: str | None = key("column of a worked solution; a row may lack it; null: none")
     heldout_path: str | None = key("problems for evaluation, as path; null: a share of these")
     heldout_files: str = key("like files, for heldout_path")
@@ -95,7 +98,7 @@ class ProblemFile:
                 self.dropped[what] += 1
                 return None
         solution = text_of(row.get(self.solution_field)) if self.solution_field else ""
-        return Prompt(id=name, text=question, answer=answer, solution=solution or None, final=answer)
+        return Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
 
     def _final(self, text: str) -> str:
         if self.answer_format == "hash":

@@ -1,0 +1,63 @@
+"""Low-rank adapters (arXiv 2106.09685), by peft: the weights stay as they are, small products beside them are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlrt.errors import UserError
+from rlrt.seeds import derive
+
+NAME = "default"
+
+
+def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
+    """Put an adapter beside every target layer, in place; from then on only adapters take a gradient.
+
+    At first an adapter changes nothing: B is zero, and A is drawn as peft draws it, as a function of ``seed`` alone. No
+    dropout: with it the ratio of new to old log-probabilities would be noise.
+
+    Raises:
+        UserError: if peft is not installed, or no layer has one of the names.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("model.lora needs the package peft; install it with: pip install 'rlrt[lora]'.") from None
+    scale: Any = alpha  # peft's annotation says int; it takes any number
+    config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets), lora_dropout=0.0, bias="none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "lora"))
+        try:
+            inject_adapter_in_model(config, model, NAME)
+        except ValueError:
+            raise UserError(
+                f"model.lora_targets: none of {', '.join(targets)} is a layer of this model ({type(model).__name__})."
+            ) from None
+    model.requires_grad_(False)
+    for adapter in adapters(model).values():
+        adapter.requires_grad_(True)
+
+
+def adapters(model: Any) -> dict[str, Tensor]:
+    """The adapters' weights by name; {} for a model without."""
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name}
+
+
+@torch.no_grad()
+def merged(model: Any) -> dict[str, Tensor] | None:
+    """The weights of the model without adapters that computes the same, by the names it had before; None without adapters."""
+    if not adapters(model):
+        return None
+    weights = {}
+    for name, tensor in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        if name.endswith(".base_layer.weight"):
+            layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
+            tensor = tensor + layer.get_delta_weight(NAME)
+        weights[name.replace(".base_layer.", ".")] = tensor
+    return weights
