@@ -114,8 +114,8 @@ def audit(task: Any, prompts: Sequence[Prompt]) -> str:
 
 def grade_all(task: Any, pairs: Sequence[tuple[Prompt, str]]) -> list[Any]:
     """Grades, all at once where the task can."""
-    many = getattr(task, "grade_many", None)
-    return list(many(pairs)) if many is not None else [task.grade(prompt, text) for prompt, text in pairs]
+    start = getattr(task, "start_grading", None)
+    return list(start(pairs)()) if start is not None else [task.grade(prompt, text) for prompt, text in pairs]
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ import torch
 
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_data, check_prompts, drop_long_prompts
+from rlrt.datacheck import check_data, check_prompts, drop_long_prompts, prepare_data
 from rlrt.errors import DiskFull, UserError
+from rlrt.evaluation import Suite
 from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import Run, train
@@ -50,33 +51,43 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def load_model(settings: Settings) -> tuple[Any, Any]:
+    """The model of a run as it starts, where it will compute, and its tokenizer."""
+    config = settings.model
+    check_saved(config.path)
+    model, tokenizer = load(config.path, config.revision, config.attn_implementation)
+    set_stop_tokens(model, tokenizer, config.stop_tokens)
+    set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
+    return model.to(resolve_device(settings.device)), tokenizer
+
+
+def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
+    """How a run writes its prompts."""
+    config = settings.model
+    return PromptBuilder(tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template)
+
+
 def build_learner(settings: Settings) -> Learner:
     """Model, optimiser, teacher and method of a run, at step 0."""
-    model_config, train_config, teacher_config = settings.model, settings.train, settings.teacher
-    check_saved(model_config.path)
-    model, tokenizer = load(model_config.path, model_config.revision, model_config.attn_implementation)
-    set_stop_tokens(model, tokenizer, model_config.stop_tokens)
-    set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
-    if model_config.lora is not None:
-        add_adapters(model, model_config.lora, model_config.lora_alpha, model_config.lora_targets, settings.seed)
-    model.to(resolve_device(settings.device)).train()
-    if model_config.gradient_checkpointing:
+    train_config, teacher_config = settings.train, settings.teacher
+    model, tokenizer = load_model(settings)
+    model.train()
+    if settings.model.gradient_checkpointing:
         model.activation_checkpointing_enable()
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
-    builder = PromptBuilder(
-        tokenizer, model_config.style, model_config.prompt_template, model_config.thinking, teacher_config.template
-    )
     keeps_old = settings.method.distils and train_config.minibatches > 1
     return Learner(
         policy=Policy(model, tokenizer, optimiser, settings.engine.temperature),
         method=settings.method,
         teacher=Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, keeps_old),
-        builder=builder,
+        builder=prompt_builder(settings, tokenizer),
         reference=frozen_copy(model) if train_config.kl_coef > 0 else None,
         train=train_config,
         teacher_config=teacher_config,
         max_new_tokens=settings.engine.max_new_tokens,
-        context_length=context_length(model, model_config.context_length),
+        context_length=context_length(model, settings.model.context_length),
     )
 
 
@@ -152,7 +163,7 @@ def execute(
         return folder.summary()
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    settings.data.prepare()
+    prepare_data(settings)
     learner = build_learner(settings)
     drop_long_prompts(settings.data, learner.builder)
     check_data(settings)
@@ -170,7 +181,7 @@ def execute(
     run = assemble(settings, learner, position, monitor, folder, lambda: stop() or folder.prune_asked())
     begin = time.monotonic()
     try:
-        with closing(settings.data):
+        with closing(settings.data, *settings.eval.suites.values()):
             reached = train(run)
     except KeyboardInterrupt:
         with or_logged(folder.path / "summary.json"):
@@ -194,13 +205,14 @@ def execute(
 
 
 @contextlib.contextmanager
-def closing(task: Any) -> Iterator[None]:
-    """Let a task end what it started (a verifier's processes), however the run ends."""
+def closing(*tasks: Any) -> Iterator[None]:
+    """Let tasks end what they started (a verifier's processes), however the run ends."""
     try:
         yield
     finally:
-        if hasattr(task, "close"):
-            task.close()
+        for task in tasks:
+            if hasattr(task, "close"):
+                task.close()
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -218,6 +230,24 @@ def full_disk(folder: RunFolder) -> DiskFull:
     return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 
 
+def stored(path: Path, uri: str | None = None) -> tuple[Settings, dict[str, str]]:
+    """The settings of a run's folder, with the password of its tracking URI where that is known, and its tags of a sweep.
+
+    Raises:
+        UserError: if the folder's config cannot be read any more, or its URI lacks a password.
+    """
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
+    manifest, spec = RunFolder(path).manifest(), read_json(path / "job.json")
+    settings = load_settings(plain, manifest.get("choices", {}), manifest.get("overrides", []))
+    typed = spec.get("plain", {}).get("tracking", {}).get("uri")  # a sweep's job keeps it with its password
+    settings.tracking.uri = uri or typed or settings.tracking.uri
+    if "***" in str(settings.tracking.uri):
+        raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
+    return settings, spec.get("tags", {})
+
+
 def replay(path: Path, uri: str | None = None) -> bool:
     """Bring to MLflow what it missed of a run: whatever its folder's record has and MLflow has not.
 
@@ -231,17 +261,9 @@ def replay(path: Path, uri: str | None = None) -> bool:
     Raises:
         UserError: if the folder's config cannot be read any more.
     """
-    from omegaconf import OmegaConf
-
     folder = RunFolder(path)
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    manifest, spec = folder.manifest(), read_json(path / "job.json")
-    settings = load_settings(plain, manifest.get("choices", {}), manifest.get("overrides", []))
-    typed = spec.get("plain", {}).get("tracking", {}).get("uri")  # a sweep's job keeps it with its password
-    settings.tracking.uri = uri or typed or settings.tracking.uri
-    if "***" in str(settings.tracking.uri):
-        raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    tracker = open_mlflow(settings, folder, path.name, spec.get("tags", {}))
+    settings, tags = stored(path, uri)
+    tracker = open_mlflow(settings, folder, path.name, tags)
     if tracker is None:
         return True
     monitor = Monitor(settings, folder, tracker, lambda step, metrics: None, log.warning)
@@ -258,7 +280,6 @@ def assemble(
     """The loop's parts."""
     task, config = settings.data, settings.train
     parts = (settings.engine, learner.policy, learner.builder, task)
-    held = task.heldout[: settings.eval.prompts] if settings.eval.prompts else task.heldout
 
     def save(step: int) -> None:
         folder.record.sync()
@@ -267,8 +288,7 @@ def assemble(
 
     return Run(
         sampler=Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache),
-        evaluator=Sampler(*parts, seed=settings.eval.seed),
-        heldout=list(held),
+        suites=suites_of(settings, learner.policy, learner.builder),
         learner=learner,
         seed=settings.seed,
         train=config,
@@ -279,6 +299,19 @@ def assemble(
         save=save,
         stop_requested=stop,
     )
+
+
+def suites_of(settings: Settings, policy: Policy, builder: PromptBuilder) -> list[Suite]:
+    """What a run is evaluated on: the task's held-out prompts, or the benchmarks of ``eval.suites``."""
+    count = settings.eval.prompts
+    tasks = {"": settings.data} if not settings.eval.suites else settings.eval.suites
+    parts = (settings.engine, policy, builder)
+    return [
+        Suite(
+            name, Sampler(*parts, task, seed=settings.eval.seed), list(task.heldout[:count] if count else task.heldout)
+        )
+        for name, task in tasks.items()
+    ]
 
 
 def write_papers(settings: Settings, folder: RunFolder) -> None:

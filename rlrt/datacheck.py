@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from rlrt.config.schema import Settings
@@ -10,13 +11,39 @@ from rlrt.errors import UserError
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import step_prompts
 from rlrt.teacher import reference_text
+from rlrt.types import Prompt
 from rlrt.update import Learner
+from rlrt.verifiers.answers import normalised
 
 log = logging.getLogger("rlrt")
 LONGEST_TRIED = 32
 """The longest prompts by letters, of which the longest by tokens is looked for."""
 PARITY_TRIED = 64
 """Prompts, spread over all, whose student and teacher are compared."""
+
+
+def prepare_data(settings: Settings) -> None:
+    """Read the problems: the task's, and the benchmarks'; what a benchmark drops is said at once.
+
+    A problem of a benchmark that is trained on too is left out of training.
+
+    Raises:
+        UserError: for data that cannot be had or read.
+    """
+    task = settings.data
+    task.prepare()
+    tested: set[str] = set()
+    first: dict[Any, Any] = {}
+    for name, suite in settings.eval.suites.items():
+        suite.prepare()
+        suite.share(first.setdefault((suite.verifier, suite.verifier_timeout_s, suite.verifier_workers), suite))
+        tested |= {normalised(p.text) for p in suite.heldout}
+        if suite.dropped:
+            log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))
+    kept = [p for p in task.train if normalised(p.text) not in tested]
+    if len(kept) < len(task.train):
+        log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
+        task.train = kept
 
 
 def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
@@ -53,16 +80,25 @@ def check_prompts(settings: Settings, learner: Learner) -> None:
     Raises:
         UserError: naming the keys.
     """
-    builder, context_length, max_new_tokens = learner.builder, learner.context_length, settings.engine.max_new_tokens
-    prompts = [*settings.data.train, *settings.data.heldout]
+    tested = [p for suite in settings.eval.suites.values() for p in suite.heldout]
+    prompts = [*settings.data.train, *settings.data.heldout, *tested]
+    check_fit(prompts, learner.builder, learner.context_length, settings.engine.max_new_tokens)
+    if settings.method.needs_teacher:
+        learner.builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
+
+
+def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length: int, max_new_tokens: int) -> None:
+    """Refuse prompts that a response of full length would not fit behind.
+
+    Raises:
+        UserError: naming the keys.
+    """
     longest = max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
     if longest + max_new_tokens > context_length:
         raise UserError(
             f"engine.max_new_tokens: a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the "
             f"model's context of {context_length} tokens; lower engine.max_new_tokens or data.max_prompt_tokens."
         )
-    if settings.method.needs_teacher:
-        builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
 
 
 def check_data(settings: Settings) -> None:
@@ -73,7 +109,7 @@ def check_data(settings: Settings) -> None:
     """
     teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
     step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
-    if settings.eval.prompts > len(settings.data.heldout):
+    if not settings.eval.suites and settings.eval.prompts > len(settings.data.heldout):
         log.warning(
             "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
         )

@@ -93,6 +93,14 @@ def identity(plain: Mapping[str, Any]) -> str:
             config[section] = {k: v for k, v in config[section].items() if k != key}
             contents[section if key == "path" else f"{section}.{key}"] = content_hash(folder)
     used = {name: metadata.version(name) for name, uses in OPTIONAL.items() if uses(config) and installed(name)}
+    suites = config.get("eval", {}).get("suites") or {}
+    for name, suite in suites.items():
+        folder = local_folder(suite["path"]) if isinstance(suite, dict) and isinstance(suite.get("path"), str) else None
+        if folder is not None:
+            contents[f"eval.suites.{name}"] = content_hash(folder)
+            suites = {**suites, name: {k: v for k, v in suite.items() if k != "path"}}
+    if suites:
+        config["eval"] = config["eval"] | {"suites": suites}
     text = json.dumps([config, contents, code_hash(), versions() | used], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

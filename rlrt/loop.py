@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 import torch
 
-from rlrt.evaluation import evaluate
+from rlrt.evaluation import Suite, evaluate
 from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
 from rlrt.timing import clock
-from rlrt.types import Prompt, Rollout
+from rlrt.types import Rollout, Sampling
 from rlrt.update import Learner, learn
 
 
@@ -23,8 +23,7 @@ class Run:
 
     Attributes:
         sampler: rollouts for training.
-        evaluator: rollouts for evaluation; its seed is ``eval.seed``.
-        heldout: evaluation prompts.
+        suites: what is evaluated on; the samplers' seed is ``eval.seed``.
         learner: policy, method and teacher.
         seed, train, eval: from the config.
         position: updates already done (0, or a checkpoint's).
@@ -35,8 +34,7 @@ class Run:
     """
 
     sampler: Sampler
-    evaluator: Sampler
-    heldout: list[Prompt]
+    suites: Sequence[Suite]
     learner: Learner
     seed: int
     train: Any
@@ -59,9 +57,11 @@ def train(run: Run) -> int:
         run.record(0, evaluation(run))
     for step in range(run.position + 1, config.steps + 1):
         seconds, begin = dict[str, float](), perf_counter()
+        waited = run.sampler.waited_s
         with clock(seconds, "time/rollout_s"):
             prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
             draw = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
+        seconds["time/grading_s"] = run.sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
         signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids)
         lr = learning_rate(config, step)
         result = learn(run.learner, draw.rollouts, signals, lr)
@@ -89,7 +89,9 @@ def due(step: int, every: int) -> bool:
 
 def evaluation(run: Run) -> dict[str, float]:
     """The held-out metrics at the current weights."""
-    return evaluate(run.evaluator, run.heldout, run.eval.samples_per_prompt, run.eval.temperature)
+    return evaluate(
+        run.suites, run.eval.samples_per_prompt, Sampling(run.eval.temperature, run.eval.top_p, run.eval.top_k)
+    )
 
 
 def learning_rate(config: Any, step: int) -> float:

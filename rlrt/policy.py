@@ -287,9 +287,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 class Policy:
-    """The student: weights that are trained, and the optimiser that does it."""
+    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated)."""
 
-    def __init__(self, model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, temperature: float) -> None:
+    def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float) -> None:
         self.model, self.tokenizer, self.optimiser, self.temperature = model, tokenizer, optimiser, temperature
 
     @property

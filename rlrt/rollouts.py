@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,7 @@ from rlrt.policy import Policy, Row, pad
 from rlrt.prompting import PromptBuilder
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task
-from rlrt.types import Generation, Grade, Prompt, Rollout
+from rlrt.types import Generation, Grade, Prompt, Rollout, Sampling
 
 UNGRADED = Grade(correct=False, reward=0.0)
 """A truncated response's grade, and every response's before it is graded."""
@@ -30,9 +31,9 @@ class Engine(Protocol):
         """Take the current weights."""
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float | None = None
-    ) -> list[list[Generation]]:
-        """Responses to each prompt, one for each of its seeds."""
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """A prompt's index and its responses, one for each of its seeds, as soon as they are there."""
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
@@ -76,6 +77,9 @@ class Sampler:
         engine, policy, builder, task: the parts.
         seed: the run's seed; a rollout's own seed is a function of (seed, stream, step, prompt, sample).
         overlong_cache: see ``overlong_penalty``; 0: none.
+
+    Attributes:
+        waited_s: seconds that all calls together waited for grades after the last response was there.
     """
 
     def __init__(
@@ -83,49 +87,61 @@ class Sampler:
     ) -> None:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
         self.seed, self._overlong_cache = seed, overlong_cache
+        self.waited_s = 0.0
 
     def __call__(
         self,
         prompts: Sequence[Prompt],
         samples: int,
         stream: tuple[object, ...],
-        temperature: float | None = None,
-        first_group: int = 0,
+        sampling: Sampling | None = None,
     ) -> list[Rollout]:
-        """``samples`` rollouts of every prompt, group after group.
+        """``samples`` rollouts of every prompt, group after group; graded while others are still being sampled.
 
         Args:
             stream: names the random stream, for example ("train", step).
-            temperature: instead of the engine's; 0 is greedy.
-            first_group: group index of the first prompt.
+            sampling: instead of the engine's temperature.
         """
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
         self.engine.load(self.policy.model, self.policy.stop_ids)
-        generations = self.engine.sample(ids, seeds, temperature)
-        rollouts = []
-        for i, prompt in enumerate(prompts):
-            for g, generation in enumerate(generations[i]):
+        groups: list[list[Rollout]] = [[] for _ in prompts]
+        waiting = []
+        for i, generations in self.engine.sample(ids, seeds, sampling):
+            for g, generation in enumerate(generations):
                 text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                group = first_group + i
-                rollouts.append(Rollout(prompt, group, g, seeds[i][g], ids[i], generation, text, UNGRADED))
-        self._grade(rollouts)
-        return rollouts
+                groups[i].append(Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, UNGRADED))
+            waiting.append(self._start_grading(groups[i]))
+        begin = perf_counter()
+        for finish in waiting:
+            finish()
+        self.waited_s += perf_counter() - begin
+        return [rollout for group in groups for rollout in group]
 
-    def _grade(self, rollouts: Sequence[Rollout]) -> None:
-        """Fill in the grades, all asked for at once: a verifier in processes of its own works on them side by side."""
+    def _start_grading(self, rollouts: Sequence[Rollout]) -> Callable[[], None]:
+        """Ask for the grades of a group: a verifier in processes of its own works on them beside the sampling.
+
+        Returns:
+            what waits for the grades and fills them in.
+        """
         whole = [r for r in rollouts if not r.generation.truncated]
         opening = self.builder.opening  # what the prompt wrote of the response: an unended thought must be seen as one
         pairs = [(r.prompt, opening + r.text) for r in whole]
-        many = getattr(self.task, "grade_many", None)
-        grades = many(pairs) if many is not None else [self.task.grade(prompt, text) for prompt, text in pairs]
-        for rollout, grade in zip(whole, grades, strict=True):
-            rollout.grade = grade
-        for rollout in rollouts:
-            length = len(rollout.generation.token_ids)
-            penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
-            if penalty:
-                rollout.grade = replace(rollout.grade, reward=rollout.grade.reward + penalty)
+        start = getattr(self.task, "start_grading", None)
+        grades = (
+            start(pairs) if start is not None else lambda: [self.task.grade(prompt, text) for prompt, text in pairs]
+        )
+
+        def finish() -> None:
+            for rollout, grade in zip(whole, grades(), strict=True):
+                rollout.grade = grade
+            for rollout in rollouts:
+                length = len(rollout.generation.token_ids)
+                penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
+                if penalty:
+                    rollout.grade = replace(rollout.grade, reward=rollout.grade.reward + penalty)
+
+        return finish
 
 
 def carries_signal(group: Sequence[Rollout]) -> bool:

@@ -31,6 +31,36 @@ def ladder(samples: int) -> list[int]:
     return [*ks, samples]
 
 
+def bootstrap_intervals(
+    strata: Sequence[Sequence[Sequence[float]]], level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> list[tuple[float, float, float]]:
+    """Means over strata of their means, each with a percentile bootstrap interval over the problems inside (Efron 1979).
+
+    For problems, of which there are dozens or hundreds; over 3-5 seeds it would cover far too little. All figures share
+    their draws.
+
+    Args:
+        strata: for every benchmark, for every problem of it, one value for each figure; each benchmark counts alike.
+        level: of the interval.
+        resamples: draws of as many problems, with replacement, from each benchmark.
+        seed: of the draws: the same values give the same interval.
+
+    Returns:
+        for every figure its mean, and the lower and the upper end of its interval.
+    """
+    import numpy
+
+    generator = numpy.random.default_rng(seed)
+    tables = [numpy.asarray(values, dtype=float) for values in strata]
+    total = numpy.zeros((resamples, tables[0].shape[1]))
+    for table in tables:
+        count = len(table)
+        total += generator.multinomial(count, [1 / count] * count, size=resamples) @ table / count
+    low, high = numpy.quantile(total / len(tables), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    mean = sum(table.mean(axis=0) for table in tables) / len(tables)
+    return [(float(m), float(a), float(b)) for m, a, b in zip(mean, low, high, strict=True)]
+
+
 def mean_and_halfwidth(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Mean over seeds and half the width of its interval by Student's t; the half-width of one value is infinite.
 

@@ -50,6 +50,21 @@ class Grade:
     error: bool = False
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: of the softmax; 0 is greedy.
+        top_p: the smallest set of most likely tokens with at least this probability; 1: all.
+        top_k: the most likely tokens that are considered; 0: all.
+    """
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+
+
 @dataclass
 class Generation:
     """What an engine returns for one response.

@@ -130,12 +130,16 @@ def test_an_unended_thought_is_no_answer(tmp_path):
         def load(self, model, stop_ids):
             self.stop = stop_ids
 
-        def sample(self, prompts, seeds, temperature=None):
+        def sample(self, prompts, seeds, sampling=None):
             encode = learner.policy.tokenizer
-            return [
-                [Generation(encode(next(texts))["input_ids"], torch.zeros(1), torch.zeros(1), False) for _ in group]
-                for group in seeds
-            ]
+            for i, group in enumerate(seeds):
+                yield (
+                    i,
+                    [
+                        Generation(encode(next(texts))["input_ids"], torch.zeros(1), torch.zeros(1), False)
+                        for _ in group
+                    ],
+                )
 
     engine = Fixed()
     rollouts = Sampler(engine, learner.policy, learner.builder, made.data, seed=0)([PROMPT], 2, ("train", 1))

@@ -4,9 +4,10 @@ import itertools
 import math
 import random
 
+import numpy
 import pytest
 
-from rlrt.statistics import mean_and_halfwidth, pass_at_k
+from rlrt.statistics import bootstrap_intervals, mean_and_halfwidth, pass_at_k
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():
@@ -39,3 +40,28 @@ def test_interval_covers_as_often_as_it_says():
         mean, half = mean_and_halfwidth([rng.gauss(0.3, 2.0) for _ in range(5)])
         hits += abs(mean - 0.3) <= half
     assert 0.935 <= hits / 2000 <= 0.965  # 95 % with three standard errors of .005
+
+
+def test_bootstrap_by_hand():
+    """Two problems, 0 and 1: resampled means are 0, .5, 1 with probability 1/4, 1/2, 1/4, so the 95 % interval is all of it."""
+    ((mean, low, high),) = bootstrap_intervals([[[0.0], [1.0]]])
+    assert (mean, low, high) == (0.5, 0.0, 1.0)
+    ((mean, low, high),) = bootstrap_intervals([[[0.25]] * 7])
+    assert (mean, low, high) == pytest.approx((0.25, 0.25, 0.25), abs=1e-15)
+    one, two = bootstrap_intervals([[[0.0, 1.0], [1.0, 3.0]], [[1.0, 5.0]]])
+    assert one == pytest.approx((0.75, 0.5, 1.0), abs=1e-15)  # each benchmark counts alike: (0.5 + 1) / 2
+    assert two == pytest.approx((3.5, 3.0, 4.0), abs=1e-15)
+    assert bootstrap_intervals([[[0.0], [1.0]]], seed=3) == bootstrap_intervals([[[0.0], [1.0]]], seed=3)
+
+
+def test_bootstrap_over_problems_covers():
+    """Thirty problems of a benchmark with 16 samples each, drawn from a known law: the interval holds its mean about as often
+    as it says."""
+    generator = numpy.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        chance = generator.beta(0.5, 1.0, 30)  # mean 1/3
+        shares = generator.binomial(16, chance) / 16
+        ((_, low, high),) = bootstrap_intervals([[[float(s)] for s in shares]], resamples=1000, seed=trial)
+        covered += low <= 1 / 3 <= high
+    assert 0.89 <= covered / 300 <= 0.99

@@ -11,6 +11,7 @@ from rlrt.config.checks import check
 from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.errors import UserError, nearest
 from rlrt.keys import check_ranges
+from rlrt.tasks.benchmark import Benchmark
 
 PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample")}
 """What the class of a section must offer."""
@@ -131,6 +132,17 @@ def component(values: Mapping[str, Any], path: str) -> Any:
     return typed(cls, rest, path)
 
 
+def benchmark(name: str, values: Any) -> Benchmark:
+    """One suite of ``eval.suites``."""
+    path = f"eval.suites.{name}"
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected a section of keys ({path}.path=...), got {values!r}.")
+    refuse_unknown(values, fields_of(Benchmark), path)
+    made: Benchmark = typed(Benchmark, values, path)
+    made.name = name
+    return made
+
+
 def method(values: Mapping[str, Any], train: Any) -> Any:
     """The method: each slot's class takes the keys it declares from the flat section (clip bounds from ``train``)."""
     from rlrt.methods.method import Advantage, Auxiliary, Credit, Method, PolicyLoss
@@ -205,6 +217,7 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     for name, cls in SECTIONS.items():
         refuse_unknown(plain[name], fields_of(cls), name)
         values[name] = typed(cls, plain[name], name)
+    values["eval"].suites = {name: benchmark(name, entry) for name, entry in values["eval"].suites.items()}
     values["engine"] = component(plain["engine"], "engine")
     values["data"] = component(plain["data"], "data")
     values["method"] = method(plain["method"], values["train"])

@@ -101,7 +101,14 @@ class Eval:
     samples_per_prompt: int = key("k of avg@k and of the largest pass@k", least=1)
     prompts: int = key("held-out prompts used; 0: all", least=0)
     temperature: float = key("sampling temperature of avg@k and pass@k", above=0)
+    top_p: float = key(
+        "nucleus of avg@k and pass@k: the fewest most likely tokens with this probability", above=0, most=1
+    )
+    top_k: int = key("most likely tokens that are considered in avg@k and pass@k; 0: all", least=0)
     seed: int = key("seed of the evaluation's samples, the same for every run so that runs compare", least=0)
+    suites: dict[str, Any] = key(
+        "benchmarks by name, instead of held-out prompts: eval=paper, or eval.suites.NAME.path=..."
+    )
 
 
 @dataclass

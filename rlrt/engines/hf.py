@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.precision import computing
 from rlrt.seeds import uniforms
-from rlrt.types import Generation
+from rlrt.types import Generation, Sampling
 
 
 @dataclass
@@ -47,20 +47,19 @@ class HfEngine:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float | None = None
-    ) -> list[list[Generation]]:
-        """Responses to each prompt, one for each of its seeds.
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
+    ) -> Iterator[tuple[int, list[Generation]]]:
+        """Responses to each prompt, one for each of its seeds, as soon as they are there.
 
         Args:
             prompts: token ids of P prompts.
-            seeds: for each prompt the seeds of its rollouts; an empty temperature ignores them.
-            temperature: instead of the engine's; 0 is greedy (arg max).
+            seeds: for each prompt the seeds of its rollouts; greedy sampling ignores them.
+            sampling: instead of the engine's temperature; for evaluation, where nothing is learned from the probabilities.
 
-        Returns:
-            for each prompt its generations, in the order of the seeds.
+        Yields:
+            a prompt's index and its generations, in the order of the seeds.
         """
-        temperature = self.temperature if temperature is None else temperature
-        result: list[list[Generation]] = []
+        sampling = Sampling(self.temperature) if sampling is None else sampling
         was = self._model.training
         self._model.eval()
         try:
@@ -71,14 +70,14 @@ class HfEngine:
                     rows += len(seeds[end])
                     end += 1
                 with computing(self._model):
-                    result.extend(self._decode(prompts[start:end], seeds[start:end], temperature))
+                    done = self._decode(prompts[start:end], seeds[start:end], sampling)
+                yield from enumerate(done, start)
                 start = end
         finally:
             self._model.train(was)
-        return result
 
     def _decode(
-        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], temperature: float
+        self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[list[Generation]]:
         device = next(self._model.parameters()).device
         counts = torch.tensor([len(s) for s in seeds], device=device)
@@ -97,7 +96,7 @@ class HfEngine:
         row = torch.arange(rows, device=device)
         done = torch.zeros(rows, dtype=torch.bool, device=device)
         for t in range(limit):
-            token, logp, entropy = choose(logits.float(), temperature, uniform_BT[row, t])
+            token, logp, entropy = choose(logits.float(), sampling, uniform_BT[row, t])
             token_BT[row, t], logp_BT[row, t], entropy_BT[row, t] = token, logp, entropy
             ended = torch.isin(token, stop) & ~done
             length_B[row[ended]] = t + 1
@@ -171,18 +170,34 @@ class HfEngine:
         return result
 
 
-def choose(logits_BV: Tensor, temperature: float, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The next token of each row by inverting the distribution function at ``uniform_B``; arg max at temperature 0.
 
     Returns:
-        token_B, its log-probability and the distribution's entropy (nats); under greedy decoding both are those at
-        temperature 1.
+        token_B, its log-probability and the entropy (nats) of the distribution it was drawn from; under greedy decoding both
+        are those at temperature 1.
     """
-    logp_BV = (logits_BV / (temperature or 1.0)).log_softmax(-1)
-    if temperature == 0:
+    logp_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
+    if sampling.temperature == 0:
         token = logp_BV.argmax(-1)
     else:
+        if sampling.top_k or sampling.top_p < 1:
+            logp_BV = truncated(logp_BV, sampling)
         cumulative = logp_BV.double().exp().cumsum(-1)
         point = uniform_B[:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logp_BV.shape[-1] - 1)
-    return token, logp_BV.gather(-1, token[:, None])[:, 0], -(logp_BV.exp() * logp_BV).sum(-1)
+    spread = logp_BV.exp() * logp_BV.clamp(min=torch.finfo(logp_BV.dtype).min)
+    return token, logp_BV.gather(-1, token[:, None])[:, 0], -spread.sum(-1)
+
+
+def truncated(logp_BV: Tensor, sampling: Sampling) -> Tensor:
+    """The distribution over the ``top_k`` most likely tokens, and of those the fewest that have ``top_p``; renormalised."""
+    if 0 < sampling.top_k < logp_BV.shape[-1]:
+        least = logp_BV.topk(sampling.top_k).values[:, -1:]
+        logp_BV = logp_BV.masked_fill(logp_BV < least, -torch.inf).log_softmax(-1)
+    if sampling.top_p < 1:
+        ordered, index = logp_BV.sort(descending=True, stable=True)
+        before = ordered.exp().cumsum(-1) - ordered.exp()
+        outside = (before >= sampling.top_p).gather(-1, index.argsort(-1))
+        logp_BV = logp_BV.masked_fill(outside, -torch.inf).log_softmax(-1)
+    return logp_BV

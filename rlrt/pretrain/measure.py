@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from rlrt.evaluation import evaluate
+from rlrt.evaluation import Suite, evaluate
 from rlrt.policy import Policy, Row, pad, score
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import Sampler
 from rlrt.teacher import sibling_contexts
-from rlrt.types import Prompt, Rollout
+from rlrt.types import Prompt, Rollout, Sampling
 
 SAMPLES = 8
 
@@ -40,7 +40,7 @@ def start_numbers(model: Any, tokenizer: Any, engine: Any, task: Any, prompt: st
     policy = Policy(model, tokenizer, torch.optim.SGD(model.parameters(), lr=0.0), engine.temperature)
     plain, shown = (cls(tokenizer, "plain", prompt, None, template) for cls in (PromptBuilder, _WithExample))
     sampler = Sampler(engine, policy, plain, task, seed=0)
-    numbers = evaluate(sampler, task.heldout, SAMPLES, engine.temperature)
+    numbers = evaluate([Suite("", sampler, task.heldout)], SAMPLES, Sampling(engine.temperature))
     with_example = Sampler(engine, policy, shown, task, seed=0)(task.heldout, SAMPLES, ("evaluation",))
     share = sum(r.grade.correct for r in with_example) / len(with_example)
     numbers["teacher/avg_at_8"] = share

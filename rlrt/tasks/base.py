@@ -25,7 +25,7 @@ class Task(Protocol):
     def grade(self, prompt: Prompt, text: str) -> Grade:
         """Judge one response, given without special tokens."""
 
-    # optional: grade_many(pairs) for many responses at once, and close() for what was started
+    # optional: start_grading(pairs) for many responses beside other work, and close() for what was started
 
     def canonical(self, prompt: Prompt, text: str) -> str:
         """What two correct responses must share to count as the same solution."""

@@ -15,8 +15,12 @@ from rlrt.paths import local_folder
 KINDS = (".jsonl", ".json", ".parquet", ".csv")
 
 
-def table_files(path: str, pattern: str, revision: str | None) -> list[Path]:
-    """The files behind ``data.path``: the file itself, those of a folder that match, or those of a data set on the hub.
+def table_files(path: str, pattern: str, revision: str | None, where: str) -> list[Path]:
+    """The files behind a path: the file itself, those of a folder that match, or those of a data set on the hub.
+
+    Args:
+        path, pattern, revision: keys of a table.
+        where: the key that gave the path, for messages.
 
     Raises:
         UserError: for a path that is neither here nor to be had, or a pattern that nothing matches.
@@ -24,19 +28,19 @@ def table_files(path: str, pattern: str, revision: str | None) -> list[Path]:
     here = local_folder(path)
     if here is not None and here.is_file():
         return [here]
-    folder = here if here is not None else from_hub(path, pattern, revision)
+    folder = here if here is not None else from_hub(path, pattern, revision, where)
     there = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in KINDS)
     names = {p: str(p.relative_to(folder)) for p in there}
     found = [p for p in there if fnmatch.fnmatch(names[p], pattern)]
     if not found:
         raise UserError(
-            f"data.files: expected files of {path} that match {pattern!r}, found none among "
+            f"{where.removesuffix('path')}files: expected files of {path} that match {pattern!r}, found none among "
             f"{', '.join(list(names.values())[:8]) or 'no table at all'}."
         )
     return found
 
 
-def from_hub(path: str, pattern: str, revision: str | None) -> Path:
+def from_hub(path: str, pattern: str, revision: str | None, where: str) -> Path:
     """A local copy of a data set's matching files.
 
     Raises:
@@ -44,7 +48,7 @@ def from_hub(path: str, pattern: str, revision: str | None) -> Path:
     """
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
-            f"data.path: {path!r} could not be read: it is neither a file or folder here nor a hub id OWNER/NAME."
+            f"{where}: {path!r} could not be read: it is neither a file or folder here nor a hub id OWNER/NAME."
         )
     from huggingface_hub import snapshot_download
 
@@ -53,13 +57,13 @@ def from_hub(path: str, pattern: str, revision: str | None) -> Path:
     except Exception as error:  # the hub's and the http library's own types
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"data.path: the data set {path} could not be had from the hub ({said}); download it elsewhere and give its file "
-            "or folder as data.path=/path/to/it."
+            f"{where}: the data set {path} could not be had from the hub ({said}); download it elsewhere and give its file or "
+            f"folder as {where}=/path/to/it."
         ) from None
 
 
-def rows_of(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where, row) of every row of a table; where names the line or row for a person.
+def rows_of(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, row) of every row of a table; where names the line or row for a person, ``key`` the table for messages.
 
     Raises:
         UserError: for a file that cannot be read, and for a broken line.
@@ -75,37 +79,35 @@ def rows_of(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 for number, row in enumerate(csv.DictReader(handle), 1):
                     yield f"row {number} of {file}", row
         elif file.suffix == ".json":
-            yield from from_json(file)
+            yield from from_json(file, key)
         else:
             for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
                 if line.strip():
-                    yield f"line {number} of {file}", from_line(line, f"line {number} of {file}")
+                    yield f"line {number} of {file}", from_line(line, f"line {number} of {file}", key)
     except UserError:
         raise
     except Exception as error:  # each format has its own
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"data.path: {str(file)!r} could not be read as a {file.suffix or 'JSONL'} file: {said}."
-        ) from None
+        raise UserError(f"{key}: {str(file)!r} could not be read as a {file.suffix or 'JSONL'} file: {said}.") from None
 
 
-def from_json(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def from_json(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Rows of a file that is one JSON list of objects."""
     rows = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"data.path: {file}: expected a JSON list of objects.")
+        raise UserError(f"{key}: {file}: expected a JSON list of objects.")
     for number, row in enumerate(rows, 1):
         yield f"entry {number} of {file}", row
 
 
-def from_line(line: str, where: str) -> Mapping[str, Any]:
+def from_line(line: str, where: str, key: str) -> Mapping[str, Any]:
     """A JSONL line as an object."""
     try:
         record: Any = json.loads(line)
     except ValueError as error:
-        raise UserError(f"data.path: {where} is not valid JSON ({error}).") from None
+        raise UserError(f"{key}: {where} is not valid JSON ({error}).") from None
     if not isinstance(record, dict):
-        raise UserError(f"data.path: {where}: expected a JSON object, got {type(record).__name__}.")
+        raise UserError(f"{key}: {where}: expected a JSON object, got {type(record).__name__}.")
     return record
 
 
@@ -120,7 +122,7 @@ def field_of(row: Mapping[str, Any], name: str, key: str, where: str) -> Any:
         if not isinstance(value, dict) or part not in value:
             there = [str(c) for c in row]
             raise UserError(
-                f"data.{key}: expected a column {name!r} in {where}, found {', '.join(there) or 'none'}."
+                f"{key}: expected a column {name!r} in {where}, found {', '.join(there) or 'none'}."
                 f"{nearest(name, there) if there else ''}"
             )
         value = value[part]

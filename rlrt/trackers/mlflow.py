@@ -97,6 +97,10 @@ class MlflowTracker:
         """Queue the numbers of a step; steps that MLflow already has are dropped there."""
         self._queue.put(("metrics", (step, time.time(), values)))
 
+    def late_metrics(self, step: int, values: dict[str, float]) -> None:
+        """Queue numbers that belong to a step of long ago; those that MLflow has for it already are dropped there."""
+        self._queue.put(("late", (step, values)))
+
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Queue a file of the run's folder."""
         self._queue.put(("artifact", (path, folder)))
@@ -224,6 +228,13 @@ class MlflowTracker:
             rows = [list(row) for row in zip(*columns.values(), strict=True)]
             self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, name)
             self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
+        elif kind == "late":
+            step, values = value
+            metric = self._entities[0]
+            known = [n for n in values if any(m.step == step for m in self._client.get_metric_history(self.run_id, n))]
+            new = [metric(n, v, int(time.time() * 1000), step) for n, v in values.items() if n not in known]
+            for start in range(0, len(new), BATCH):
+                self._client.log_batch(self.run_id, metrics=new[start : start + BATCH])
         elif kind == "tag":
             self._client.set_tag(self.run_id, *value)
 

@@ -28,7 +28,7 @@ def test_what_counts_stands_after_the_thought(text, left):
 
 
 def test_exact_match_of_many():
-    grades = ExactMatch().grade([("1 2", "\\boxed{12}"), ("3", "\\boxed{4}"), ("3", "<think>\\boxed{3}")])
+    grades = ExactMatch().start([("1 2", "\\boxed{12}"), ("3", "\\boxed{4}"), ("3", "<think>\\boxed{3}")])()
     assert [(g.correct, g.reward, g.error) for g in grades] == [
         (True, 1.0, False),
         (False, 0.0, False),

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
-from rlrt.verifiers import math
-from rlrt.verifiers.math import MathVerify, equal, in_math
+from rlrt.verifiers.math import answer_part, equal, in_math, math_verify
+from rlrt.verifiers.verifier import InProcesses
 
 
 @pytest.fixture(scope="module")
 def verifier():
-    made = MathVerify(timeout_s=10.0, workers=1)
+    made = math_verify(10.0, 1)
     yield made
     made.close()
 
@@ -31,14 +31,14 @@ def test_right_wrong_and_unreadable(verifier):
         ("42", "I cannot answer this."),
         ("42", "<think>\\boxed{42}"),
     ]
-    grades = verifier.grade(pairs)
+    grades = verifier.start(pairs)()
     assert [g.correct for g in grades] == [True] * 5 + [False] * 5
     assert not any(g.error for g in grades)
     assert [g.reward for g in grades] == [float(g.correct) for g in grades]
 
 
 def test_an_expected_answer_that_cannot_be_read_is_an_error_not_a_wrong_answer(verifier):
-    (grade,) = verifier.grade([("", "\\boxed{42}")])
+    (grade,) = verifier.start([("", "\\boxed{42}")])()
     assert (grade.correct, grade.error) == (False, True)
 
 
@@ -52,17 +52,16 @@ def slow_or_not(expected, response):
     return expected == response
 
 
-def test_late_and_crashed_answers_are_errors_and_disturb_no_other(monkeypatch):
+def test_late_and_crashed_answers_are_errors_and_disturb_no_other():
     before = set(multiprocessing.active_children())
-    monkeypatch.setattr(math, "equal", slow_or_not)
-    verifier = MathVerify(timeout_s=1.0, workers=2)
+    verifier = InProcesses(slow_or_not, 1.0, 2, str, ("1", "1"))
     try:
         begin = time.monotonic()
-        grades = verifier.grade([("1", "1"), ("1", "hang"), ("1", "crash"), *[("2", "2")] * 6, ("2", "3")])
+        grades = verifier.start([("1", "1"), ("1", "hang"), ("1", "crash"), *[("2", "2")] * 6, ("2", "3")])()
         assert [g.correct for g in grades] == [True, False, False, *[True] * 6, False]
         assert [g.error for g in grades] == [False, True, True, *[False] * 7]
         assert time.monotonic() - begin < 60  # not the 600 seconds of the one that hangs
-        assert verifier.grade([("1", "1")])[0].correct  # and it goes on
+        assert verifier.start([("1", "1")])()[0].correct  # and it goes on
     finally:
         verifier.close()
     assert set(multiprocessing.active_children()) <= before
@@ -76,3 +75,25 @@ def test_what_math_verify_gets_wrong_is_known():
 @pytest.mark.parametrize(("expected", "math_text"), [("42", "$42$"), ("$42$", "$42$"), ("\\boxed{42}", "\\boxed{42}")])
 def test_expected_answers_become_mathematics(expected, math_text):
     assert in_math(expected) == math_text
+
+
+def test_a_box_is_all_that_is_judged_and_equal_questions_are_asked_once(tmp_path):
+    assert answer_part("so 3, or \\boxed{4} no \\boxed{5} at last") == "\\boxed{5}"
+    assert answer_part("<think>\\boxed{4}") == ""
+    verifier = InProcesses(noted, 10.0, 1, answer_part, None)
+    file = tmp_path / "asked"
+    try:
+        pairs = [(str(file), f"thought {i} \\boxed{{{i % 2}}}") for i in range(8)]
+        grades = verifier.start(pairs)()
+        again = verifier.start(pairs)()
+    finally:
+        verifier.close()
+    assert [g.correct for g in grades] == [False, True] * 4
+    assert again == grades
+    assert sorted(file.read_text().split()) == ["\\boxed{0}", "\\boxed{1}"]
+
+
+def noted(file, response):
+    with open(file, "a") as out:
+        out.write(response + "\n")
+    return response == "\\boxed{1}"

@@ -1,0 +1,86 @@
+"""What tasks share that are graded by a verifier of ``rlrt.verifiers``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlrt.errors import UserError
+from rlrt.keys import key
+from rlrt.types import Grade, Prompt
+from rlrt.verifiers.answers import normalised
+from rlrt.verifiers.math import math_verify
+from rlrt.verifiers.verifier import ExactMatch, InProcesses, Pending, Verifier
+
+
+@dataclass
+class Graded:
+    """The verifier's keys, and grading."""
+
+    verifier_timeout_s: float = key(
+        "time for one answer; a late one is an error, not a wrong answer", "seconds", above=0
+    )
+    verifier_workers: int = key("processes of the verifier", least=1)
+    _verifier: Verifier | None = field(default=None, init=False, repr=False)
+    _shared: Graded | None = field(default=None, init=False, repr=False)
+
+    def make_verifier(self) -> Verifier:
+        """The verifier of this task."""
+        raise NotImplementedError
+
+    def grade(self, prompt: Prompt, text: str) -> Grade:
+        """1 if the final answer is the expected one."""
+        return self.start_grading([(prompt, text)])()[0]
+
+    def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Pending:
+        """Begin to grade many responses at once."""
+        owner = self._shared or self
+        if owner._verifier is None:
+            owner._verifier = owner.make_verifier()
+        return owner._verifier.start([(prompt.answer, text) for prompt, text in pairs])
+
+    def share(self, other: Graded) -> None:
+        """Use the verifier of another task that would make an equal one: half a dozen benchmarks need no dozen processes."""
+        self._shared = other if other is not self else None
+
+    def close(self) -> None:
+        """End the verifier's processes."""
+        if self._verifier is not None:
+            self._verifier.close()
+            self._verifier = None
+
+    def canonical(self, prompt: Prompt, text: str) -> str:
+        """The whole text, white space apart."""
+        return normalised(text)
+
+
+def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
+    """``exact``, ``math``, or the import path of a function (expected answer, response) -> whether it is right.
+
+    Raises:
+        UserError: for a path that leads to no function.
+    """
+    if name == "exact":
+        return ExactMatch()
+    return math_verify(timeout_s, workers) if name == "math" else InProcesses(function_at(name), timeout_s, workers)
+
+
+def function_at(path: str) -> Any:
+    """The function behind a dotted import path.
+
+    Raises:
+        UserError: if there is none.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except Exception as error:  # importing runs a user's module, which may raise anything
+        raise UserError(
+            f"verifier: expected exact, math or the import path of a function (expected answer, response) -> bool, got "
+            f"{path!r} ({error})."
+        ) from None
+    if not callable(found):
+        raise UserError(f"verifier: {path} is no function.")
+    return found

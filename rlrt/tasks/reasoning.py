@@ -1,0 +1,105 @@
+"""Procedural problems of reasoning-gym, graded by its own scoring."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+
+from rlrt.errors import UserError, nearest
+from rlrt.keys import key
+from rlrt.tasks.graded import Graded
+from rlrt.types import Prompt
+from rlrt.verifiers.answers import after_thinking, final_answer, normalised
+from rlrt.verifiers.gym import entry, scored
+from rlrt.verifiers.verifier import InProcesses, Verifier
+
+TASKS = tuple(
+    """
+    ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic bf binary_alternation binary_matrix
+    bitwise_arithmetic caesar_cipher calendar_arithmetic chain_sum circuit_logic color_cube_rotation complex_arithmetic
+    count_bits count_primes countdown course_schedule cryptarithm decimal_arithmetic decimal_chain_sum dice emoji_mystery
+    family_relationships figlet_font fraction_simplification futoshiki game_of_life gcd group_anagrams gsm_symbolic jugs
+    kakurasu knights_knaves largest_island lcm leg_counting letter_counting letter_jumble mahjong_puzzle manipulate_matrix
+    maze mini_sudoku modulo_grid n_queens needle_haystack number_filtering number_format number_sequence number_sorting
+    palindrome_generation palindrome_partitioning path_star polynomial_equations pool_matrix power_function products
+    puzzle24 quantum_lock rearc rectangle_count rotate_matrix rotten_oranges self_reference sentence_reordering
+    shortest_path simple_equations simple_geometry simple_integration sokoban spell_backward spiral_matrix
+    string_insertion string_manipulation string_splitting string_synthesis sudoku survo syllogism time_intervals
+    tower_of_hanoi tsumego word_sequence_reversal word_sorting zebra_puzzles
+    """.split()  # noqa: SIM905
+)
+"""The tasks of version 0.1.25 whose problems are the same in every process, whose own answer scores 1, and whose scoring
+neither fails on junk nor gives it all points whatever the problem (benchmarks/audit_gym.py; docs/data.md)."""
+
+
+@dataclass
+class ReasoningGym(Graded):
+    """One task of reasoning-gym with its default difficulty. ``data.*``:"""
+
+    task: str = key("which task; only those with a trustworthy scoring are taken")
+    version: str = key("the version of reasoning-gym that is meant: another one makes other problems")
+    problems: int = key("training problems", least=2)
+    heldout_prompts: int = key("evaluation problems, from another seed; none of them is trained on", least=1)
+    data_seed: int = key("seed of the problems; the run's seed does not change them", least=0)
+    instruction: str = key("how the answer is to be given, told to the model after the question")
+    max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
+    train: list[Prompt] = field(default_factory=list, init=False, repr=False)
+    heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
+    dropped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a task that is unknown or not to be trusted."""
+        if self.task not in TASKS:
+            raise UserError(
+                f"data.task: expected one of the {len(TASKS)} tasks of docs/data.md, got {self.task!r}."
+                f"{nearest(self.task, TASKS)}"
+            )
+
+    def prepare(self) -> None:
+        """Make the problems.
+
+        Raises:
+            UserError: if reasoning-gym is not installed, or in another version.
+        """
+        if importlib.util.find_spec("reasoning_gym") is None:
+            raise UserError("data=reasoning_gym needs the package reasoning-gym; install it with: make gym.")
+        if metadata.version("reasoning-gym") != self.version:
+            raise UserError(
+                f"data.version: expected reasoning-gym {self.version}, found {metadata.version('reasoning-gym')}; install that "
+                "version, or set data.version to the one there (its problems may differ)."
+            )
+        self.dropped = Counter()
+        self.heldout = self._made(self.heldout_prompts, self.data_seed + 1, set())
+        self.train = self._made(self.problems, self.data_seed, {normalised(p.text) for p in self.heldout})
+        if not self.train:
+            raise UserError(f"data.task: {self.task} has no problem that is not held out; lower data.heldout_prompts.")
+
+    def _made(self, count: int, seed: int, known: set[str]) -> list[Prompt]:
+        prompts, seen = [], set(known)
+        for number in range(count):
+            problem = (self.task, count, seed, number)
+            made = entry(problem)
+            question, answer = str(made["question"]).strip(), str(made["answer"])
+            if normalised(question) in seen:
+                self.dropped["repeated question"] += 1
+                continue
+            seen.add(normalised(question))
+            name = f"{self.task}:{seed}:{number}"
+            prompts.append(Prompt(name, question, problem, final=answer, instruction=self.instruction))
+        return prompts
+
+    def report(self) -> str:
+        """What was dropped, for a person; empty where nothing was."""
+        return ", ".join(f"{count} x {what}" for what, count in sorted(self.dropped.items()))
+
+    def make_verifier(self) -> Verifier:
+        """reasoning-gym's scoring of the last box, or else of the last line."""
+        first = self.train[0].answer
+        return InProcesses(scored, self.verifier_timeout_s, self.verifier_workers, last_answer, (first, ""))
+
+
+def last_answer(response: str) -> str:
+    """What is scored of a response."""
+    return final_answer(after_thinking(response))
