@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check slurm test-slurm test-kills torture bench-orchestration setup format clean
+.PHONY: run test check gym slurm test-slurm test-kills torture bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -16,6 +16,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# reasoning-gym, for data=reasoning_gym; one of its dependencies is compiled, so a C compiler must be there
+gym: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gym]'
 
 # a real one-node SLURM from Debian's packages; needs root
 slurm:

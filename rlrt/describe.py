@@ -20,6 +20,7 @@ from rlrt.hydra_setup import CONFIG, composed, composer
 from rlrt.run import guarded
 from rlrt.sweep.command import plain
 from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
+from rlrt.tasks.benchmark import Benchmark
 
 
 def type_name(hint: Any) -> str:
@@ -54,6 +55,8 @@ def sections(settings: Settings) -> dict[str, list[tuple[str, str, str, str]]]:
     return found
 
 
+NEEDED = {"file": ["data.path=FILE"], "reasoning_gym": ["data.task=chain_sum"]}
+"""Keys without a default, filled to show the others."""
 Row = tuple[str, str, str, str]
 ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys}}
 """What only ``-m`` reads."""
@@ -79,11 +82,17 @@ def full_page() -> str:
         seen |= {row[0] for row in rows}
     for group in ("method", "data"):
         for option in sorted(p.stem for p in (CONFIG / group).glob("[!_]*.yaml")):
-            needed = ["data.path=FILE"] if option == "file" else []
+            if option == "custom":  # whatever its class declares
+                continue
+            needed = NEEDED.get(option, [])
             rows = [r for r in sections(load(composed([f"{group}={option}", *needed])))[group] if r[0] not in seen]
             seen |= {row[0] for row in rows}
             if rows:
                 parts.append(rendered(f"{group}, under {group}={option}", rows))
+    suite = load(composed(["eval=aime24"])).plain["eval"]["suites"]["aime24"]
+    parts.append(
+        rendered("eval.suites, under eval=aime24 and the like", rows_of(Benchmark, "eval.suites.aime24.", suite))
+    )
     with composer() as compose:
         for section, options in ORCHESTRATION.items():
             for option, cls in options.items():

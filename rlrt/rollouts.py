@@ -32,8 +32,8 @@ class Engine(Protocol):
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
-    ) -> Iterator[tuple[int, list[Generation]]]:
-        """A prompt's index and its responses, one for each of its seeds, as soon as they are there."""
+    ) -> Iterator[tuple[int, int, Generation]]:
+        """Responses as they end: a prompt's index, the index of one of its seeds, and the response to it."""
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
@@ -105,43 +105,33 @@ class Sampler:
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
         self.engine.load(self.policy.model, self.policy.stop_ids)
-        groups: list[list[Rollout]] = [[] for _ in prompts]
+        rollouts: list[Rollout | None] = [None] * (len(prompts) * samples)
         waiting = []
-        for i, generations in self.engine.sample(ids, seeds, sampling):
-            for g, generation in enumerate(generations):
-                text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                groups[i].append(Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, UNGRADED))
-            waiting.append(self._start_grading(groups[i]))
+        for i, g, generation in self.engine.sample(ids, seeds, sampling):
+            text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+            rollout = Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, UNGRADED)
+            rollouts[i * samples + g] = rollout
+            waiting.append((rollout, self._start_grading(rollout)))
         begin = perf_counter()
-        for finish in waiting:
-            finish()
+        for rollout, grade in waiting:
+            rollout.grade = self._shaped(grade(), len(rollout.generation.token_ids))
         self.waited_s += perf_counter() - begin
-        return [rollout for group in groups for rollout in group]
+        return [rollout for rollout in rollouts if rollout is not None]
 
-    def _start_grading(self, rollouts: Sequence[Rollout]) -> Callable[[], None]:
-        """Ask for the grades of a group: a verifier in processes of its own works on them beside the sampling.
-
-        Returns:
-            what waits for the grades and fills them in.
-        """
-        whole = [r for r in rollouts if not r.generation.truncated]
-        opening = self.builder.opening  # what the prompt wrote of the response: an unended thought must be seen as one
-        pairs = [(r.prompt, opening + r.text) for r in whole]
+    def _start_grading(self, rollout: Rollout) -> Callable[[], Grade]:
+        """Ask for a grade: a verifier in processes of its own works on it beside the sampling; waits when called."""
+        if rollout.generation.truncated:
+            return lambda: UNGRADED
+        text = self.builder.opening + rollout.text  # an unended thought that the prompt began must be seen as one
         start = getattr(self.task, "start_grading", None)
-        grades = (
-            start(pairs) if start is not None else lambda: [self.task.grade(prompt, text) for prompt, text in pairs]
-        )
+        if start is None:
+            return lambda: self.task.grade(rollout.prompt, text)
+        pending = start([(rollout.prompt, text)])
+        return lambda: pending()[0]
 
-        def finish() -> None:
-            for rollout, grade in zip(whole, grades(), strict=True):
-                rollout.grade = grade
-            for rollout in rollouts:
-                length = len(rollout.generation.token_ids)
-                penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
-                if penalty:
-                    rollout.grade = replace(rollout.grade, reward=rollout.grade.reward + penalty)
-
-        return finish
+    def _shaped(self, grade: Grade, length: int) -> Grade:
+        penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
+        return replace(grade, reward=grade.reward + penalty) if penalty else grade
 
 
 def carries_signal(group: Sequence[Rollout]) -> bool:

@@ -132,14 +132,8 @@ def test_an_unended_thought_is_no_answer(tmp_path):
 
         def sample(self, prompts, seeds, sampling=None):
             encode = learner.policy.tokenizer
-            for i, group in enumerate(seeds):
-                yield (
-                    i,
-                    [
-                        Generation(encode(next(texts))["input_ids"], torch.zeros(1), torch.zeros(1), False)
-                        for _ in group
-                    ],
-                )
+            for g in range(len(seeds[0])):
+                yield 0, g, Generation(encode(next(texts))["input_ids"], torch.zeros(1), torch.zeros(1), False)
 
     engine = Fixed()
     rollouts = Sampler(engine, learner.policy, learner.builder, made.data, seed=0)([PROMPT], 2, ("train", 1))

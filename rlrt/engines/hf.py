@@ -48,7 +48,7 @@ class HfEngine:
     @torch.no_grad()
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
-    ) -> Iterator[tuple[int, list[Generation]]]:
+    ) -> Iterator[tuple[int, int, Generation]]:
         """Responses to each prompt, one for each of its seeds, as soon as they are there.
 
         Args:
@@ -57,7 +57,7 @@ class HfEngine:
             sampling: instead of the engine's temperature; for evaluation, where nothing is learned from the probabilities.
 
         Yields:
-            a prompt's index and its generations, in the order of the seeds.
+            a prompt's index, the index of one of its seeds, and the generation; whichever ended first.
         """
         sampling = Sampling(self.temperature) if sampling is None else sampling
         was = self._model.training
@@ -70,15 +70,16 @@ class HfEngine:
                     rows += len(seeds[end])
                     end += 1
                 with computing(self._model):
-                    done = self._decode(prompts[start:end], seeds[start:end], sampling)
-                yield from enumerate(done, start)
+                    owner = [(i, g) for i in range(start, end) for g in range(len(seeds[i]))]
+                    for row, generation in self._decode(prompts[start:end], seeds[start:end], sampling):
+                        yield *owner[row], generation
                 start = end
         finally:
             self._model.train(was)
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling
-    ) -> list[list[Generation]]:
+    ) -> Iterator[tuple[int, Generation]]:
         device = next(self._model.parameters()).device
         counts = torch.tensor([len(s) for s in seeds], device=device)
         rows, limit = int(counts.sum()), self.max_new_tokens
@@ -86,7 +87,6 @@ class HfEngine:
         token_BT = torch.zeros(rows, limit, dtype=torch.long, device=device)
         logp_BT = torch.zeros(rows, limit, device=device)
         entropy_BT = torch.zeros(rows, limit, device=device)
-        length_B = torch.full((rows,), limit, device=device)
         stop = self._stop.to(device)
 
         logits, cache, seen, position = self._prefill(prompts, device)
@@ -99,8 +99,14 @@ class HfEngine:
             token, logp, entropy = choose(logits.float(), sampling, uniform_BT[row, t])
             token_BT[row, t], logp_BT[row, t], entropy_BT[row, t] = token, logp, entropy
             ended = torch.isin(token, stop) & ~done
-            length_B[row[ended]] = t + 1
             done |= ended
+            leaving = row[ended | (~done if t == limit - 1 else ended)]
+            if len(leaving):
+                parts = (token_BT[leaving, : t + 1], logp_BT[leaving, : t + 1], entropy_BT[leaving, : t + 1])
+                tokens, logps, entropies = parts[0].tolist(), parts[1].cpu(), parts[2].cpu()
+                closed = torch.isin(token_BT[leaving, t], stop).tolist()
+                for n, index in enumerate(leaving.tolist()):
+                    yield index, Generation(tokens[n], logps[n], entropies[n], truncated=not closed[n])
             alive = int((~done).sum())
             if alive == 0 or t == limit - 1:
                 break
@@ -119,7 +125,6 @@ class HfEngine:
                 use_cache=True,
             ).logits[:, -1]
             position = position + 1
-        return self._collect(token_BT, logp_BT, entropy_BT, length_B, stop, seeds)
 
     def _prefill(
         self, prompts: Sequence[Sequence[int]], device: torch.device
@@ -145,29 +150,6 @@ class HfEngine:
             logits_to_keep=1,
         )
         return out.logits[:, -1], cache, mask, real.sum(-1)
-
-    @staticmethod
-    def _collect(
-        token_BT: Tensor,
-        logp_BT: Tensor,
-        entropy_BT: Tensor,
-        length_B: Tensor,
-        stop: Tensor,
-        seeds: Sequence[Sequence[int]],
-    ) -> list[list[Generation]]:
-        lengths = length_B.tolist()
-        last = token_BT.gather(1, (length_B - 1)[:, None])[:, 0]
-        truncated = (~torch.isin(last, stop)).tolist()
-        tokens, logp, entropy = token_BT.tolist(), logp_BT.cpu(), entropy_BT.cpu()
-        flat = [
-            Generation(tokens[b][: lengths[b]], logp[b, : lengths[b]], entropy[b, : lengths[b]], truncated[b])
-            for b in range(len(lengths))
-        ]
-        result, start = [], 0
-        for group in seeds:
-            result.append(flat[start : start + len(group)])
-            start += len(group)
-        return result
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,10 +15,12 @@ from rlrt.verifiers.verifier import InProcesses
 LONGEST = 20_000
 """Characters at a response's end that are looked at: answers stand there, and parsing takes time."""
 
+WHOLE = r"(0|-?[1-9]\d{0,14})"
+
 
 def math_verify(timeout_s: float, workers: int) -> InProcesses:
     """Equality of the final answer with the expected one, as mathematics; the arguments are those of ``InProcesses``."""
-    return InProcesses(equal, timeout_s, workers, answer_part, ("1", "1"))
+    return InProcesses(equal, timeout_s, workers, answer_part, ("1", "1"), whole_numbers)
 
 
 def answer_part(response: str) -> str:
@@ -26,6 +28,12 @@ def answer_part(response: str) -> str:
     text = after_thinking(response)[-LONGEST:]
     inside = boxed(text)
     return text if inside is None else f"\\boxed{{{inside}}}"
+
+
+def whole_numbers(expected: str, response: str) -> bool | None:
+    """Whether two whole numbers, plainly written, are the same; None for anything else, which sympy must read."""
+    mine, theirs = re.fullmatch(rf"\\boxed\{{{WHOLE}\}}", response), re.fullmatch(WHOLE, expected)
+    return None if mine is None or theirs is None else mine[1] == theirs[1]
 
 
 def equal(expected: str, response: str) -> bool:

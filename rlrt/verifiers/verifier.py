@@ -54,6 +54,7 @@ class InProcesses:
         workers: processes; started at the first answer.
         reduced: the part of a response that ``judge`` is to see.
         warm_up: a question that makes a process import what it needs.
+        at_sight: what needs no process: the same verdict as ``judge``'s, or None.
     """
 
     def __init__(
@@ -63,31 +64,37 @@ class InProcesses:
         workers: int,
         reduced: Callable[[str], str] = after_thinking,
         warm_up: tuple[Hashable, str] | None = None,
+        at_sight: Callable[[Any, str], bool | None] = lambda expected, response: None,
     ) -> None:
         self._judge, self._timeout_s, self._workers = judge, timeout_s, workers
-        self._reduced, self._warm_up = reduced, warm_up
+        self._reduced, self._warm_up, self._at_sight = reduced, warm_up, at_sight
         self._pool: Any = None
-        self._known: dict[tuple[Hashable, str], Grade] = {}
+        self._asked: dict[tuple[Hashable, str], Any] = {}
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
         """Hand the answers to the processes."""
         asked = [(expected, self._reduced(response)) for expected, response in pairs]
-        futures = {
-            pair: self._processes().schedule(self._judge, args=pair, timeout=self._timeout_s)
-            for pair in dict.fromkeys(asked)
-            if pair not in self._known
-        }
+        answers = [self._ask(pair) for pair in asked]
 
         def wait() -> list[Grade]:
-            fresh = {pair: self._result(future) for pair, future in futures.items()}
-            known = self._known | fresh if fresh else self._known
-            grades = [known[pair] for pair in asked]
-            if len(self._known) > REMEMBERED:
-                self._known.clear()
-            self._known.update({pair: grade for pair, grade in fresh.items() if not grade.error})
+            grades = [verdict(a) if isinstance(a, bool) else self._result(a) for a in answers]
+            for pair, grade in zip(asked, grades, strict=True):
+                if grade.error:
+                    self._asked.pop(pair, None)  # asked again when it comes again
+            if len(self._asked) > REMEMBERED:
+                self._asked.clear()
             return grades
 
         return wait
+
+    def _ask(self, pair: tuple[Any, str]) -> Any:
+        """A verdict at sight, or the future of one."""
+        seen = self._at_sight(*pair)
+        if seen is not None:
+            return seen
+        if pair not in self._asked:
+            self._asked[pair] = self._processes().schedule(self._judge, args=pair, timeout=self._timeout_s)
+        return self._asked[pair]
 
     @staticmethod
     def _result(future: Any) -> Grade:
@@ -115,6 +122,7 @@ class InProcesses:
             self._pool.stop()
             self._pool.join()
             self._pool = None
+            self._asked.clear()
 
 
 def verdict(correct: bool) -> Grade:

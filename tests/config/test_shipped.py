@@ -12,7 +12,9 @@ from rlrt.hydra_setup import CONFIG
 from tests.helpers import METHODS, MODELS, settings
 
 GROUPS = {
-    g.name: sorted(p.stem for p in g.glob("[!_]*.yaml")) for g in CONFIG.iterdir() if g.is_dir() and g.name != "hydra"
+    g.name: sorted(str(p.relative_to(g).with_suffix("")) for p in g.rglob("[!_]*.yaml"))
+    for g in CONFIG.iterdir()
+    if g.is_dir() and g.name != "hydra"
 }
 
 
@@ -28,11 +30,27 @@ def test_every_method_with_every_model(method, model):
     [f"{g}={o}" for g in ("engine", "teacher", "tracking", "eval", "data", "experiment") for o in GROUPS.get(g, [])],
 )
 def test_every_other_option(choice):
-    more = ["data.path=x"] if choice == "data=file" else []
+    more = {
+        "data=file": ["data.path=x"],
+        "data=reasoning_gym": ["data.task=chain_sum"],
+        "data=custom": ["data._target_=rlrt.tasks.countdown.Countdown", *custom_keys()],
+    }.get(choice, [])
     made = settings(choice, *more)
     section = choice.split("=")[0]
+    if section == "experiment":
+        _, model, method = choice.split("/")
+        assert made.names == {} and made.train.steps == 100  # noqa: PT018
+        assert made.method.name == method.removesuffix("_std")
+        assert made.model.path == settings(f"model={model}").model.path
+        return
     assert getattr(made, section) is not None
     assert made.plain[section]
+
+
+def custom_keys():
+    """Countdown's keys, added to a section that has none."""
+    keys = settings("data=countdown").plain["data"]
+    return [f"+data.{k}={v}" for k, v in keys.items() if k != "_target_"]
 
 
 def test_every_tuned_pair_names_a_model_and_a_method():

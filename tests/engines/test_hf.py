@@ -22,11 +22,11 @@ def engine(learner, **changes):
     return made
 
 
-def sampled(engine, *given):
-    """All generations, prompt by prompt; each prompt comes once."""
-    got = list(engine.sample(*given))
-    assert [i for i, _ in got] == list(range(len(given[0])))
-    return [generations for _, generations in got]
+def sampled(engine, prompts, seeds, *more):
+    """All generations, prompt by prompt; each of them comes once."""
+    got = {(i, g): generation for i, g, generation in engine.sample(prompts, seeds, *more)}
+    assert len(got) == sum(map(len, seeds))
+    return [[got[i, g] for g in range(len(seeds[i]))] for i in range(len(prompts))]
 
 
 def prompts(learner, *texts):

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from rlrt.hydra_setup import SWEEPS, composer, wished_sweeper
 from rlrt.sweep.command import configs, plain
-from tests.helpers import MODELS
+from tests.helpers import MODELS, settings
 
 STUDIES = sorted(str(p.relative_to(SWEEPS / "sweep").with_suffix("")) for p in (SWEEPS / "sweep").rglob("*.yaml"))
 PAPER = [s for s in STUDIES if s.startswith("paper/")]
@@ -53,6 +53,8 @@ def test_a_study_of_the_paper_is_its_recipe_and_can_be_rehearsed(study):
         ):
             assert line in config
     small = ["model=tiny", "data=countdown", "engine.max_new_tokens=48", "seed=0"]
+    for _, config in shown:
+        assert f"path: {settings(f'model={model}').model.path}" in config
     assert len(configs([f"+sweep={study}", *small])) == cost(study) / 3
     assert all("path: open-r1/DAPO-Math-17k-Processed" in config for _, config in shown)
 

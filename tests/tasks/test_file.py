@@ -245,7 +245,7 @@ def test_the_verifier_is_asked_for_all_rollouts_at_once_and_ends_with_the_run(tm
     made.data.start_grading = lambda pairs: calls.append(len(pairs)) or start(pairs)
     before = set(multiprocessing.active_children())
     assert execute(made, tmp_path / "run", lambda line: None, lambda: False)["state"] == "finished"
-    assert max(calls) == 8  # a group in one call
+    assert len(calls) > 8  # each as soon as it is there
     assert set(multiprocessing.active_children()) <= before
     record = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert record[1]["reward/verifier_error_share"] == 0.0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rlrt.verifiers.math import answer_part, equal, in_math, math_verify
+from rlrt.verifiers.math import answer_part, equal, in_math, math_verify, whole_numbers
 from rlrt.verifiers.verifier import InProcesses
 
 
@@ -97,3 +97,14 @@ def noted(file, response):
     with open(file, "a") as out:
         out.write(response + "\n")
     return response == "\\boxed{1}"
+
+
+def test_whole_numbers_are_judged_at_sight_as_math_verify_judges_them():
+    numbers = ["0", "7", "-7", "12", "120", "1000000", "-1999", "999999999999999"]
+    for expected in numbers:
+        for given in numbers:
+            response = f"\\boxed{{{given}}}"
+            assert whole_numbers(expected, response) is equal(expected, response)
+    for expected, given in (("7", "7.0"), ("07", "7"), ("7", "x"), ("1/2", "1"), ("7", "1,000"), ("-0", "0")):
+        assert whole_numbers(expected, f"\\boxed{{{given}}}") is None
+    assert whole_numbers("7", "the answer is 7") is None
