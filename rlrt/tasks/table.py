@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.keys import key
-from rlrt.tasks.graded import Graded, verifier_of
+from rlrt.tasks.graded import Graded, function_at, verifier_of
 from rlrt.tasks.rows import field_of, rows_of, table_files
 from rlrt.types import Prompt
 from rlrt.verifiers.answers import boxed, normalised
@@ -37,6 +37,11 @@ class Table(Graded):
         "(expected answer, response) -> bool"
     )
     dropped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a verifier that is not there before anything is read."""
+        if self.verifier not in ("exact", "math"):
+            function_at(self.verifier)
 
     def read(self, path: str, pattern: str, known: set[str], where: str) -> list[Prompt]:
         """The problems of a table: repeated questions once, rows without question or answer dropped; ``dropped`` counts both.
