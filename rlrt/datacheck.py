@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import step_prompts
+from rlrt.tasks.benchmark import Benchmark
 from rlrt.teacher import reference_text
 from rlrt.types import Prompt
 from rlrt.update import Learner
@@ -23,27 +24,33 @@ PARITY_TRIED = 64
 
 
 def prepare_data(settings: Settings) -> None:
-    """Read the problems: the task's, and the benchmarks'; what a benchmark drops is said at once.
-
-    A problem of a benchmark that is trained on too is left out of training.
+    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
 
     Raises:
         UserError: for data that cannot be had or read.
     """
     task = settings.data
     task.prepare()
-    tested: set[str] = set()
-    first: dict[Any, Any] = {}
-    for name, suite in settings.eval.suites.items():
-        suite.prepare()
-        suite.share(first.setdefault((suite.verifier, suite.verifier_timeout_s, suite.verifier_workers), suite))
-        tested |= {normalised(p.text) for p in suite.heldout}
-        if suite.dropped:
-            log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))
+    prepare_suites(settings.eval.suites)
+    tested = {normalised(p.text) for suite in settings.eval.suites.values() for p in suite.heldout}
     kept = [p for p in task.train if normalised(p.text) not in tested]
     if len(kept) < len(task.train):
         log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
         task.train = kept
+
+
+def prepare_suites(suites: Mapping[str, Benchmark]) -> None:
+    """Read benchmarks; what one drops is said at once. Those with equal verifiers share one.
+
+    Raises:
+        UserError: for a benchmark that cannot be had or read.
+    """
+    first: dict[Any, Benchmark] = {}
+    for name, suite in suites.items():
+        suite.prepare()
+        suite.share(first.setdefault((suite.verifier, suite.verifier_timeout_s, suite.verifier_workers), suite))
+        if suite.dropped:
+            log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))
 
 
 def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from rlrt.build import MLFLOW_STATUS, closing, load_model, open_mlflow, prompt_builder, stored, suites_of
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_fit, prepare_data
+from rlrt.datacheck import check_fit, drop_long_prompts, prepare_suites
 from rlrt.errors import UserError
 from rlrt.evaluation import Suite, distinct, rollouts_of
 from rlrt.folder import RunFolder, write_json
@@ -93,11 +93,14 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     record = JsonLines(evaluation.folder / "problems.jsonl")
     if settings.eval.suites:
-        settings.data.train, settings.data.prepare = [], lambda: None  # only the benchmarks are read
-    prepare_data(settings)
+        prepare_suites(settings.eval.suites)
+    else:
+        settings.data.prepare()
     model, tokenizer = load_model(settings)
     policy = Policy(model, tokenizer, None, settings.engine.temperature)
     builder = prompt_builder(settings, tokenizer)
+    if not settings.eval.suites:
+        drop_long_prompts(settings.data, builder)
     suites = suites_of(settings, policy, builder)
     prompts = [p for suite in suites for p in suite.prompts]
     length = context_length(model, settings.model.context_length)

@@ -208,3 +208,22 @@ def test_a_benchmark_with_another_number_of_problems_is_refused(run):
     typed = ["eval=aime24", f"eval.suites.aime24.path={file}"]
     with pytest.raises(UserError, match=r"expected 30 questions in .*, found 2 \(1 x repeated question\)"):
         measure(chosen(run, None, typed), lambda line: None)
+
+
+def test_a_problem_that_a_suite_holds_is_not_trained_on(tmp_cwd, caplog):
+    from rlrt.datacheck import prepare_data
+
+    rows = [{"prompt": f"{t}:3 4 5", "answer": str(t)} for t in range(7, 27)]
+    data, suite = jsonl(tmp_cwd / "train.jsonl", rows), suite_file(tmp_cwd, "aime", [17, 23, 90])
+    made = settings(
+        "data=file",
+        f"data.path={data}",
+        "eval=aime24",
+        f"eval.suites.aime24.path={suite}",
+        "eval.suites.aime24.problems=3",
+    )
+    prepare_data(made)
+    held = {"17:3 4 5", "23:3 4 5"}
+    assert not held & {p.text for p in made.data.train}
+    lost = len(held - {p.text for p in made.data.heldout})
+    assert f"dropped {lost} problems that the evaluation suites hold" in caplog.text
