@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,7 @@ def assemble(
         eval=settings.eval,
         position=position,
         record=monitor.record,
-        keep_samples=monitor.samples,
+        keep_samples=partial(monitor.samples, spell=learner.policy.spell),
         save=save,
         stop_requested=stop,
     )

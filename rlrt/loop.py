@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from rlrt.evaluation import Suite, evaluate
 from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
 from rlrt.timing import clock
 from rlrt.types import Rollout, Sampling
-from rlrt.update import Learner, learn
+from rlrt.update import Learner, StepResult, learn
 
 
 @dataclass
@@ -28,7 +26,7 @@ class Run:
         seed, train, eval: from the config.
         position: updates already done (0, or a checkpoint's).
         record: called with (step, metrics) once a step is complete.
-        keep_samples: called with (step, rollouts, per-token values).
+        keep_samples: called with (step, rollouts, what the update left of them).
         save: writes a checkpoint of the given step.
         stop_requested: True once the run should save and end early.
     """
@@ -41,7 +39,7 @@ class Run:
     eval: Any
     position: int
     record: Callable[[int, dict[str, float]], None]
-    keep_samples: Callable[[int, list[Rollout], dict[str, torch.Tensor]], None]
+    keep_samples: Callable[[int, list[Rollout], StepResult], None]
     save: Callable[[int], None]
     stop_requested: Callable[[], bool] = field(default=lambda: False)
 
@@ -67,7 +65,7 @@ def train(run: Run) -> int:
         result = learn(run.learner, draw.rollouts, signals, lr)
         metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
         metrics |= {"policy/lr": lr}
-        run.keep_samples(step, draw.rollouts, result.tokens)
+        run.keep_samples(step, draw.rollouts, result)
         last = step == config.steps
         if last or due(step, config.eval_every):
             with clock(seconds, "time/evaluation_s"):

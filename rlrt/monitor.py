@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from rlrt.config.schema import Settings
 from rlrt.folder import RunFolder
+from rlrt.token_view import page
 from rlrt.trackers.mlflow import MlflowTracker
 from rlrt.types import Rollout
+from rlrt.update import StepResult
 
 ALARMS = (
     ("rlrt/gap_mean", lambda v: v > 2.0, "the mean gap D is above 2 nats, as before every collapse we saw"),
@@ -75,18 +77,26 @@ class Monitor:
             self._told.add("length")
             self._warn(f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's")
 
-    def samples(self, step: int, rollouts: list[Rollout], tokens: dict[str, torch.Tensor]) -> None:
-        """Rollouts worth keeping, with their per-token values, when they are due."""
+    def samples(
+        self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]
+    ) -> None:
+        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them."""
         tracking = self._settings.tracking
         if not tracking.samples_every or not tracking.samples:
             return
         if step != 1 and step % tracking.samples_every:
             return
-        rows = [
-            sample(step, r, {k: v[i] for k, v in tokens.items()}) for i, r in enumerate(rollouts[: tracking.samples])
-        ]
+        rows = []
+        for i, rollout in enumerate(rollouts[: tracking.samples]):
+            row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
+            rows.append(row | {"context": result.shown[i], "pieces": spell(rollout.generation.token_ids)})
         self._folder.samples.append(rows)
+        file = self._folder.path / "tokens" / f"step_{step:06d}.html"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(page(rows, f"{self._folder.path.name}, step {step}"))
         self.send_samples()
+        if self.tracker is not None:
+            self.tracker.artifact(file, "tokens")
 
     def send_samples(self) -> None:
         """All stored rollouts to MLflow, as one table."""

@@ -309,6 +309,10 @@ class Policy:
         """Special and template tokens: those that end a response, and all that were added to the vocabulary (``<think>``)."""
         return sorted({*self.stop_ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
 
+    def spell(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself, special ones too."""
+        return [str(self.tokenizer.decode([i])) for i in ids]
+
     def step(self, lr: float, max_grad_norm: float) -> float:
         """One optimiser step at ``lr``; returns the gradient's norm before clipping, and clears the gradient."""
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm)

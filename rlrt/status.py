@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rlrt.errors import UserError
 from rlrt.folder import read_json
@@ -16,6 +19,8 @@ from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_record
 from rlrt.sweep.table import Row, counted, table
 
 SWEEPS = Path("outputs/sweeps")
+WATCH_S = 2.0
+"""Seconds between two looks of --watch."""
 
 
 def sweep_folder(given: Path | None) -> Path:
@@ -66,16 +71,40 @@ def status(sweep: Path) -> str:
     return "\n".join(lines)
 
 
+def watch(sweep: Path, every: float, out: TextIO) -> None:
+    """The table again and again until nobody drives or runs a job; in a terminal always in the same place."""
+    live, height = out.isatty(), 0
+    while True:
+        text = status(sweep)
+        if live and height:
+            out.write(f"\x1b[{height}A\x1b[J")
+        out.write(text + "\n" if live else f"{text}\n\n")
+        out.flush()
+        width = shutil.get_terminal_size().columns
+        height = sum(max(1, -(-len(line) // width)) for line in text.split("\n"))
+        if not held(sweep / "driver") and not any(s.alive for s, _ in states_of(job_folders(sweep))[0].values()):
+            return
+        time.sleep(every)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
+    parser.add_argument("--watch", action="store_true", help="again every few seconds, until all jobs have ended")
+    parser.add_argument("--every", type=float, default=WATCH_S, help="seconds between two looks with --watch")
     arguments = parser.parse_args()
     try:
-        print(status(sweep_folder(arguments.sweep)))
+        folder = sweep_folder(arguments.sweep)
+        if arguments.watch:
+            watch(folder, arguments.every, sys.stdout)
+        else:
+            print(status(folder))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print()
 
 
 if __name__ == "__main__":

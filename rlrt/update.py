@@ -53,7 +53,7 @@ class Learner:
         limit = min(self.teacher_config.max_context_tokens, self.context_length - self.max_new_tokens)
         for kind in self.method.credit.contexts():
             rows: list[Row | None] = []
-            for rollout, text, wanted in zip(rollouts, self._texts(rollouts, kind), wanted_B.tolist(), strict=True):
+            for rollout, text, wanted in zip(rollouts, self.texts(rollouts, kind), wanted_B.tolist(), strict=True):
                 row = None
                 if wanted and text is not None:
                     prompt_ids = self.builder.teacher(rollout.prompt, text)
@@ -70,7 +70,7 @@ class Learner:
             "teacher/too_long_share": too_long / len(rollouts) / len(views),
         }
 
-    def _texts(self, rollouts: Sequence[Rollout], kind: str) -> list[str | None]:
+    def texts(self, rollouts: Sequence[Rollout], kind: str) -> list[str | None]:
         """What the teacher is shown for each rollout in one of a credit's contexts."""
         if kind != "default":
             verdict, _, number = kind.partition(":")
@@ -109,10 +109,11 @@ class Learner:
 
 @dataclass
 class StepResult:
-    """What an update leaves to record: metrics, and per-token values of every rollout for the samples."""
+    """What an update leaves to record: metrics, and for the samples per-token values and what the teacher was shown."""
 
     metrics: dict[str, float]
     tokens: dict[str, Tensor] = field(default_factory=dict)
+    shown: list[str | None] = field(default_factory=list)
 
 
 def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: float) -> StepResult:
@@ -160,7 +161,9 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
     for term in method.auxiliary:
         term.observe(entropy_mean(rollouts))
     metrics |= {name: sum(values) / len(values) for name, values in totals.items()}
-    return StepResult(metrics | seconds, token_values(signals, advantage_BT))
+    texts = learner.texts(rollouts, method.credit.contexts()[0])
+    shown = [text if row is not None else None for text, row in zip(texts, views[0], strict=True)]
+    return StepResult(metrics | seconds, token_values(signals, advantage_B, advantage_BT), shown)
 
 
 def credit_now(
@@ -181,9 +184,10 @@ def credit_now(
     return learner.method.credit(advantage_B, now)
 
 
-def token_values(signals: Signals, advantage_BT: Tensor) -> dict[str, Tensor]:
-    """Per-token values worth storing with a rollout."""
-    values = {"advantage": advantage_BT}
+def token_values(signals: Signals, advantage_B: Tensor, advantage_BT: Tensor) -> dict[str, Tensor]:
+    """Per-token values worth storing with a rollout; weight: what the credit made of its advantage, NaN where that is 0."""
+    whole_B1 = advantage_B[:, None]
+    values = {"advantage": advantage_BT, "weight": torch.where(whole_B1 != 0, advantage_BT / whole_B1, torch.nan)}
     if bool(signals.scored_B.any()):
         values["logp"] = signals.logp_BT
     if signals.teachers:

@@ -39,6 +39,7 @@ def test_one_run_from_any_working_directory(tmp_path):
         "manifest.json",
         "metrics.jsonl",
         "samples.jsonl",
+        "tokens",
         "checkpoints",
         "summary.json",
         "log.txt",
@@ -69,7 +70,13 @@ def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
         [sys.executable, "-m", "rlrt.report", str(sweep)], capture_output=True, text=True, timeout=60
     )
     assert report.returncode == 0
-    assert (sweep / "report.md").read_text() == report.stdout
+    assert report.stdout == (sweep / "report.md").read_text() + f"\npage: {sweep}/report.html\n"
+    watched = subprocess.run(
+        [sys.executable, "-m", "rlrt.status", "--watch", str(sweep)], capture_output=True, text=True, timeout=60
+    )
+    assert "4 finished" in watched.stdout
+    assert "\x1b" not in watched.stdout + report.stdout + done.stdout  # no colour codes where there is no terminal
+    assert max(map(len, watched.stdout.splitlines()[:6])) <= 80
 
 
 def test_a_method_of_ones_own_as_the_docs_say(tmp_path):

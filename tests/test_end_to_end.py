@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 
 from rlrt.build import execute
+from tests.conftest import ROOT
 from tests.helpers import METHODS, settings
 
 
@@ -26,6 +28,9 @@ def test_twenty_steps(method, tmp_path):
     if method in ("rlrt", "rlsd"):
         assert all(line["teacher/share"] > 0.1 for line in lines[1:])
         assert all(line["rlrt/gap_abs_mean"] > 0.02 for line in lines[1:])
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for name in {n for line in lines for n in line if n != "step"}:
+        assert f"`{re.sub(r'_at_[0-9]+$', '_at_N', name)}`" in page, f"docs/metrics.md does not explain {name}"
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert samples
     assert all(len(s["token_ids"]) == len(s["tokens"]["advantage"]) == s["length"] for s in samples)

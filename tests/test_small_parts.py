@@ -1,4 +1,4 @@
-"""Identity, folders' names, secrets, the report and the terminal."""
+"""Identity, folders' names, secrets and the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 
 import pytest
 
-from rlrt import report
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder, redacted
 from rlrt.identity import identity, readable, sweep_hash
@@ -95,35 +94,6 @@ def test_state_remembers_the_slurm_job(tmp_path, monkeypatch):
         3,
         "17",
     )
-
-
-def write_job(sweep, name, overrides, seed, state, avg, changed=1.0):
-    folder = sweep / name
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(json.dumps({"overrides": overrides, "seed": seed}))
-    final = {"eval/greedy": 0.5, "eval/avg_at_4": avg, "eval/pass_at_4": 0.9, "eval/distinct_correct": 1.0}
-    final |= {"eval/entropy": 0.1, "eval/length_mean": 12.0}
-    (folder / "summary.json").write_text(json.dumps({"state": state, "final": final, "changed": changed}))
-
-
-def test_report_over_seeds(tmp_path):
-    for seed, (a, b) in enumerate([(0.1, 0.4), (0.2, 0.4), (0.3, 0.7)]):
-        write_job(tmp_path, f"g{seed}", ["method=grpo", f"seed={seed}"], seed, "finished", a)
-        write_job(tmp_path, f"r{seed}", ["method=rlrt", f"seed={seed}"], seed, "finished", b)
-    write_job(tmp_path, "r9", ["method=rlrt", "seed=9"], 9, "failed", 0.0)
-    write_job(tmp_path, "g0-older-code", ["method=grpo", "seed=0"], 0, "finished", 0.9, changed=-1.0)
-    text = report.report(tmp_path, "grpo")
-    # mean .2, std .1, t = 4.3027, half-width .248; paired: .3 .2 .4 -> .3 with the same half-width
-    assert "| grpo | 3 | 0.500 ± 0.000 | 0.200 ± 0.248 |" in text
-    assert "| rlrt | 3 | +0.000 ± 0.000 | +0.300 ± 0.248 |" in text
-    assert "- r9: failed" in text
-    assert (
-        "Left out, since a newer run has the same settings and seed (other code or versions):\n- g0-older-code" in text
-    )
-    with pytest.raises(UserError, match="Did you mean 'grpo'"):
-        report.report(tmp_path, "grop")
-    with pytest.raises(UserError, match="found none"):
-        report.report(tmp_path / "g0" / "nothing", None)
 
 
 def test_progress_without_a_terminal_has_no_control_codes():

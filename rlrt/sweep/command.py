@@ -12,11 +12,12 @@ from typing import Any
 
 from rlrt.config.load import load
 from rlrt.errors import UserError
-from rlrt.hydra_setup import composer
+from rlrt.hydra_setup import SWEEPS, composer
 from rlrt.identity import identity, readable
 from rlrt.sweep.disk import check_disk
 from rlrt.sweep.driver import Driver, dry_run
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
+from rlrt.sweep.parent import note_question
 from rlrt.sweep.plan import Job, grid_jobs, is_axis
 from rlrt.sweep.settings import grid_of, launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
@@ -48,6 +49,8 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
             if launcher.dry_run:
                 return dry_run(launcher, first, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
+        note_question(folder, overrides, SWEEPS / "sweep" / f"{study}.yaml" if study else None)
         return Driver(folder, source, launcher, retries, plain(base.tracking)).run()
 
 

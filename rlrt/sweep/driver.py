@@ -30,7 +30,7 @@ from rlrt.sweep.launchers import (
     slurm_states,
     submitted_as,
 )
-from rlrt.sweep.parent import bring_next, job_tags, open_parent
+from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
@@ -149,6 +149,9 @@ class Driver:
                     parent.tag(name, value)
                 if closing.metrics:
                     parent.metrics(closing.step, closing.metrics)
+            if not self._alive:
+                closing_report(self.sweep, parent, self._live.say)
+            if parent is not None:
                 how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
                 parent.close("RUNNING" if self._alive else how)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.folder import read_json, write_json
-from rlrt.lease import LEASE, hold
+from rlrt.folder import read_json, redacted, write_json
+from rlrt.lease import LEASE, held, hold
 from rlrt.sweep.plan import SPEC
 from rlrt.trackers.mlflow import MlflowTracker
 
@@ -33,8 +34,9 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
     place = uri or tracking.get("uri")
     if not place:
         return None
-    note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE)
+    note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE) | {"tracking": redacted(dict(tracking))}
     write_json(sweep / NOTE, note)
+    said = "\n\n".join(str(note[k]) for k in ("question", "command") if note.get(k))
     parent = MlflowTracker(
         uri=place,
         experiment=tracking["experiment"],
@@ -42,13 +44,52 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
         run_id=note.get("mlflow_run_id"),
         key=note["key"],
         name=sweep.name,
-        tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"},
+        tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"}
+        | ({"mlflow.note.content": said} if said else {}),
         params={},
         warn=warn,
     )
     if parent.wait_for_run(WAIT_S):
         write_json(sweep / NOTE, note | {"mlflow_run_id": parent.run_id})
     return parent
+
+
+def note_question(sweep: Path, overrides: Sequence[str], study: Path | None) -> None:
+    """Keep what was typed, and a study's question, with the sweep."""
+    command = redacted(f"python -m rlrt.run -m {' '.join(map(shlex.quote, overrides))}")
+    lines = study.read_text().splitlines() if study is not None and study.is_file() else []
+    comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
+    question = comment.partition("Question: ")[2].partition("?")[0]
+    more = {"question": f"{question}?"} if question else {}
+    write_json(sweep / NOTE, read_json(sweep / NOTE) | {"command": command, **more})
+
+
+def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str], None]) -> None:
+    """A sweep's report, in its folder and its run in MLflow; what goes wrong with it never ends a sweep."""
+    from rlrt.reporting.page import read, write
+
+    try:
+        files = write(read(sweep, None))
+    except Exception as error:
+        say(f"WARNING: no report could be made of {sweep} ({error}); python -m rlrt.report tries again")
+        return
+    say(f"report: {files[0]}")
+    if parent is not None:
+        for file in files:
+            parent.artifact(file, "report")
+
+
+def send_report(sweep: Path, files: Sequence[Path]) -> None:
+    """A sweep's report to its run in MLflow, where it has one whose URI needs no password."""
+    note = read_json(sweep / NOTE)
+    tracking = note.get("tracking")
+    if not note.get("mlflow_run_id") or not isinstance(tracking, dict) or "***" in str(tracking.get("uri")):
+        return
+    parent = open_parent(sweep, tracking, log.warning)
+    if parent is not None:
+        for file in files:
+            parent.artifact(file, "report")
+        parent.close("RUNNING" if held(sweep / "driver") else "FINISHED")
 
 
 def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:

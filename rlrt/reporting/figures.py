@@ -1,0 +1,303 @@
+"""Figures of a report, by matplotlib: colour-blind-safe (Okabe and Ito's colours), told apart in grey by line and mark."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlrt.reporting.jobs import Job, finished, labels_of
+from rlrt.reporting.tables import main_metric, values_of
+from rlrt.statistics import mean_and_halfwidth
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MOST = len(COLOURS)
+"""Settings that one figure shows; more would be a tangle."""
+FREE, POSITIVE, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)
+CURVES = (
+    ("reward/mean", "reward", "mean reward of the step's rollouts", FREE),
+    ("policy/entropy", "entropy", "policy entropy, nats per token", POSITIVE),
+    ("rollout/length_mean", "length", "response length, tokens", POSITIVE),
+    ("rollout/truncated_share", "truncation", "truncated rollouts, share", SHARE),
+    ("rlrt/gap_mean", "D", "mean gap D on rollouts with a teacher, nats", FREE),
+    ("rlrt/weight_clipped_share", "clipping", "clipped weights, share of tokens", SHARE),
+)
+"""Metric, name, axis, and how far the quantity can go."""
+SIZE = (6.4, 3.8)
+"""Inches."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure and what it shows.
+
+    Attributes:
+        name: of its files.
+        title: above it.
+        caption: how to read it.
+        figure: matplotlib's.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Any
+
+    def svg(self) -> str:
+        """As text for a page: the same figure gives the same text."""
+        import matplotlib
+
+        out = io.StringIO()
+        with matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "path"}):
+            self.figure.savefig(
+                out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")), bbox_inches="tight"
+            )
+        return out.getvalue()[out.getvalue().index("<svg") :]
+
+    def save(self, folder: Path) -> list[Path]:
+        """``NAME.svg`` and ``NAME.png`` (150 dots an inch)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        svg, png = folder / f"{self.name}.svg", folder / f"{self.name}.png"
+        svg.write_text(self.svg())
+        self.figure.savefig(png, dpi=150, bbox_inches="tight", metadata={"Software": None})
+        return [svg, png]
+
+
+def axes(x: str, y: str) -> tuple[Any, Any]:
+    """A figure with one pair of axes, named with their units."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE)
+    made = figure.add_subplot()
+    made.set_xlabel(x)
+    made.set_ylabel(y)
+    made.grid(alpha=0.3, linewidth=0.5)
+    made.spines[["top", "right"]].set_visible(False)
+    return figure, made
+
+
+def chosen(jobs: Sequence[Job], baseline: str | None) -> list[str]:
+    """The labels that a figure shows: all, or the baseline, the best and the worst by the main metric."""
+    labels, metric = labels_of(jobs), main_metric(jobs)
+    if len(labels) <= MOST:
+        return labels
+
+    def mean(label: str) -> float:
+        values = values_of(finished(jobs, label), metric)
+        return sum(values) / len(values) if values else -math.inf
+
+    ranked = sorted((label for label in labels if label != baseline), key=mean, reverse=True)
+    room = MOST - (baseline in labels)
+    best = room - room // 3
+    return [*([baseline] if baseline in labels and baseline else []), *ranked[:best], *ranked[best - room :]]
+
+
+def shortened(label: str) -> str:
+    """A label for a legend."""
+    return label if len(label) <= 44 else label[:43] + "…"
+
+
+def line(
+    made: Any,
+    number: int,
+    label: str,
+    x: Sequence[float],
+    values: Sequence[Sequence[float]],
+    marks: bool,
+    limits: tuple[float, float],
+) -> None:
+    """A mean over seeds at every x, and its 95 % interval as a band, as far as the quantity can go at all (``limits``)."""
+    points = [mean_and_halfwidth(v) for v in values]
+    style: dict[str, Any] = {"color": COLOURS[number % MOST], "linestyle": LINES[number % MOST], "linewidth": 1.6}
+    if marks:
+        style |= {"marker": MARKS[number % MOST], "markersize": 5}
+    made.plot(x, [m for m, _ in points], label=shortened(label), **style)
+    sure = [(at, m, h) for at, (m, h) in zip(x, points, strict=True) if math.isfinite(h)]
+    if sure:
+        at = [s[0] for s in sure]
+        low, high = [max(limits[0], m - h) for _, m, h in sure], [min(limits[1], m + h) for _, m, h in sure]
+        made.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def legend(made: Any) -> None:
+    """Below the axes, where it hides nothing."""
+    made.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
+
+
+def series(
+    jobs: Sequence[Job], labels: Sequence[str], read: Callable[[dict[str, Any]], Any]
+) -> dict[str, dict[int, list[float]]]:
+    """label -> step -> the values of its seeds; failed runs are left out, running ones count as far as they are."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for job in jobs:
+        if job.label not in labels or job.state in ("failed", "queued"):
+            continue
+        for record in job.records():
+            value = read(record)
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                found.setdefault(job.label, {}).setdefault(int(record["step"]), []).append(float(value))
+    return found
+
+
+def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
+    """Reward, entropy, length, truncation, D and clipping against the step, as far as they were recorded."""
+    pictures = []
+    for metric, name, unit, limits in CURVES:
+        found = series(jobs, labels, lambda r, metric=metric: r.get(metric))  # type: ignore[misc]
+        if not found:
+            continue
+        figure, made = axes("step (updates)", unit)
+        for number, label in enumerate(labels):
+            steps = found.get(label, {})
+            if steps:
+                line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], False, limits)
+        legend(made)
+        caption = f"{metric} against the step: mean over seeds, band: 95 % interval by Student's t where there are two or more."
+        pictures.append(Picture(f"curve_{name}", f"Learning curve: {name}", caption, figure))
+    return pictures
+
+
+def evaluation_curve(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
+    """The main held-out metric at every evaluation."""
+    metric = main_metric(jobs)
+    found = series(jobs, labels, lambda r: r.get(metric))
+    if not found:
+        return []
+    short = metric.removeprefix("eval/").replace("_at_", "@")
+    figure, made = axes("step (updates)", f"{short}, share of correct samples")
+    for number, label in enumerate(labels):
+        steps = found.get(label, {})
+        if steps:
+            line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], True, SHARE)
+    legend(made)
+    caption = f"{metric} at every evaluation: mean over seeds, band: 95 % interval by Student's t."
+    return [Picture("curve_evaluation", f"Held out: {short}", caption, figure)]
+
+
+def pass_at_k(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
+    """Final pass@k against k, k on a logarithmic axis."""
+    ks = sorted({int(n.removeprefix("eval/pass_at_")) for j in jobs for n in j.final if n.startswith("eval/pass_at_")})
+    if not ks:
+        return []
+    figure, made = axes("k, samples of a problem", "pass@k, share of problems solved")
+    for number, label in enumerate(labels):
+        done = [job for job in finished(jobs, label) if all(f"eval/pass_at_{k}" in job.final for k in ks)]
+        if done:
+            line(made, number, label, ks, [values_of(done, f"eval/pass_at_{k}") for k in ks], True, SHARE)
+    made.set_xscale("log", base=2)
+    made.set_xticks(ks, [str(k) for k in ks])
+    legend(made)
+    return [
+        Picture(
+            "pass_at_k", "pass@k", "Unbiased pass@k of the last evaluation: mean over seeds with 95 % interval.", figure
+        )
+    ]
+
+
+def group_shares(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
+    """Share of groups whose rollouts are all correct, all wrong, or mixed (the only ones with a signal), over the run."""
+    kinds = (
+        ("all correct", "group/all_correct_share", COLOURS[2], ""),
+        ("all wrong", "group/all_wrong_share", COLOURS[1], "////"),
+    )
+    found = {name: series(jobs, labels, lambda r, m=m: r.get(m)) for name, m, _, _ in kinds}  # type: ignore[misc]
+    shown = [label for label in labels if found["all correct"].get(label)]
+    if not shown:
+        return []
+    figure, made = axes("share of groups, all steps", "")
+    for row, label in enumerate(shown):
+        left = 0.0
+        parts = [(n, mean_of(found[n].get(label, {})), c, h) for n, _, c, h in kinds]
+        parts.insert(1, ("mixed", 1 - sum(p[1] for p in parts), COLOURS[5], "...."))
+        for name, share, colour, hatch in parts:
+            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name if row == 0 else None}
+            made.barh(row, share, left=left, **style)
+            left += share
+    made.set_yticks(range(len(shown)), [shortened(label) for label in shown])
+    made.invert_yaxis()
+    made.set_xlim(0, 1)
+    legend(made)
+    caption = "Groups by the verdicts of their rollouts, mean over steps and seeds. Only mixed groups carry a signal."
+    return [Picture("groups", "Groups with a signal", caption, figure)]
+
+
+def mean_of(steps: dict[int, list[float]]) -> float:
+    """The mean over all steps and seeds."""
+    values = [v for vs in steps.values() for v in vs]
+    return sum(values) / len(values) if values else 0.0
+
+
+def ablation(jobs: Sequence[Job], x: str = "method.lambda_init", by: str = "method.epsilon_w") -> list[Picture]:
+    """The main metric against lam, a line for each half-width; and as a heat map where both vary."""
+    metric = main_metric(jobs)
+    cells: dict[tuple[float, float], list[float]] = {}
+    for job in jobs:
+        lam, eps = job.keys.get(x), job.keys.get(by)
+        plain = job.keys.get("method.gate") == "correct" and job.keys.get("method.direction") == "reversed"
+        if (
+            job.finished
+            and metric in job.final
+            and isinstance(lam, (int, float))
+            and isinstance(eps, (int, float))
+            and plain
+        ):
+            cells.setdefault((float(lam), float(eps)), []).append(float(job.final[metric]))
+    lams, epss = sorted({c[0] for c in cells}), sorted({c[1] for c in cells})
+    if len(lams) < 2:
+        return []
+    short = metric.removeprefix("eval/").replace("_at_", "@")
+    figure, made = axes("reversed-teacher coefficient lam (0: GRPO)", short)
+    for number, eps in enumerate(epss[:MOST]):
+        here = [lam for lam in lams if (lam, eps) in cells]
+        line(made, number, f"eps_w = {eps:g}", here, [cells[lam, eps] for lam in here], True, SHARE)
+    legend(made)
+    caption = f"Final {metric} against lam: mean over seeds with 95 % interval by Student's t."
+    pictures = [Picture("ablation_curves", "Ablation of the reversed-teacher coefficient", caption, figure)]
+    if len(epss) > 1:
+        pictures.append(heat_map(cells, lams, epss, short))
+    return pictures
+
+
+def heat_map(
+    cells: dict[tuple[float, float], list[float]], lams: list[float], epss: list[float], short: str
+) -> Picture:
+    """Mean over seeds of every (lam, eps_w), the number written in its cell."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=SIZE)
+    made = figure.add_subplot()
+    grid = [[sum(v) / len(v) if (v := cells.get((lam, eps))) else math.nan for lam in lams] for eps in epss]
+    image = made.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
+    known = [v for row in grid for v in row if not math.isnan(v)]
+    middle = (min(known) + max(known)) / 2
+    for row, eps in enumerate(epss):
+        for column, lam in enumerate(lams):
+            value, seeds = grid[row][column], len(cells.get((lam, eps), []))
+            text = f"{value:.3f}\nn={seeds}" if seeds else "-"
+            made.text(
+                column, row, text, ha="center", va="center", fontsize=8, color="white" if value < middle else "black"
+            )
+    made.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
+    made.set_yticks(range(len(epss)), [f"{eps:g}" for eps in epss])
+    made.set_xlabel("reversed-teacher coefficient lam")
+    made.set_ylabel("half-width eps_w")
+    figure.colorbar(image, ax=made, label=short)
+    caption = "Final mean over seeds in every cell, n: seeds. lam = 0 is GRPO whatever eps_w."
+    return Picture("ablation_map", "lam and eps_w", caption, figure)
+
+
+def pictures_of(jobs: Sequence[Job], baseline: str | None) -> list[Picture]:
+    """All figures that the jobs have numbers for."""
+    labels = chosen(jobs, baseline)
+    return [
+        *evaluation_curve(jobs, labels),
+        *ablation(jobs),
+        *pass_at_k(jobs, labels),
+        *learning_curves(jobs, labels),
+        *group_shares(jobs, labels),
+    ]

@@ -1,0 +1,208 @@
+"""The report: one self-contained page, and the tables and figures as files of their own."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlrt.errors import UserError
+from rlrt.folder import read_json
+from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
+from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
+from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, table
+from rlrt.token_view import POLICY, STYLE, rollout_html
+from rlrt.trackers.record import JsonLines
+
+FOLDER = "report"
+"""In a sweep's folder: figures and tables as files."""
+SHOWN_ROLLOUTS = 2
+"""Rollouts of each setting on the page; the runs' own folders have more."""
+LOOK = """
+body{font-family:system-ui,sans-serif;line-height:1.45;margin:0 auto;max-width:80rem;padding:1rem;color:#111;background:#fff}
+h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ddd}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem}
+th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #333}tbody tr:nth-child(odd){background:#f6f6f6}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+figure{margin:0}figure svg{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
+.note{font-size:.85rem;color:#444}.bad{color:#a00}code{overflow-wrap:anywhere}
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sweep says.
+
+    Attributes:
+        sweep: its folder.
+        baseline: the label that the others are compared with, or None.
+        jobs: one run for every label and seed.
+        repeated: runs left out, since a newer one has the same label and seed.
+    """
+
+    sweep: Path
+    baseline: str | None
+    jobs: list[Job]
+    repeated: list[Job]
+
+    def tables(self) -> dict[str, Table]:
+        """By the name of their files."""
+        found = {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
+        if self.baseline is not None:
+            found["differences"] = differences(self.jobs, self.baseline)
+        return found | {"cost": costs(self.jobs)}
+
+    def missing(self) -> list[str]:
+        """Every job that is in no mean, and why."""
+        return [f"{j.folder.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
+
+    def markdown(self) -> str:
+        """Tables and what is left out, for a terminal."""
+        found = self.tables()
+        parts = [found["means"].markdown()]
+        if "differences" in found:
+            parts.append(found["differences"].markdown())
+        if self.missing():
+            parts.append("Not finished, and in no mean above:\n" + "\n".join(f"- {line}" for line in self.missing()))
+        if self.repeated:
+            rows = "\n".join(f"- {j.folder.name}" for j in self.repeated)
+            parts.append(
+                f"Left out, since a newer run has the same settings and seed (other code or versions):\n{rows}"
+            )
+        parts.append("Mean ± half-width of the 95 % interval by Student's t over seeds, final evaluation.")
+        return "\n\n".join(parts) + "\n"
+
+
+def read(sweep: Path, baseline: str | None) -> Report:
+    """The report of a sweep's folder, finished or not.
+
+    Args:
+        sweep: the folder.
+        baseline: a label; None: ``grpo`` where there is one.
+
+    Raises:
+        UserError: for a folder without runs, or a baseline that is not there.
+    """
+    jobs, repeated = newest_only(read_jobs(sweep))
+    labels = labels_of(jobs)
+    report = Report(sweep, baseline or ("grpo" if "grpo" in labels and len(labels) > 1 else None), jobs, repeated)
+    report.tables()  # a baseline that is not there is refused before anything is written
+    return report
+
+
+def write(report: Report) -> list[Path]:
+    """``report.html`` and ``report.md`` in the sweep's folder, tables and figures below ``report/``; returns all of them.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folder = report.sweep / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        files = []
+        for name, made in {**report.tables(), "all": long_table(report.jobs)}.items():
+            for kind, text in (("csv", made.csv()), ("tex", made.latex()), ("md", made.markdown() + "\n")):
+                file = folder / f"{name}.{kind}"
+                file.write_text(text)
+                files.append(file)
+        pictures = pictures_of(report.jobs, report.baseline)
+        for picture in pictures:
+            files += picture.save(folder)
+        (report.sweep / "report.md").write_text(report.markdown())
+        (report.sweep / "report.html").write_text(page(report, pictures))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
+    return [report.sweep / "report.html", report.sweep / "report.md", *files]
+
+
+def page(report: Report, pictures: Sequence[Picture]) -> str:
+    """The page's text. It holds all it shows, asks nothing of a network and runs no script."""
+    name = html.escape(report.sweep.name)
+    counts = Counter(job.state for job in report.jobs)
+    said = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(said)}.</p>"]
+    parts += left_out(report)
+    for key, made in report.tables().items():
+        title, note = TITLES[key]
+        parts.append(f"<h2>{title}</h2>{made.html()}<p class='note'>{note}</p>")
+    labels = labels_of(report.jobs)
+    if len(labels) > MOST:
+        shown = ", ".join(html.escape(label) for label in chosen(report.jobs, report.baseline))
+        parts.append(
+            f"<p class='note'>Figures show {MOST} of {len(labels)} settings (baseline, best, worst): {shown}.</p>"
+        )
+    if pictures:
+        parts.append("<h2>Figures</h2><div class='figures'>" + "".join(map(drawn, pictures)) + "</div>")
+    parts.append(rollouts(report))
+    written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
+    parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<style>{LOOK}{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+TITLES = {
+    "means": (
+        "Means",
+        "Final evaluation, mean ± half-width of the 95 % interval by Student's t over seeds. No interval: one seed.",
+    ),
+    "interquartile": (
+        "Interquartile means",
+        "Mean of the middle half of the seeds; with fewer than four it is the mean.",
+    ),
+    "differences": (
+        "Paired differences",
+        "Over the seeds that both have. P(larger): share of pairs of seeds in which this one's value is larger, ties half. "
+        "Seeds to tell: what a difference of this size and spread would need (paired t test, 80 % power at 5 %).",
+    ),
+    "cost": ("Cost", "Of the finished runs. Seconds are those of this machine, however many jobs shared it."),
+}
+"""Heading and note of every table."""
+
+
+def question(sweep: Path) -> str:
+    """What was asked: the study's question and the command."""
+    note = read_json(sweep / "sweep.json")
+    asked = "".join(f"<p>{html.escape(str(note[key]))}</p>" for key in ("question",) if note.get(key))
+    command = f"<p><code>{html.escape(str(note['command']))}</code></p>" if note.get("command") else ""
+    return asked + command
+
+
+def left_out(report: Report) -> list[str]:
+    """Jobs that are in no mean."""
+    parts = []
+    if report.missing():
+        rows = "".join(f"<li>{html.escape(line)}</li>" for line in report.missing())
+        parts.append(f"<h2 class='bad'>Not finished, and in no mean</h2><ul>{rows}</ul>")
+    if report.repeated:
+        rows = "".join(f"<li>{html.escape(j.folder.name)}</li>" for j in report.repeated)
+        parts.append(f"<h2>Left out: a newer run has the same settings and seed</h2><ul>{rows}</ul>")
+    return parts
+
+
+def drawn(picture: Picture) -> str:
+    """A figure in the page; ids inside an SVG are made its own, since several share the page."""
+    svg = picture.svg().replace('id="', f'id="{picture.name}-').replace("#", f"#{picture.name}-", 0)
+    svg = svg.replace('xlink:href="#', f'xlink:href="#{picture.name}-').replace("url(#", f"url(#{picture.name}-")
+    title, caption = html.escape(picture.title), html.escape(picture.caption)
+    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def rollouts(report: Report) -> str:
+    """A few stored rollouts of every setting that the figures show, from its first run."""
+    parts = []
+    for number, label in enumerate(chosen(report.jobs, report.baseline)):
+        runs = finished(report.jobs, label) or [j for j in report.jobs if j.label == label]
+        rows = JsonLines(runs[0].folder / "samples.jsonl").read()
+        last = [row for row in rows if row.get("step") == rows[-1].get("step")][:SHOWN_ROLLOUTS] if rows else []
+        if last:
+            body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
+            parts.append(f"<h3>{html.escape(label)}</h3>{body}")
+    return f"<h2>Rollouts</h2>{''.join(parts)}" if parts else ""

@@ -1,0 +1,168 @@
+"""Tables of a report: means with intervals over seeds, paired differences, as Markdown, CSV, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlrt.errors import UserError, nearest
+from rlrt.reporting.jobs import Job, finished, labels_of
+from rlrt.statistics import interquartile_mean, mean_and_halfwidth, probability_of_improvement, seeds_needed
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under headings; the first column is what the others are about."""
+
+    headings: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """With a pipe between cells."""
+        lines = ["| " + " | ".join(self.headings) + " |", "|---" * len(self.headings) + "|"]
+        return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self.rows)])
+
+    def csv(self) -> str:
+        """For a spreadsheet."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.headings)
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+    def latex(self) -> str:
+        """A ``tabular`` without packages."""
+        lines = [f"\\begin{{tabular}}{{l{'r' * (len(self.headings) - 1)}}}", "\\hline"]
+        lines += [" & ".join(map(tex, self.headings)) + " \\\\", "\\hline"]
+        lines += [" & ".join(map(tex, row)) + " \\\\" for row in self.rows]
+        return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
+
+    def html(self) -> str:
+        """Everything escaped."""
+        head = "".join(f"<th>{html.escape(h)}</th>" for h in self.headings)
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
+        return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def tex(text: str) -> str:
+    """A cell for LaTeX."""
+    signs = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
+    return "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+
+
+def interval(values: Sequence[float], form: str) -> str:
+    """Mean and 95 % half-width (Student's t over seeds) as text."""
+    mean, half = mean_and_halfwidth(values)
+    unsigned = form.removeprefix("+")
+    return f"{mean:{form}}" + (f" ± {half:{unsigned}}" if len(values) > 1 else "")
+
+
+def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
+    """(heading, metric, format) of the table: the k of avg@k and pass@k is the jobs' own."""
+    names = {name for job in jobs for name in job.final}
+    ks = sorted(int(name.rsplit("_", 1)[1]) for name in names if name.startswith("eval/avg_at_"))
+    columns = [("greedy", "eval/greedy", ".3f")]
+    for k in ks:
+        columns += [(f"avg@{k}", f"eval/avg_at_{k}", ".3f"), (f"pass@{k}", f"eval/pass_at_{k}", ".3f")]
+    columns += [
+        ("distinct", "eval/distinct_correct", ".2f"),
+        ("entropy", "eval/entropy", ".3f"),
+        ("length", "eval/length_mean", ".1f"),
+    ]
+    return [c for c in columns if c[1] in names] or columns
+
+
+def main_metric(jobs: Sequence[Job]) -> str:
+    """avg@k of the largest k: what a report is about."""
+    found = [name for _, name, _ in columns_of(jobs) if name.startswith("eval/avg_at_")]
+    return found[-1] if found else "eval/greedy"
+
+
+def values_of(jobs: Sequence[Job], metric: str) -> list[float]:
+    """The final values of a metric, of the jobs that have it."""
+    return [float(job.final[metric]) for job in jobs if metric in job.final]
+
+
+def table(jobs: Sequence[Job]) -> Table:
+    """All labels: seeds, and mean with interval of every column."""
+    columns = columns_of(jobs)
+    rows = []
+    for label in labels_of(jobs):
+        done = finished(jobs, label)
+        cells = [interval(v, form) if (v := values_of(done, name)) else "-" for _, name, form in columns]
+        rows.append([label, str(len(done)), *cells])
+    return Table(["method", "seeds", *(c[0] for c in columns)], rows)
+
+
+def interquartile_table(jobs: Sequence[Job]) -> Table:
+    """All labels: the mean of the middle half of the seeds (scipy's trim_mean at a quarter), which an odd seed cannot move."""
+    columns = columns_of(jobs)
+    rows = []
+    for label in labels_of(jobs):
+        done = finished(jobs, label)
+        cells = [
+            f"{interquartile_mean(v):{form}}" if (v := values_of(done, name)) else "-" for _, name, form in columns
+        ]
+        rows.append([label, str(len(done)), *cells])
+    return Table(["interquartile mean", "seeds", *(c[0] for c in columns)], rows)
+
+
+def long_table(jobs: Sequence[Job]) -> Table:
+    """A row for every label and metric, with full precision: for other programs."""
+    rows = []
+    for label in labels_of(jobs):
+        for _, name, _ in columns_of(jobs):
+            values = values_of(finished(jobs, label), name)
+            if values:
+                mean, half = mean_and_halfwidth(values)
+                ends = ["", ""] if math.isinf(half) else [repr(mean - half), repr(mean + half)]
+                rows.append([label, name, str(len(values)), repr(mean), repr(interquartile_mean(values)), *ends])
+    return Table(["method", "metric", "seeds", "mean", "interquartile_mean", "low", "high"], rows)
+
+
+def differences(jobs: Sequence[Job], baseline: str) -> Table:
+    """Paired differences to the baseline over the seeds that both have, for every column.
+
+    P(larger) is the share of pairs of seeds, one of each side, where the label's value is larger, ties half (arXiv 2108.13264);
+    "seeds to tell" is how many paired seeds a difference of the observed size and spread would need, for 80 % power at 5 %.
+
+    Raises:
+        UserError: if there is no such label.
+    """
+    labels = labels_of(jobs)
+    if baseline not in labels:
+        raise UserError(f"--baseline: there is no {baseline!r} in this sweep.{nearest(baseline, labels)}")
+    base = {job.seed: job.final for job in finished(jobs, baseline)}
+    rows = []
+    for label in labels:
+        for heading, name, form in columns_of(jobs) if label != baseline else []:
+            done = [j for j in finished(jobs, label) if name in j.final and name in base.get(j.seed, {})]
+            if not done:
+                continue
+            mine, theirs = [float(j.final[name]) for j in done], [float(base[j.seed][name]) for j in done]
+            gaps = [a - b for a, b in zip(mine, theirs, strict=True)]
+            needed = seeds_needed(gaps)
+            rows.append(
+                [
+                    label, heading, str(len(done)), interval(gaps, "+" + form),
+                    f"{probability_of_improvement(mine, theirs):.2f}", "-" if needed is None else str(needed),
+                ]
+            )  # fmt: skip
+    return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell"], rows)
+
+
+def costs(jobs: Sequence[Job]) -> Table:
+    """What the finished runs of each label took: hours of steps and tokens sampled, in all."""
+    rows = []
+    for label in labels_of(jobs):
+        records = [r for job in finished(jobs, label) for r in job.records()]
+        seconds = math.fsum(r.get("time/step_s", 0.0) for r in records)
+        tokens = math.fsum(r.get("rollout/tokens", 0.0) for r in records)
+        steps = [r["time/step_s"] for r in records if "time/step_s" in r]
+        each = f"{sum(steps) / len(steps):.3f}" if steps else "-"
+        rows.append([label, f"{seconds:.0f}", each, f"{tokens:.3g}"])
+    return Table(["cost", "seconds in all", "seconds a step", "tokens sampled"], rows)

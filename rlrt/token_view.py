@@ -1,0 +1,140 @@
+"""Rollouts as a page: every token coloured by what a method made of it, and nothing that a model wrote can run.
+
+The page has no script. Which value colours the tokens is chosen by radio buttons and CSS; a content security policy forbids
+scripts and requests besides, and every text is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+VALUES = (
+    ("gap", 0.0, "D = log P_student - log P_teacher, nats; warm: self-driven, cold: as the teacher would"),
+    ("weight", 1.0, "token advantage / rollout advantage; warm: above 1, cold: below"),
+    ("advantage", 0.0, "token advantage; warm: reinforced, cold: discouraged"),
+    ("entropy", 0.0, "entropy of the policy, nats"),
+)
+"""What tokens can be coloured by: its name, the value that stays white, its legend."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+LISTED = 12
+"""Most self-driven tokens that are listed."""
+WARM, COLD = (213, 94, 0), (0, 114, 178)
+VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\0": "␀"}
+STYLE = """
+.rollout{border:1px solid #ccc;border-radius:6px;padding:.6rem;margin:.8rem 0;background:#fff;color:#111}
+.rollout .tokens{font-family:ui-monospace,monospace;font-size:.86rem;line-height:1.9;overflow-wrap:anywhere}
+.rollout .tokens span{border-radius:2px;padding:1px 0;border-bottom:1px solid #ddd}
+.rollout .text{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.8rem;
+background:#f6f6f6;padding:.4rem;margin:.3rem 0}
+.rollout label{margin-right:.9rem;white-space:nowrap}
+.rollout .legend{display:none;font-size:.8rem;color:#444}
+.rollout table{font-size:.8rem;border-collapse:collapse}.rollout td,.rollout th{padding:1px 8px;text-align:right}
+"""
+
+
+def number(value: Any) -> float | None:
+    """A stored value, or None where there is none (NaN is stored as text)."""
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def colour(value: float | None, largest: float) -> str:
+    """White at 0, warm above, cold below; grey where there is no value."""
+    if value is None:
+        return "#eeeeee"
+    share = min(1.0, abs(value) / largest) if largest > 0 else 0.0
+    end = WARM if value > 0 else COLD
+    return "#" + "".join(f"{round(255 + (c - 255) * 0.75 * share):02x}" for c in end)
+
+
+def visible(piece: str) -> str:
+    """A token's text with white space and control characters as signs; escaped."""
+    shown = "".join(VISIBLE.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in piece)
+    return html.escape(shown or "∅")
+
+
+def values_of(row: Mapping[str, Any], name: str) -> list[float | None]:
+    """A stored per-token value of a rollout; [] where it was not stored."""
+    return [number(v) for v in row.get("tokens", {}).get(name, [])]
+
+
+def rollout_html(row: Mapping[str, Any], key: str) -> str:
+    """One stored rollout.
+
+    Args:
+        row: a line of ``samples.jsonl``.
+        key: unique on the page; names its radio buttons.
+    """
+    pieces = [str(p) for p in row.get("pieces") or [f"[{i}]" for i in row.get("token_ids", [])]]
+    there = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
+    there = [one for one in there if any(v is not None for v in one[3])]
+    scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in there}
+    radios, legends, rules = [], [], []
+    for i, (name, white, text, _) in enumerate(there):
+        mark = f"{key}-{name}"
+        radios.append(
+            f'<input type="radio" name="{key}" id="{mark}"{" checked" if i == 0 else ""}><label for="{mark}">{name}</label>'
+        )
+        legends.append(
+            f'<p class="legend l-{name}">{html.escape(text)}; darkest: {white:g} ± {scales[name]:.3g}, grey: none</p>'
+        )
+        rules.append(
+            f"#{mark}:checked~.tokens span{{background:var(--{name})}}#{mark}:checked~.l-{name}{{display:block}}"
+        )
+    spans = []
+    for t, piece in enumerate(pieces):
+        marks = [(n, white, values[t] if t < len(values) else None) for n, white, _, values in there]
+        style = ";".join(f"--{n}:{colour(None if v is None else v - white, scales[n])}" for n, white, v in marks)
+        title = ", ".join(f"{n} {v:.3g}" for n, _, v in marks if v is not None)
+        line_break = "<br>" if piece.endswith("\n") else ""
+        spans.append(f'<span style="{style}" title="{html.escape(title)}">{visible(piece)}</span>{line_break}')
+    return (
+        f'<div class="rollout"><style>{"".join(rules)}</style>{heading(row)}{"".join(radios)}{"".join(legends)}'
+        f'<div class="tokens">{"".join(spans)}</div>{self_driven(row, pieces)}{context(row)}</div>'
+    )
+
+
+def heading(row: Mapping[str, Any]) -> str:
+    """Step, prompt, reward."""
+    verdict = "correct" if row.get("correct") else "truncated" if row.get("truncated") else "wrong"
+    prompt = html.escape(str(row.get("prompt", "")).replace("\0", "␀"))
+    reward = number(row.get("reward"))
+    scored = "-" if reward is None else f"{reward:.3g}"
+    said = f"step {int(row.get('step', 0))}, sample {int(row.get('sample', 0))}: {verdict}, reward {scored}"
+    return f'<strong>{said}</strong><div class="text">{prompt}</div>'
+
+
+def context(row: Mapping[str, Any]) -> str:
+    """What the teacher was shown."""
+    shown = row.get("context")
+    if not isinstance(shown, str):
+        return '<p class="none">no teacher</p>'
+    text = html.escape(shown.replace("\0", "␀"))
+    return f'<details><summary>the teacher was shown</summary><div class="text">{text}</div></details>'
+
+
+def self_driven(row: Mapping[str, Any], pieces: Sequence[str]) -> str:
+    """The tokens that the student chose most against the teacher."""
+    gaps = [(v, t) for t, v in enumerate(values_of(row, "gap")) if v is not None and v > 0 and t < len(pieces)]
+    if not gaps:
+        return ""
+    best = sorted(gaps, key=lambda g: (-g[0], g[1]))[:LISTED]
+    cells = "".join(f"<tr><td>{t}</td><td>{visible(pieces[t])}</td><td>{v:.3f}</td></tr>" for v, t in best)
+    return (
+        "<details><summary>most self-driven tokens</summary><table><tr><th>position</th><th>token</th><th>D, nats</th></tr>"
+        f"{cells}</table></details>"
+    )
+
+
+def page(rows: Sequence[Mapping[str, Any]], title: str) -> str:
+    """A self-contained page of rollouts."""
+    body = "".join(rollout_html(row, f"r{i}") for i, row in enumerate(rows))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>body{{font-family:system-ui,sans-serif;margin:1rem auto;max-width:70rem;"
+        f"padding:0 .6rem}}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )

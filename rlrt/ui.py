@@ -1,0 +1,123 @@
+"""``python -m rlrt.ui``: MLflow's pages on the store of the runs here, on 127.0.0.1 only, with the experiment in front."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from rlrt.errors import UserError
+from rlrt.hydra_setup import composed
+from rlrt.trackers.mlflow import absolute, without_password
+
+HOST = "127.0.0.1"
+"""Nobody but this machine is served."""
+PATIENCE_S = 120.0
+"""Seconds that the server may take to come up."""
+
+
+def store(uri: str | None) -> tuple[str, str]:
+    """(tracking URI, experiment) to show: what was typed, or what the config names.
+
+    Raises:
+        UserError: for a SQLite file that is not there yet, or a config without MLflow.
+    """
+    tracking: Any = composed([]).tracking
+    place = uri or tracking.uri
+    if place is None:
+        raise UserError("tracking.uri: the config names no MLflow; give one as --uri sqlite:///FILE.")
+    file = Path(absolute(place).removeprefix("sqlite:///"))
+    if place.startswith("sqlite:") and not file.is_file():
+        raise UserError(f"--uri: expected a store of runs in {file}, found none; run something first, or give --uri.")
+    return absolute(place), str(tracking.experiment)
+
+
+def page_of(uri: str, experiment: str) -> str:
+    """The path of the experiment's page, in the view that shows runs and charts (MLflow opens on another one)."""
+    from mlflow import MlflowClient
+
+    found = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
+    return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
+
+
+def free_port(wanted: int) -> int:
+    """The port asked for (0: any that is free).
+
+    Raises:
+        UserError: if something listens there already.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            raise UserError(f"--port: {wanted} is in use on {HOST}; give another one, or 0 for any.") from None
+        return int(probe.getsockname()[1])
+
+
+def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
+    """MLflow's server, in a process group of its own; one worker is enough for one person."""
+    words = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, start_new_session=True)
+
+
+def wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
+    """Until the server answers.
+
+    Raises:
+        UserError: if it ends or takes too long.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise UserError(f"mlflow server ended with code {process.returncode}; what it said stands above.")
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
+                return
+        except OSError:
+            time.sleep(0.3)
+    raise UserError(f"mlflow server did not answer within {PATIENCE_S:.0f} s.")
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.ui", description=__doc__)
+    parser.add_argument("--uri", help="store of runs (default: the config's tracking.uri)")
+    parser.add_argument("--experiment", help="experiment in front (default: the config's)")
+    parser.add_argument("--port", type=int, default=5000, help="0: any that is free")
+    given = parser.parse_args()
+    process = None
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        uri, experiment = store(given.uri)
+        if uri.startswith(("http://", "https://")):
+            print(
+                f"that store has its own pages: {without_password(uri)}{page_of(uri, given.experiment or experiment)}"
+            )
+            return
+        port = free_port(given.port)
+        path = page_of(uri, given.experiment or experiment)
+        process = serve(uri, port)
+        wait_until_up(process, port)
+        print(f"http://{HOST}:{port}{path}\nCtrl-C ends it", flush=True)
+        process.wait()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print()
+    finally:
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""A real headless Chromium on a real sweep of twelve runs: the report, the token view, MLflow's pages. Marked ``browser``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from rlrt.token_view import page
+from tests.conftest import ROOT
+from tests.test_token_view import nasty_row
+
+pytestmark = pytest.mark.browser
+PICTURES = ROOT / "outputs" / "browser"
+SWEEP = ("-m", "method=rlrt,sd,entropy,grpo", "seed=0,1,2", "train.steps=12", "train.eval_every=4", "eval.prompts=64",
+         "tracking.samples_every=12", "hydra.sweep.dir=sweep")  # fmt: skip
+
+
+def chromium():
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert found is not None, "the browser tests need Debian's chromium (apt-get install chromium)"
+    return found
+
+
+def look(tmp_path, url, name, width=1280, height=2400, patience_ms=4000):
+    """Open a page: its DOM after scripts ran, what its console said, the hosts that were asked; and a picture is kept."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    log = tmp_path / f"{name}.net.json"
+    common = [chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}",
+              f"--user-data-dir={tmp_path / 'profile'}", "--disable-background-networking", "--disable-component-update",
+              "--no-first-run", f"--virtual-time-budget={patience_ms}", "--enable-logging=stderr"]  # fmt: skip
+    dumped = subprocess.run(
+        [*common, f"--log-net-log={log}", "--dump-dom", url], capture_output=True, text=True, timeout=120, check=False
+    )
+    subprocess.run([*common, f"--screenshot={PICTURES / name}.png", url], capture_output=True, timeout=120, check=False)
+    said = [line for line in dumped.stderr.splitlines() if "CONSOLE" in line]
+    hosts = {urlsplit(u).hostname for u in re.findall(r'"url":"(https?://[^"]+)"', log.read_text())}
+    assert (PICTURES / f"{name}.png").stat().st_size > 10_000
+    return dumped.stdout, said, hosts
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Twelve runs of four methods, tracked by MLflow."""
+    folder = tmp_path_factory.mktemp("browser")
+    done = subprocess.run(
+        [sys.executable, "-m", "rlrt.run", *SWEEP], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "report: " in done.stdout
+    return folder / "sweep"
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_report(sweep, tmp_path, width):
+    dom, said, hosts = look(tmp_path, (sweep / "report.html").as_uri(), f"report_{width}", width, 5200)
+    assert said == []
+    assert hosts == set()
+    for title in (
+        "Means",
+        "Paired differences",
+        "Held out: avg@8",
+        "pass@k",
+        "Learning curve: entropy",
+        "Groups with a signal",
+        "Rollouts",
+    ):
+        assert title in dom
+    assert dom.count("<svg") >= 8
+    for method in ("rlrt", "sd", "entropy", "grpo"):
+        assert f"<td>{method}</td><td>3</td>" in dom
+
+
+def test_the_token_view_of_a_run(sweep, tmp_path):
+    file = next(sweep.glob("method=rlrt*/tokens/step_000012.html"))
+    dom, said, hosts = look(tmp_path, file.as_uri(), "tokens_1280", 1280, 1600)
+    assert said == []
+    assert hosts == set()
+    assert "most self-driven tokens" in dom
+    assert "the teacher was shown" in dom
+    look(tmp_path, file.as_uri(), "tokens_400", 400, 1600)
+
+
+def test_a_script_that_a_model_wrote_does_not_run(tmp_path):
+    file = tmp_path / "nasty.html"
+    file.write_text(page([nasty_row()], "a page"))
+    dom, _, hosts = look(tmp_path, file.as_uri(), "nasty_1280", 1280, 900)
+    assert "<title>a page</title>" in dom  # the stored rollout tries to change it
+    assert "owned" in dom  # as text
+    assert "<script" not in dom
+    assert hosts == set()
+    # what the escaping keeps out, the policy would stop too
+    file.write_text(page([nasty_row()], "a page").replace("</body>", "<script>document.title='owned'</script></body>"))
+    dom, said, _ = look(tmp_path, file.as_uri(), "policy_1280", 1280, 900)
+    assert "<title>a page</title>" in dom
+    assert any("Content Security Policy" in line for line in said)
+
+
+def test_mlflow_shows_the_sweep(sweep, tmp_path):
+    uri = f"sqlite:///{sweep.parent / 'outputs' / 'mlflow.db'}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlrt.ui", "--uri", uri, "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        url = next(text for text in process.stdout if text.startswith("http")).strip()
+        dom, said, hosts = look(tmp_path, url, "mlflow_runs_1280", 1280, 1000, 20_000)
+        assert "method=" in dom or sweep.name in dom
+        assert hosts <= {"127.0.0.1"}
+        assert [line for line in said if "ERROR" in line and "favicon" not in line] == []
+        note = json.loads((sweep / "sweep.json").read_text())
+        base, experiment = url.split("/#/")[0], url.split("/experiments/")[1].split("/")[0]
+        parent = f"{base}/#/experiments/{experiment}/runs/{note['mlflow_run_id']}"
+        dom, said, hosts = look(tmp_path, parent, "mlflow_parent_1280", 1280, 1000, 20_000)
+        assert sweep.name in dom
+        assert "python -m rlrt.run -m" in dom  # the note: the command
+        assert hosts <= {"127.0.0.1"}
+        look(tmp_path, f"{parent}/artifacts", "mlflow_artifacts_1280", 1280, 1000, 20_000)
+    finally:
+        process.terminate()
+        process.wait(30)
+        process.stdout.close()
+    assert Path(sweep).is_dir()
