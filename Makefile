@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check gym slurm test-slurm test-kills torture bench-orchestration setup format clean
+.PHONY: run test check gym slurm test-slurm test-browser test-kills torture bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -27,6 +27,11 @@ slurm:
 
 test-slurm: setup slurm
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# opens report, token view and MLflow's pages in Debian's chromium (installed where it is missing; needs root then)
+test-browser: setup
+	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium > /dev/null)
+	$(BIN)/python -m pytest -m browser tests/browser
 
 # runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
 test-kills: setup

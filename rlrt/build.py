@@ -21,11 +21,11 @@ from rlrt.datacheck import check_data, check_prompts, drop_long_prompts, prepare
 from rlrt.errors import DiskFull, UserError
 from rlrt.evaluation import Suite
 from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
-from rlrt.identity import PACKAGE, identity
+from rlrt.identity import PACKAGE, content_hash, identity
 from rlrt.loop import Run, train
 from rlrt.lora import add_adapters
 from rlrt.monitor import Monitor
-from rlrt.paths import listed
+from rlrt.paths import listed, local_folder
 from rlrt.policy import Policy, adamw, context_length, load, set_stop_tokens
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
@@ -33,7 +33,7 @@ from rlrt.resume import check_saved, restore_checkpoint, save_checkpoint, starti
 from rlrt.rollouts import Sampler
 from rlrt.teacher import Teacher, frozen_copy
 from rlrt.terminal import Progress, before_after, phases
-from rlrt.trackers.mlflow import MlflowTracker
+from rlrt.trackers.mlflow import Input, MlflowTracker
 from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
@@ -119,7 +119,25 @@ def open_mlflow(settings: Settings, folder: RunFolder, name: str, more_tags: Map
         tags=tags | dict(more_tags),
         params=flat(redacted(settings.plain)),
         warn=log.warning,
+        inputs=inputs_of(settings),
     )
+
+
+def inputs_of(settings: Settings) -> list[Input]:
+    """The model, the data and the benchmarks of a run, for MLflow: by content where they are here, else by revision."""
+
+    def one(name: str, section: Mapping[str, Any], context: str) -> Input:
+        source = str(section.get("path", name))
+        folder = local_folder(source) if "path" in section else None
+        digest = content_hash(folder) if folder is not None else str(section.get("revision") or "newest")
+        return Input(name, digest, source, context)
+
+    plain, names = settings.plain, settings.names
+    found = [
+        one(names.get("model", settings.model.path), plain["model"], "model"),
+        one(names.get("data", type(settings.data).__name__), plain["data"], "training"),
+    ]
+    return found + [one(name, suite, "evaluation") for name, suite in (plain["eval"].get("suites") or {}).items()]
 
 
 def flat(plain: Any, prefix: str = "") -> dict[str, str]:

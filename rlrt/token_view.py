@@ -71,12 +71,12 @@ def rollout_html(row: Mapping[str, Any], key: str) -> str:
     there = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
     there = [one for one in there if any(v is not None for v in one[3])]
     scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in there}
+    first = next((n for n, _, _, _ in there if scales[n] > 0), there[0][0] if there else "")
     radios, legends, rules = [], [], []
-    for i, (name, white, text, _) in enumerate(there):
+    for name, white, text, _ in there:
         mark = f"{key}-{name}"
-        radios.append(
-            f'<input type="radio" name="{key}" id="{mark}"{" checked" if i == 0 else ""}><label for="{mark}">{name}</label>'
-        )
+        checked = " checked" if name == first else ""
+        radios.append(f'<input type="radio" name="{key}" id="{mark}"{checked}><label for="{mark}">{name}</label>')
         legends.append(
             f'<p class="legend l-{name}">{html.escape(text)}; darkest: {white:g} ± {scales[name]:.3g}, grey: none</p>'
         )

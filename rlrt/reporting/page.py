@@ -201,7 +201,8 @@ def rollouts(report: Report) -> str:
     for number, label in enumerate(chosen(report.jobs, report.baseline)):
         runs = finished(report.jobs, label) or [j for j in report.jobs if j.label == label]
         rows = JsonLines(runs[0].folder / "samples.jsonl").read()
-        last = [row for row in rows if row.get("step") == rows[-1].get("step")][:SHOWN_ROLLOUTS] if rows else []
+        last = [row for row in rows if row.get("step") == rows[-1].get("step")] if rows else []
+        last = sorted(last, key=lambda row: row.get("context") is None)[:SHOWN_ROLLOUTS]  # those with a teacher first
         if last:
             body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
             parts.append(f"<h3>{html.escape(label)}</h3>{body}")

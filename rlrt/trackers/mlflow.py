@@ -9,7 +9,8 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -21,6 +22,23 @@ KEY = "rlrt.key"
 """Tag by which a run is found again before its id could be noted."""
 BATCH = 1000
 """Metrics that one call of MLflow's log_batch takes at most."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a run begins from.
+
+    Attributes:
+        name: of the data set or model.
+        digest: of its content, or its revision on the hub.
+        source: path or hub id.
+        context: training, evaluation or model.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
 
 
 def check_uri(uri: str) -> None:
@@ -63,6 +81,7 @@ class MlflowTracker:
         run_id: continue this run; None for a new one, or the one whose creation a killed process could not note.
         key: what tells this run from all others before it has an id.
         name, tags, params: of the run; logged at its start.
+        inputs: data sets and models that the run begins from; logged at its start.
         warn: told once, in one sentence, when MLflow fails.
     """
 
@@ -77,10 +96,12 @@ class MlflowTracker:
         tags: dict[str, str],
         params: dict[str, str],
         warn: Any,
+        inputs: Sequence[Input] = (),
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
         self._name, self._tags, self._params, self._warn = name, tags | {KEY: key}, params, warn
+        self._inputs = inputs
         self._client: Any = None
         self._logged = -1
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -182,9 +203,22 @@ class MlflowTracker:
         params = [Param(k, v[:6000]) for k, v in self._params.items() if k not in run.data.params]
         for start in range(0, len(params), 100):
             client.log_batch(self.run_id, params=params[start : start + 100])
+        if self._inputs and not (run.inputs and run.inputs.dataset_inputs):
+            self._log_inputs()
         if run.data.metrics:
             history = client.get_metric_history(self.run_id, "reward/mean")
             self._logged = max((m.step for m in history), default=0)
+
+    def _log_inputs(self) -> None:
+        """What the run begins from, as MLflow's data sets; a model is one whose context is ``model``."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        made = []
+        for one in self._inputs:
+            source = json.dumps({"uri": one.source})
+            dataset = Dataset(one.name[:500], one.digest[:36], "rlrt", source)
+            made.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.context)]))
+        self._client.log_inputs(self.run_id, datasets=made)
 
     def _known(self, client: Any) -> str | None:
         """The run to go on with, where the store still has it (another store may have been chosen since)."""

@@ -1,0 +1,75 @@
+"""``python -m rlrt.register RUN NAME``: a run's checkpoint as a version of a model in MLflow's registry.
+
+The version's source is the checkpoint's folder, which transformers loads as it is; nothing is copied.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rlrt.build import stored
+from rlrt.checkpoints import damage
+from rlrt.errors import UserError
+from rlrt.folder import RunFolder
+from rlrt.paths import listed
+from rlrt.rerun import find
+from rlrt.trackers.mlflow import absolute, without_password
+
+
+def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
+    """Register a checkpoint; returns the version's number.
+
+    Raises:
+        UserError: for a run without that checkpoint, a damaged one, a run that MLflow does not know, or a server that fails.
+    """
+    saved = {int(p.name.removeprefix("step_")): p for p in listed(run / "checkpoints")}
+    chosen = max(saved, default=None) if step is None else step
+    if chosen is None or chosen not in saved:
+        raise UserError(
+            f"{run}: expected a checkpoint, found {', '.join(map(str, sorted(saved))) or 'none'}; see --step."
+        )
+    wrong = damage(saved[chosen])
+    if wrong is not None:
+        raise UserError(f"{saved[chosen]} is damaged ({wrong}); choose another with --step.")
+    settings, _ = stored(run, uri)
+    run_id = RunFolder(run).manifest().get("mlflow_run_id")
+    if settings.tracking.uri is None or run_id is None:
+        raise UserError(f"{run} is not in MLflow; python -m rlrt.sync brings it where tracking.uri names a store.")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=absolute(settings.tracking.uri))
+    try:
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        tags = {"rlrt.step": str(chosen), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
+        version = client.create_model_version(name, saved[chosen].resolve().as_uri(), run_id, tags=tags)
+    except MlflowException as error:
+        place = without_password(settings.tracking.uri)
+        raise UserError(f"MLflow at {place} did not take it ({str(error).splitlines()[0][:200]}).") from None
+    return str(version.version)
+
+
+def main() -> None:
+    """Register the newest checkpoint of a run, or the one of --step."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.register", description=main.__doc__)
+    parser.add_argument("run", help="folder or name of a run")
+    parser.add_argument("name", help="of the registered model")
+    parser.add_argument("--step", type=int, help="checkpoint of this step; default: the newest")
+    parser.add_argument("--uri", help="MLflow's store, instead of the run's")
+    given = parser.parse_args()
+    try:
+        run = find(given.run)
+        version = register(run, given.name, given.step, given.uri)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{given.name}, version {version}: {run}")
+
+
+if __name__ == "__main__":
+    main()
