@@ -15,14 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
-SWEEP = (
-    "-m",
-    "method=rlrt,sd,entropy,grpo",
-    "seed=0,1,2",
-    "train.steps=60",
-    "train.eval_every=20",
-    "hydra.sweep.dir=outputs/sweeps/four",
-)
+STUDY = ("method=rlrt,sd,entropy,grpo", "seed=0,1,2", "train.steps=60", "train.eval_every=20")
+SWEEP = ("-m", *STUDY, "hydra.sweep.dir=outputs/sweeps/four")
 WIDEST = 900
 """Pixels of a picture in docs."""
 
@@ -31,8 +25,15 @@ def shot(url: str, name: str, height: int, top: int = 0, patience_ms: int = 4000
     """A page at 1280 pixels' width, cut from ``top`` and made smaller."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "shot.png"
-        words = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size=1280,{top + height}",
-                 f"--virtual-time-budget={patience_ms}", f"--user-data-dir={folder}/profile", f"--screenshot={file}", url]  # fmt: skip
+        flags = (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--window-size=1280,{top + height}",
+        )
+        waits = (f"--virtual-time-budget={patience_ms}", f"--user-data-dir={folder}/profile", f"--screenshot={file}")
+        words = [*flags, *waits, url]
         subprocess.run([shutil.which("chromium") or "chromium", *words], capture_output=True, check=True, timeout=180)
         with Image.open(file) as whole:
             part = whole.convert("RGB").crop((0, top, 1280, top + height))
@@ -49,7 +50,7 @@ def main() -> None:
         sweep = here / "outputs" / "sweeps" / "four"
         shot((sweep / "report.html").as_uri(), "report_tables", 1560)
         shot((sweep / "report.html").as_uri(), "report_figures", 1100, 1620)
-        tokens = next(sweep.glob("method=rlrt,seed=0*/tokens/step_000050.html"))
+        tokens = next(sweep.glob("method=rlrt,seed=0*/tokens/step_000001.html"))
         shot(tokens.as_uri(), "tokens", 700)
         words = [sys.executable, "-m", "rlrt.ui", "--port", "0"]
         server = subprocess.Popen(words, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

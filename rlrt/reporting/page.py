@@ -137,7 +137,7 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
         )
     if pictures:
         parts.append("<h2>Figures</h2><div class='figures'>" + "".join(map(drawn, pictures)) + "</div>")
-    parts.append(rollouts(report))
+    parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
     return (
@@ -188,11 +188,24 @@ def left_out(report: Report) -> list[str]:
 
 
 def drawn(picture: Picture) -> str:
-    """A figure in the page; ids inside an SVG are made its own, since several share the page."""
-    svg = picture.svg().replace('id="', f'id="{picture.name}-').replace("#", f"#{picture.name}-", 0)
-    svg = svg.replace('xlink:href="#', f'xlink:href="#{picture.name}-').replace("url(#", f"url(#{picture.name}-")
-    title, caption = html.escape(picture.title), html.escape(picture.caption)
-    return f"<figure><h3>{title}</h3>{svg}<figcaption>{caption}</figcaption></figure>"
+    """A figure in the page."""
+    return placed(picture.name, picture.title, picture.caption, picture.svg())
+
+
+def placed(name: str, title: str, caption: str, svg: str) -> str:
+    """An SVG in the page; ids inside it are made its own, since several share the page."""
+    for mark in ('id="', 'xlink:href="#', "url(#"):
+        svg = svg.replace(mark, f"{mark}{name}-")
+    words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure><h3>{html.escape(title)}</h3>{svg}{words}</figure>"
+
+
+def analyses(sweep: Path) -> str:
+    """The figures that ``rlrt.analyze`` left beside the sweep's runs."""
+    files = sorted((sweep / "analysis").glob("analysis_*.svg"))
+    titles = {f: f.stem.removeprefix("analysis_").replace("_", " ") for f in files}
+    figures = "".join(placed(f.stem, titles[f], "", f.read_text()) for f in files)
+    return f"<h2>Analyses</h2><div class='figures'>{figures}</div>" if figures else ""
 
 
 def rollouts(report: Report) -> str:
