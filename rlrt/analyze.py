@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
@@ -87,7 +88,8 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
     steps = [int(p.name.removeprefix("step_")) for p in listed(run / "checkpoints")]
     if not steps:
         raise UserError(f"{run}: expected a checkpoint, found none; let the run finish.")
-    found = Findings(read_job(run).label)
+    papers = read_job(run)
+    found = Findings(f"{papers.label} seed={papers.seed}")
     start = prepared(chosen(run, 0, typed).settings)
     with closing(start.data, *start.eval.suites.values()):
         base, suite = policy_of(start)
@@ -158,6 +160,14 @@ def write(found: Findings, folder: Path) -> list[Path]:
     return files
 
 
+def told_apart(all_found: Sequence[Findings]) -> list[Findings]:
+    """The runs under labels that lack what all of them share; a single run needs none."""
+    words = [found.label.split(" ") for found in all_found]
+    common = set(words[0]).intersection(*map(set, words))
+    labels = [" ".join(w for w in mine if w not in common) for mine in words]
+    return [dataclasses.replace(found, label=label) for found, label in zip(all_found, labels, strict=True)]
+
+
 def pictures(all_found: Sequence[Findings]) -> list[Picture]:
     """All runs side by side."""
     made = []
@@ -169,7 +179,7 @@ def pictures(all_found: Sequence[Findings]) -> list[Picture]:
         figure, panel = axes(x, y)
         there = [(f, tables(f)[name][1]) for f in all_found if name in tables(f)]
         for number, (found, rows) in enumerate(there):
-            line(panel, number, found.label, [r[0] for r in rows], [[r[1]] for r in rows], True, SHARE)
+            line(panel, number, found.label or "run", [r[0] for r in rows], [[r[1]] for r in rows], True, SHARE)
         if name == "promoted":
             panel.set_xscale("log")
         if there:
@@ -191,7 +201,7 @@ def pictures(all_found: Sequence[Findings]) -> list[Picture]:
                     (s, t / n) for (s, k, p), (t, n) in sorted(found.turned.items()) if (k, p) == (kind, place) and n
                 ]
                 if points:
-                    label = f"{found.label}: {place}"
+                    label = f"{place}: {found.label}" if found.label else place
                     line(panel, number, label, [p[0] for p in points], [[p[1]] for p in points], True, SHARE)
                 number += 1
         if panel.lines:
@@ -206,7 +216,15 @@ def pictures(all_found: Sequence[Findings]) -> list[Picture]:
             )
     figure, panel = axes("k, samples of a problem", "pass@k")
     for number, (found, name, values) in enumerate((f, n, v) for f in all_found for n, v in f.pass_at.items()):
-        line(panel, number, f"{found.label}: {name}", range(1, len(values) + 1), [[v] for v in values], False, SHARE)
+        line(
+            panel,
+            number,
+            f"{name}: {found.label}" if found.label else name,
+            range(1, len(values) + 1),
+            [[v] for v in values],
+            False,
+            SHARE,
+        )
     panel.set_xscale("log", base=2)
     legend(panel)
     return [*made, Picture("analysis_pass_at_k", "pass@k before and after", "Start and last checkpoint.", figure)]
@@ -254,7 +272,7 @@ def main() -> None:
                 flush=True,
             )
         out = given.out or runs[0].parent / FOLDER
-        for picture in pictures(all_found):
+        for picture in pictures(told_apart(all_found)):
             picture.save(out)
         print(f"figures: {out}")
 

@@ -29,7 +29,8 @@ STYLE = """
 .rollout .tokens span{border-radius:2px;padding:1px 0;border-bottom:1px solid #ddd}
 .rollout .text{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.8rem;
 background:#f6f6f6;padding:.4rem;margin:.3rem 0}
-.rollout label{margin-right:.9rem;white-space:nowrap}
+h1{font-size:1.3rem;overflow-wrap:anywhere}.rollout input{margin-right:.2rem}
+.rollout label{margin-right:.5rem;white-space:nowrap;font-size:.85rem}
 .rollout .legend{display:none;font-size:.8rem;color:#444}
 .rollout table{font-size:.8rem;border-collapse:collapse}.rollout td,.rollout th{padding:1px 8px;text-align:right}
 """

@@ -78,6 +78,8 @@ def axes(x: str, y: str) -> tuple[Any, Any]:
     made.set_ylabel(y)
     made.grid(alpha=0.3, linewidth=0.5)
     made.spines[["top", "right"]].set_visible(False)
+    if x.startswith(("step", "k")):
+        made.xaxis.get_major_locator().set_params(integer=True)
     return figure, made
 
 
