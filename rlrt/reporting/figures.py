@@ -71,6 +71,7 @@ class Picture:
 def axes(x: str, y: str) -> tuple[Any, Any]:
     """A figure with one pair of axes, named with their units."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=SIZE)
     made = figure.add_subplot()
@@ -79,7 +80,7 @@ def axes(x: str, y: str) -> tuple[Any, Any]:
     made.grid(alpha=0.3, linewidth=0.5)
     made.spines[["top", "right"]].set_visible(False)
     if x.startswith(("step", "k")):
-        made.xaxis.get_major_locator().set_params(integer=True)
+        made.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure, made
 
 
@@ -146,6 +147,19 @@ def series(
     return found
 
 
+def over_steps(
+    found: dict[str, dict[int, list[float]]], labels: Sequence[str], unit: str, marks: bool, limits: tuple[float, float]
+) -> Any:
+    """What ``series`` found, a line for each label."""
+    figure, made = axes("step (updates)", unit)
+    for number, label in enumerate(labels):
+        steps = found.get(label, {})
+        if steps:
+            line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], marks, limits)
+    legend(made)
+    return figure
+
+
 def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
     """Reward, entropy, length, truncation, D and clipping against the step, as far as they were recorded."""
     pictures = []
@@ -153,12 +167,7 @@ def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]
         found = series(jobs, labels, lambda r, metric=metric: r.get(metric))  # type: ignore[misc]
         if not found:
             continue
-        figure, made = axes("step (updates)", unit)
-        for number, label in enumerate(labels):
-            steps = found.get(label, {})
-            if steps:
-                line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], False, limits)
-        legend(made)
+        figure = over_steps(found, labels, unit, False, limits)
         caption = f"{metric} against the step: mean over seeds, band: 95 % interval by Student's t where there are two or more."
         pictures.append(Picture(f"curve_{name}", f"Learning curve: {name}", caption, figure))
     return pictures
@@ -171,12 +180,7 @@ def evaluation_curve(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture
     if not found:
         return []
     short = metric.removeprefix("eval/").replace("_at_", "@")
-    figure, made = axes("step (updates)", f"{short}, share of correct samples")
-    for number, label in enumerate(labels):
-        steps = found.get(label, {})
-        if steps:
-            line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], True, SHARE)
-    legend(made)
+    figure = over_steps(found, labels, f"{short}, share of correct samples", True, SHARE)
     caption = f"{metric} at every evaluation: mean over seeds, band: 95 % interval by Student's t."
     return [Picture("curve_evaluation", f"Held out: {short}", caption, figure)]
 
