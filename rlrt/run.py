@@ -123,9 +123,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match[1]}: several values make a sweep; add -m, or write a list as [a,b]."
     if match := re.search(r"Could not find '([^']+?)/([^'/]+)'", text):
-        group, name = match[1], match[2]
-        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return f"{group}={name}: there is no such {group}.{nearest(name, [o for o in options if o[0] != '_'])}"
+        whole = f"{match[1]}/{match[2]}"
+        group = whole.split("/")[0] if whole.split("/")[0] in GROUPS else match[1]  # experiment=paper/x is one choice
+        name = whole.removeprefix(f"{group}/")
+        options = [o for o in re.findall(r"^\t(\S+)$", text, re.MULTILINE) if "/" not in name]
+        nested = [str(p.relative_to(CONFIG / group).with_suffix("")) for p in (CONFIG / group).rglob("[!_]*.yaml")]
+        known = sorted({*nested, *(o for o in options if o[0] != "_")})
+        return f"{group}={name}: there is no such {group}.{nearest(name, known)}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     typed = next((a for a in arguments if a in text), "")
     said = " ".join(line for line in lines[:2] if not line.endswith(":")) or type(error).__name__

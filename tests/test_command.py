@@ -105,6 +105,8 @@ def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
     [
         (["method=nothing"], 1, "error: method=nothing: there is no such method. Valid: antisd, cispo, dapo"),
         (["method=rlrtt"], 1, "Did you mean 'rlrt'"),
+        (["experiment=paper/qwen3_4b_base/rlt"], 1, "Did you mean 'paper/qwen3_4b_base/rlrt'"),
+        (["experiment=nothing"], 1, "error: experiment=nothing: there is no such experiment."),
         (["train.lrr=1"], 1, "error: train.lrr: there is no such key. Did you mean 'train.lr'"),
         (["+sweep=nothing"], 1, "sweep"),
         (["+sweep=methods"], 2, "error: +sweep=methods: a study is run with -m"),
