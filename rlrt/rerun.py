@@ -22,6 +22,7 @@ def expand(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: for a run that is not there, or two of them.
     """
+    arguments = [path_quoted(a) for a in arguments]
     given = [a for a in arguments if a.startswith(("+from=", "from="))]
     if not given:
         return list(arguments)
@@ -31,6 +32,15 @@ def expand(arguments: Sequence[str]) -> list[str]:
     typed = [a for a in arguments if "=" in a and not a.startswith("-") and a not in given]
     at = arguments.index(given[0])
     return [*arguments[:at], *remade(folder, typed), *arguments[at + 1 :]]
+
+
+def path_quoted(argument: str) -> str:
+    """An override whose value is a path that is there, quoted where Hydra's grammar would trip over it: the folders of runs,
+    which are models too (``model.path=RUN``), have ``=`` and ``,`` in their names."""
+    name, sign, value = argument.partition("=")
+    special = re.search(r"[=,:(){}\[\]\s]", value) and value[0] not in "'\""
+    path = sign and name.endswith("path") and special and Path(value).expanduser().exists()
+    return f"{name}={grammar(value)}" if path else argument
 
 
 def find(name: str) -> Path:

@@ -92,3 +92,20 @@ def test_text_survives_the_grammar():
         assert getattr(value, "text", value) == text  # Hydra keeps the quotes of a quoted text beside it
     for value in (1e-05, True, None, 3):
         assert parse(f"k={grammar(value)}").value() == value
+
+
+def test_a_path_with_signs_of_hydras_grammar_needs_no_quotes(tmp_cwd):
+    """A run's folder is a model: model.path=RUN, as typed."""
+    from rlrt.hydra_setup import composed
+
+    folder = tmp_cwd / "method=rlrt,seed=0-abc (1)"
+    folder.mkdir()
+    (typed,) = expand([f"model.path={folder}"])
+    assert composed([typed]).model.path == str(folder)
+    assert expand(["model.path=a,b", "seed=0,1", f"train.lr={folder}", "-m"]) == [
+        "model.path=a,b",
+        "seed=0,1",
+        f"train.lr={folder}",
+        "-m",
+    ]
+    assert expand([f"data.path='{folder}'"]) == [f"data.path='{folder}'"]
