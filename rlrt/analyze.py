@@ -18,15 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.analysis import PLACES, RARE, Shift, by_difficulty, intervene, shift
-from rlrt.build import MLFLOW_STATUS, closing, load_model, open_mlflow, prompt_builder, stored, suites_of
-from rlrt.config.schema import Settings
-from rlrt.datacheck import drop_long_prompts, prepare_suites
+from rlrt.build import MLFLOW_STATUS, closing, open_mlflow, stored
 from rlrt.errors import UserError
-from rlrt.evaluate import chosen, measure, runs_of, summarised
-from rlrt.evaluation import Suite
+from rlrt.evaluate import chosen, measure, policy_and_suites, read_problems, runs_of, summarised
 from rlrt.folder import RunFolder
 from rlrt.paths import listed
-from rlrt.policy import Policy
 from rlrt.reporting.figures import SHARE, Picture, axes, legend, line
 from rlrt.reporting.jobs import read_job
 from rlrt.rollouts import student_rows
@@ -60,25 +56,6 @@ class Findings:
     pass_at: dict[str, list[float]] = field(default_factory=dict)
 
 
-def policy_of(settings: Settings) -> tuple[Policy, Suite]:
-    """A policy that is only looked at, and what it is looked at on."""
-    model, tokenizer = load_model(settings)
-    policy = Policy(model, tokenizer, None, settings.engine.temperature)
-    builder = prompt_builder(settings, tokenizer)
-    if not settings.eval.suites:
-        drop_long_prompts(settings.data, builder)
-    return policy, suites_of(settings, policy, builder)[0]
-
-
-def prepared(settings: Settings) -> Settings:
-    """Settings whose evaluation problems are read."""
-    if settings.eval.suites:
-        prepare_suites(settings.eval.suites)
-    else:
-        settings.data.prepare()
-    return settings
-
-
 def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
     """All analyses of a run.
 
@@ -90,16 +67,17 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
         raise UserError(f"{run}: expected a checkpoint, found none; let the run finish.")
     papers = read_job(run)
     found = Findings(f"{papers.label} seed={papers.seed}")
-    start = prepared(chosen(run, 0, typed).settings)
+    start = chosen(run, 0, typed).settings
+    read_problems(start)
     with closing(start.data, *start.eval.suites.values()):
-        base, suite = policy_of(start)
+        base, (suite, *_) = policy_and_suites(start)
         rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
         hard, easy = by_difficulty(rollouts, SAMPLES)
         found.hard, found.easy = len(hard), len(easy)
         for step in [0, *steps]:
             settings = chosen(run, step, typed).settings
             settings.data, settings.eval.suites = start.data, start.eval.suites
-            policy, here = policy_of(settings)
+            policy, (here, *_) = policy_and_suites(settings)
             put_in = policy.tokenizer(insertion, add_special_tokens=False)["input_ids"] if insertion else []
             budget = settings.train.token_budget
             for kind, prompts in (("wrong to right", hard), ("right to wrong", easy)):

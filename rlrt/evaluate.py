@@ -83,19 +83,24 @@ def chosen(run: Path, step: int | None, typed: Sequence[str]) -> Evaluation:
     return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
 
 
-def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for every problem of every suite; those that were measured before are not sampled again.
+def read_problems(settings: Settings) -> None:
+    """Read what is evaluated on, and nothing else.
 
     Raises:
-        UserError: for data or a model that cannot be had.
+        UserError: for data that cannot be had.
     """
-    settings = evaluation.settings
-    evaluation.folder.mkdir(parents=True, exist_ok=True)
-    record = JsonLines(evaluation.folder / "problems.jsonl")
     if settings.eval.suites:
         prepare_suites(settings.eval.suites)
     else:
         settings.data.prepare()
+
+
+def policy_and_suites(settings: Settings) -> tuple[Policy, list[Suite]]:
+    """A policy that is only looked at, and what it is looked at on, whose problems have been read.
+
+    Raises:
+        UserError: for a model that cannot be had, or problems that leave no room for a response.
+    """
     model, tokenizer = load_model(settings)
     policy = Policy(model, tokenizer, None, settings.engine.temperature)
     builder = prompt_builder(settings, tokenizer)
@@ -105,6 +110,20 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     prompts = [p for suite in suites for p in suite.prompts]
     length = context_length(model, settings.model.context_length)
     check_fit(prompts, builder, length, settings.engine.max_new_tokens)
+    return policy, suites
+
+
+def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row for every problem of every suite; those that were measured before are not sampled again.
+
+    Raises:
+        UserError: for data or a model that cannot be had.
+    """
+    settings = evaluation.settings
+    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    record = JsonLines(evaluation.folder / "problems.jsonl")
+    read_problems(settings)
+    _, suites = policy_and_suites(settings)
     done = {(row["suite"], row["prompt_id"]) for row in record.read()}
     at_once = max(1, getattr(settings.engine, "max_rows", 512) // settings.eval.samples_per_prompt)
     with closing(settings.data, *settings.eval.suites.values()):

@@ -93,7 +93,7 @@ class Monitor:
         self._folder.samples.append(rows)
         file = self._folder.path / "tokens" / f"step_{step:06d}.html"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(page(rows, f"{self._folder.path.name}, step {step}"))
+        file.write_text(page(rows, f"{self._folder.path.name}, step {step}"), encoding="utf-8")
         self.send_samples()
         if self.tracker is not None:
             self.tracker.artifact(file, "tokens")

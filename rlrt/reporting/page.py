@@ -113,7 +113,7 @@ def write(report: Report) -> list[Path]:
         for picture in pictures:
             files += picture.save(folder)
         (report.sweep / "report.md").write_text(report.markdown())
-        (report.sweep / "report.html").write_text(page(report, pictures))
+        (report.sweep / "report.html").write_text(page(report, pictures), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
     return [report.sweep / "report.html", report.sweep / "report.md", *files]

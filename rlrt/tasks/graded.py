@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from rlrt.verifiers.verifier import ExactMatch, InProcesses, Pending, Verifier
 
 
 @dataclass
-class Graded:
+class Graded(abc.ABC):
     """The verifier's keys, and grading."""
 
     verifier_timeout_s: float = key(
@@ -26,9 +27,9 @@ class Graded:
     _verifier: Verifier | None = field(default=None, init=False, repr=False)
     _shared: Graded | None = field(default=None, init=False, repr=False)
 
+    @abc.abstractmethod
     def make_verifier(self) -> Verifier:
         """The verifier of this task."""
-        raise NotImplementedError
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
         """1 if the final answer is the expected one."""

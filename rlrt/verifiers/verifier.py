@@ -111,8 +111,8 @@ class InProcesses:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPool(max_workers=self._workers, context=context)
             if self._warm_up is not None:
-                first = [self._pool.schedule(self._judge, args=self._warm_up, timeout=FIRST_S)] * self._workers
-                for future in first:
+                warm_up = {"args": self._warm_up, "timeout": FIRST_S}
+                for future in [self._pool.schedule(self._judge, **warm_up) for _ in range(self._workers)]:
                     self._result(future)
         return self._pool
 
