@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrt.policy import Row, evaluating, micro_batches, response_logp
+from rlrt.forward import Row, evaluating, log_probabilities, micro_batches, over_tokens, response_hidden
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import Sampler, groups_of
 from rlrt.seeds import derive
@@ -63,18 +63,25 @@ def top_overlap(p_logp_NV: Tensor, q_logp_NV: Tensor, deepest: int) -> Tensor:
 @torch.no_grad()
 def shift(model: Any, base: Any, rows: Sequence[Row], temperature: float, token_budget: int) -> Shift:
     """The distribution shift along rollouts of ``model``."""
-    js, overlaps, promoted = [], [], []
+    js: list[Tensor] = []
+    overlaps: list[Tensor] = []
+    promoted: list[Tensor] = []
     with evaluating(model), evaluating(base):
-        for batch in micro_batches([len(r) for r in rows], token_budget):
+        for batch in micro_batches(model, rows, token_budget):
             chosen = [rows[i] for i in batch]
-            now_NV, then_NV = (response_logp(m, chosen, temperature) for m in (model, base))
-            js_N = jensen_shannon(now_NV, then_NV)
-            moved = js_N > MOVED
-            js.append(js_N.cpu())
-            deepest = min(DEEPEST, now_NV.shape[-1])
-            overlaps.append(top_overlap(now_NV[moved], then_NV[moved], deepest).cpu())
-            best_M1 = now_NV[moved].argmax(-1, keepdim=True)
-            promoted.append(then_NV[moved].gather(-1, best_M1)[:, 0].exp().cpu())
+            then_NH = response_hidden(base, chosen)
+
+            def compare(now_CV: Tensor, where: slice, then_NH: Tensor = then_NH) -> tuple[Tensor, ...]:
+                then_CV = log_probabilities(base, then_NH[where], temperature)
+                js_C = jensen_shannon(now_CV, then_CV)
+                moved = js_C > MOVED
+                overlap = top_overlap(now_CV[moved], then_CV[moved], min(DEEPEST, now_CV.shape[-1]))
+                best_M1 = now_CV[moved].argmax(-1, keepdim=True)
+                return js_C, overlap, then_CV[moved].gather(-1, best_M1)[:, 0].exp()
+
+            found = over_tokens(model, response_hidden(model, chosen), temperature, compare)
+            for values, kept in zip(found, (js, overlaps, promoted), strict=True):
+                kept.append(values.cpu())
     return Shift(torch.cat(js), torch.cat(overlaps), torch.cat(promoted))
 
 
@@ -85,11 +92,15 @@ def asymmetry(
     """KL(P_student || P_teacher) over the vocabulary at every response token, nats; one tensor for each row."""
     found: list[Tensor] = [torch.zeros(0)] * len(student)
     with evaluating(model):
-        for batch in micro_batches([len(r) for r in teacher], token_budget):
-            mine_NV, theirs_NV = (
-                response_logp(model, [side[i] for i in batch], temperature) for side in (student, teacher)
-            )
-            kl_N = (mine_NV.exp() * (mine_NV - theirs_NV)).sum(-1).cpu()
+        for batch in micro_batches(model, teacher, token_budget):
+            theirs_NH = response_hidden(model, [teacher[i] for i in batch])
+
+            def divergence(mine_CV: Tensor, where: slice, theirs_NH: Tensor = theirs_NH) -> tuple[Tensor, ...]:
+                theirs_CV = log_probabilities(model, theirs_NH[where], temperature)
+                return ((mine_CV.exp() * (mine_CV - theirs_CV)).sum(-1),)
+
+            mine_NH = response_hidden(model, [student[i] for i in batch])
+            kl_N = over_tokens(model, mine_NH, temperature, divergence)[0].cpu()
             start = 0
             for i in batch:
                 end = start + len(student[i].response_ids)

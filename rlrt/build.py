@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rlrt.allocator import keep_freed_memory
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
 from rlrt.datacheck import check_data, check_prompts, drop_long_prompts, prepare_data
@@ -22,6 +23,7 @@ from rlrt.errors import DiskFull, UserError
 from rlrt.evaluation import Suite
 from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
 from rlrt.identity import PACKAGE, content_hash, identity
+from rlrt.learner import Learner
 from rlrt.loop import Run, train
 from rlrt.lora import add_adapters
 from rlrt.monitor import Monitor
@@ -34,7 +36,6 @@ from rlrt.rollouts import Sampler
 from rlrt.teacher import Teacher, frozen_copy
 from rlrt.terminal import Progress, before_after, phases
 from rlrt.trackers.mlflow import Input, MlflowTracker
-from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
 MLFLOW_STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
@@ -75,6 +76,8 @@ def build_learner(settings: Settings) -> Learner:
     train_config, teacher_config = settings.train, settings.teacher
     model, tokenizer = load_model(settings)
     model.train()
+    if next(model.parameters()).device.type == "cpu":
+        keep_freed_memory()
     if settings.model.gradient_checkpointing:
         model.activation_checkpointing_enable()
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)

@@ -8,12 +8,12 @@ from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.learner import Learner
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import step_prompts
 from rlrt.tasks.benchmark import Benchmark
 from rlrt.teacher import reference_text
 from rlrt.types import Prompt
-from rlrt.update import Learner
 from rlrt.verifiers.answers import normalised
 
 log = logging.getLogger("rlrt")

@@ -9,10 +9,11 @@ from time import perf_counter
 from typing import Any
 
 from rlrt.evaluation import Suite, evaluate
+from rlrt.learner import Learner
 from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
 from rlrt.timing import clock
 from rlrt.types import Rollout, Sampling
-from rlrt.update import Learner, StepResult, learn
+from rlrt.update import StepResult, learn
 
 
 @dataclass

@@ -48,6 +48,14 @@ def adapters(model: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def weight_of(linear: Any) -> Tensor:
+    """The weight by which a linear layer multiplies, its adapter's product included."""
+    if hasattr(linear, "get_delta_weight"):
+        return linear.base_layer.weight + linear.get_delta_weight(NAME)
+    return linear.weight
+
+
+@torch.no_grad()
 def merged(model: Any) -> dict[str, Tensor] | None:
     """The weights of the model without adapters that computes the same, by the names it had before; None without adapters."""
     if not adapters(model):
@@ -57,7 +65,6 @@ def merged(model: Any) -> dict[str, Tensor] | None:
         if ".lora_" in name:
             continue
         if name.endswith(".base_layer.weight"):
-            layer = model.get_submodule(name.removesuffix(".base_layer.weight"))
-            tensor = tensor + layer.get_delta_weight(NAME)
+            tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
         weights[name.replace(".base_layer.", ".")] = tensor
     return weights

@@ -1,23 +1,21 @@
-"""The policy: a causal language model, its tokenizer and its optimiser; and the one forward path of the trainer."""
+"""The policy: a causal language model, its tokenizer and its optimiser."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from rlrt import packed
 from rlrt.errors import UserError
+from rlrt.forward import evaluating
 from rlrt.lora import merged
 from rlrt.paths import resolve_path
-from rlrt.precision import computing
 
 LONGEST = 1_000_000
 """Tokens of context of a model whose config names no limit."""
@@ -80,6 +78,7 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
     check_head(model)
+    packed.enable(model)
     return model, tokenizer
 
 
@@ -193,97 +192,6 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"model.path: expected weights as *.safetensors in {folder}, found none (other formats are not loaded)."
         )
-
-
-@dataclass
-class Row:
-    """One sequence to score: a prompt and the response to it, as token ids."""
-
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.response_ids)
-
-
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Indices in batches whose padded size (rows x longest) stays within the budget, the longest first.
-
-    A single row over the budget makes a batch of its own.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= token_budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
-
-
-def response_logp(model: Any, rows: Sequence[Row], temperature: float) -> Tensor:
-    """Log-probabilities of softmax(logits / temperature) at every response token of the rows, laid end to end.
-
-    The support is the model's whole vocabulary, as in the engine: no token is left out on either side.
-
-    Returns:
-        logp_NV, float32, row after row; differentiable unless gradients are off.
-    """
-    device = next(model.parameters()).device
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    keep = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor([*row.prompt_ids, *row.response_ids])
-        keep[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
-    # Rows are padded on the right and attention is causal: no real token ever attends to padding.
-    with computing(model):
-        hidden = model.base_model(input_ids=ids[:, :-1].to(device), use_cache=False).last_hidden_state
-        logits_NV = model.get_output_embeddings()(hidden[keep[:, :-1].to(device)])
-    return (logits_NV.float() / temperature).log_softmax(-1)
-
-
-def pad(rows: Sequence[Tensor], width: int, fill: float = 0.0) -> Tensor:
-    """One-dimensional tensors of several lengths as one (B, width) tensor."""
-    result = rows[0].new_full((len(rows), width), fill) if rows else torch.zeros(0, width)
-    for i, row in enumerate(rows):
-        result[i, : len(row)] = row
-    return result
-
-
-@torch.no_grad()
-def score(model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int) -> tuple[Tensor, Tensor]:
-    """Log-probability of every response token and the exact entropy of its distribution.
-
-    Returns:
-        logp_BT, entropy_BT on the CPU, nats, zero after a row's end; T = ``width``.
-    """
-    logp = torch.zeros(len(rows), width)
-    entropy = torch.zeros(len(rows), width)
-    with evaluating(model):
-        for batch in micro_batches([len(r) for r in rows], token_budget):
-            chosen = [rows[i] for i in batch]
-            logp_NV = response_logp(model, chosen, temperature)
-            tokens = torch.cat([torch.as_tensor(r.response_ids) for r in chosen]).to(logp_NV.device)
-            sampled = logp_NV.gather(-1, tokens[:, None])[:, 0].cpu()
-            spread = -(logp_NV.exp() * logp_NV).sum(-1).cpu()
-            start = 0
-            for i, row in zip(batch, chosen, strict=True):
-                end = start + len(row.response_ids)
-                logp[i, : end - start], entropy[i, : end - start] = sampled[start:end], spread[start:end]
-                start = end
-    return logp, entropy
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode for a while."""
-    was = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was)
 
 
 class Policy:

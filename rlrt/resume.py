@@ -12,10 +12,10 @@ from rlrt import checkpoints
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder
+from rlrt.learner import Learner
 from rlrt.lora import adapters
 from rlrt.paths import CHECKSUMS, resolve_path
 from rlrt.policy import load
-from rlrt.update import Learner
 
 log = logging.getLogger("rlrt")
 

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 import torch
 
 from rlrt.errors import UserError
+from rlrt.forward import Row, pad
 from rlrt.methods.signals import Signals
-from rlrt.policy import Policy, Row, pad
+from rlrt.policy import Policy
 from rlrt.prompting import PromptBuilder
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task

@@ -8,8 +8,9 @@ import torch
 
 from rlrt.build import build_learner
 from rlrt.errors import UserError
+from rlrt.forward import Row, response_logp
 from rlrt.paths import EMBEDDED
-from rlrt.policy import Row, check_head, load, response_logp, score
+from rlrt.policy import check_head, load
 from tests.helpers import settings
 
 
@@ -73,26 +74,6 @@ def test_a_hub_that_cannot_be_reached_says_how_to_give_a_folder(monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(UserError, match=r"cannot be reached for Qwen/Qwen3-1\.7B .* model\.path=/path/to/folder"):
         try_load("Qwen/Qwen3-1.7B")
-
-
-def test_scores_do_not_depend_on_padding_or_batch():
-    model, _ = try_load("embedded")
-    rows = [Row([1, 20, 109, 6, 7, 8, 111], [6, 105, 7]), Row([1, 20, 109], [5] * 20), Row([1], [9])]
-    logp, entropy = score(model, rows, 1.0, 1000, 20)
-    for i, row in enumerate(rows):
-        alone, alone_entropy = score(model, [row], 1.0, 1000, 20)
-        assert torch.allclose(logp[i], alone[0], atol=1e-5)
-        assert torch.allclose(entropy[i], alone_entropy[0], atol=1e-5)
-        assert (logp[i, len(row.response_ids) :] == 0).all()
-
-
-def test_temperature_divides_the_logits():
-    model, _ = try_load("embedded")
-    row = Row([1, 20, 109, 6, 7, 8, 111], [6, 105, 7])
-    ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
-    with torch.no_grad():
-        expected = (model(ids).logits[0, 6:9].float() / 0.5).log_softmax(-1)
-        assert torch.allclose(response_logp(model, [row], 0.5), expected, atol=1e-5)
 
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused():

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rlrt.build import build_learner
+from rlrt.forward import response_logp
 from rlrt.methods.grpo import group_advantage
-from rlrt.policy import micro_batches, response_logp
 from rlrt.rollouts import Sampler, signals_of, student_rows
 from rlrt.teacher import sibling_contexts
 from rlrt.types import Grade
@@ -208,14 +208,6 @@ def test_minibatches_hold_whole_groups():
     assert not seen[0] & seen[1]
 
 
-def test_micro_batches_keep_to_the_budget():
-    lengths = [5, 9, 3, 9, 2, 30, 1]
-    batches = micro_batches(lengths, 20)
-    assert sorted(i for b in batches for i in b) == list(range(7))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 20
-
-
 @pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
 def test_kl_to_the_start_touches_every_rollout_and_starts_at_zero(estimator):
     learner, rollouts, _ = world("method=grpo", "train.kl_coef=0.1", f"train.kl_estimator={estimator}")
@@ -236,7 +228,7 @@ def test_a_context_that_is_too_long_gives_no_teacher_and_is_counted():
 @pytest.mark.parametrize("weights", ["old", "live", "frozen", "snapshot", "ema"])
 def test_an_empty_context_gives_weight_one(weights, monkeypatch):
     learner, rollouts, _ = world("method=rlrt", f"teacher.weights={weights}")
-    monkeypatch.setattr("rlrt.update.sibling_contexts", lambda rollouts, _: [""] * len(rollouts))
+    monkeypatch.setattr("rlrt.learner.sibling_contexts", lambda rollouts, _: [""] * len(rollouts))
     metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
     assert metrics["teacher/share"] > 0
     assert metrics["rlrt/gap_abs_mean"] < 1e-6
@@ -251,3 +243,67 @@ def test_the_distillation_loss_is_over_rollouts_with_a_teacher():
     assert metrics["policy/skipped_share"] == pytest.approx(1 - metrics["teacher/share"])
     assert metrics["policy/loss"] > 0
     assert correct
+
+
+def by_reference(learner):
+    """A learner whose passes are the plain ones: no packing, and every credit's scores from a pass of their own."""
+    learner.policy.model.config._attn_implementation = "sdpa"
+    learner.teacher.model.config._attn_implementation = "sdpa"
+    return learner
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_quick_ways_change_no_gradient_and_no_metric(name, monkeypatch):
+    """Packing, the shared prefix, and the update's forward pass that the credit reads: equal to the plain computation."""
+    learner, rollouts, _ = world(f"method={name}")
+    quick = gradient(learner, rollouts)
+    other, _, _ = world(f"method={name}")
+    monkeypatch.setattr("rlrt.update.pass_before_credit", lambda *_: None)
+    assert close(quick, gradient(by_reference(other), rollouts), 1e-4)
+
+
+def passes(learner, rollouts):
+    """Rows of each forward pass of an update, and whether it made a gradient."""
+    from rlrt import forward
+
+    seen = []
+    original = forward.packed.pack
+
+    def noting(prefixes, owner, responses, device):
+        seen.append((len(prefixes), len(responses), torch.is_grad_enabled()))
+        return original(prefixes, owner, responses, device)
+
+    forward.packed.pack = noting
+    try:
+        gradient(learner, rollouts)
+    finally:
+        forward.packed.pack = original
+    return seen
+
+
+def test_rlrt_runs_the_student_once_and_the_teacher_on_eligible_rollouts_alone():
+    learner, rollouts, _ = world("method=rlrt")
+    solve(rollouts, 0)  # without signal: nothing of it is run
+    (groups, rows, grad), (contexts, taught, teacher_grad) = passes(learner, rollouts)
+    eligible = [
+        r
+        for r in rollouts
+        if r.group != 0 and r.grade.correct and sibling_contexts(rollouts, "plain")[rollouts.index(r)]
+    ]
+    mixed = {
+        r.group
+        for r in rollouts
+        if r.group != 0 and 0 < sum(o.grade.correct for o in rollouts if o.group == r.group) < 6
+    }
+    assert (grad, teacher_grad) == (True, False)
+    assert groups == len(mixed)
+    assert rows == 6 * len(mixed)
+    assert taught == sum(r.group in mixed for r in eligible) > 0
+    assert contexts <= 2 * len(mixed) < taught + len(mixed)
+
+
+def test_where_the_update_takes_several_passes_student_and_teacher_are_scored_in_one():
+    learner, rollouts, _ = world("method=rlrt", "train.token_budget=150")
+    grads = [grad for _, _, grad in passes(learner, rollouts)]
+    assert grads.count(True) > 1
+    assert grads[0] is False

@@ -1,19 +1,34 @@
-"""Rollouts with transformers' own model and cache: the reference engine, and the one for a CPU."""
+"""Rollouts in the trainer's own process, on its own weights: the engine for a CPU, and the reference for others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from rlrt.engines.cached import CachedDecoder
+from rlrt.engines.qwen3 import Qwen3Decoder, fits
 from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.precision import computing
 from rlrt.seeds import uniforms
 from rlrt.types import Generation, Sampling
+
+
+class Decoder(Protocol):
+    """Rows that grow by a token at a time."""
+
+    def start(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        """Run each prompt once; logits of the first token of ``counts[i]`` rows of it: (rows, V)."""
+
+    def step(self, token_B: Tensor) -> Tensor:
+        """Append a token to each row; logits of the next: (rows, V)."""
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these rows alone."""
 
 
 @dataclass
@@ -45,7 +60,7 @@ class HfEngine:
         self._model = model
         self._stop = torch.tensor(list(stop_ids))
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
@@ -81,75 +96,38 @@ class HfEngine:
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling
     ) -> Iterator[tuple[int, Generation]]:
         device = next(self._model.parameters()).device
-        counts = torch.tensor([len(s) for s in seeds], device=device)
-        rows, limit = int(counts.sum()), self.max_new_tokens
+        rows, limit = sum(len(s) for s in seeds), self.max_new_tokens
         uniform_BT = uniforms([s for group in seeds for s in group], limit).to(device)
         token_BT = torch.zeros(rows, limit, dtype=torch.long, device=device)
         logp_BT = torch.zeros(rows, limit, device=device)
         entropy_BT = torch.zeros(rows, limit, device=device)
         stop = self._stop.to(device)
-
-        logits, cache, seen, position = self._prefill(prompts, device)
-        repeat = torch.repeat_interleave(torch.arange(len(prompts), device=device), counts)
-        cache.batch_select_indices(repeat)
-        logits, seen, position = logits[repeat], None if seen is None else seen[repeat], position[repeat]
+        decoder: Decoder = Qwen3Decoder(self._model) if fits(self._model) else CachedDecoder(self._model)
+        logits = decoder.start(prompts, [len(s) for s in seeds])
         row = torch.arange(rows, device=device)
         done = torch.zeros(rows, dtype=torch.bool, device=device)
         for t in range(limit):
-            token, logp, entropy = choose(logits.float(), sampling, uniform_BT[row, t])
-            token_BT[row, t], logp_BT[row, t], entropy_BT[row, t] = token, logp, entropy
-            ended = torch.isin(token, stop) & ~done
-            done |= ended
-            leaving = row[ended | (~done if t == limit - 1 else ended)]
+            token, logp, entropy = choose(logits.float(), sampling, uniform_BT[:, t])
+            token_BT[:, t], logp_BT[:, t], entropy_BT[:, t] = token, logp, entropy
+            closed = torch.isin(token, stop)
+            leaving = (~done if t == limit - 1 else closed & ~done).nonzero()[:, 0]
+            done |= closed
             if len(leaving):
-                parts = (token_BT[leaving, : t + 1], logp_BT[leaving, : t + 1], entropy_BT[leaving, : t + 1])
-                tokens, logps, entropies = parts[0].tolist(), parts[1].cpu(), parts[2].cpu()
-                closed = torch.isin(token_BT[leaving, t], stop).tolist()
-                for n, index in enumerate(leaving.tolist()):
-                    yield index, Generation(tokens[n], logps[n], entropies[n], truncated=not closed[n])
-            alive = int((~done).sum())
+                with torch.inference_mode(False):  # what leaves may be read where gradients are made
+                    parts = [x[leaving, : t + 1].cpu().clone() for x in (token_BT, logp_BT, entropy_BT)]
+                ends = closed[leaving].tolist()
+                for n, index in enumerate(row[leaving].tolist()):
+                    tokens, logp_T, entropy_T = (x[n] for x in parts)
+                    yield index, Generation(tokens.tolist(), logp_T, entropy_T, truncated=not ends[n])
+            alive = len(done) - int(done.sum())
             if alive == 0 or t == limit - 1:
                 break
-            if alive <= 0.85 * len(row):  # compaction copies the cache: worth it once enough rows have ended
+            if alive <= 0.85 * len(done):  # compaction copies the cache: worth it once enough rows have ended
                 keep = (~done).nonzero()[:, 0]
-                row, token, position, done = row[keep], token[keep], position[keep], done[keep]
-                seen = None if seen is None else seen[keep]
-                cache.batch_select_indices(keep)
-            if seen is not None:
-                seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-            logits = self._model(
-                input_ids=token[:, None],
-                attention_mask=seen,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
-            position = position + 1
-
-    def _prefill(
-        self, prompts: Sequence[Sequence[int]], device: torch.device
-    ) -> tuple[Tensor, Any, Tensor | None, Tensor]:
-        """Run each prompt once, padded on the left: last logits, cache, attention mask (None without padding), position."""
-        from transformers import DynamicCache
-
-        width = max(len(p) for p in prompts)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        real = torch.zeros(len(prompts), width, dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
-            real[i, width - len(prompt) :] = 1
-        ids, real = ids.to(device), real.to(device)
-        cache = DynamicCache(config=self._model.config)
-        mask = None if bool(real.all()) else real
-        out = self._model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1], cache, mask, real.sum(-1)
+                row, token, done, uniform_BT = row[keep], token[keep], done[keep], uniform_BT[keep]
+                token_BT, logp_BT, entropy_BT = token_BT[keep], logp_BT[keep], entropy_BT[keep]
+                decoder.keep(keep)
+            logits = decoder.step(token)
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,15 +138,16 @@ def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Te
         are those at temperature 1.
     """
     logp_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
+    if sampling.temperature and (sampling.top_k or sampling.top_p < 1):
+        logp_BV = truncated(logp_BV, sampling)
+    p_BV = logp_BV.exp()
     if sampling.temperature == 0:
         token = logp_BV.argmax(-1)
     else:
-        if sampling.top_k or sampling.top_p < 1:
-            logp_BV = truncated(logp_BV, sampling)
-        cumulative = logp_BV.double().exp().cumsum(-1)
+        cumulative = p_BV.cumsum(-1, dtype=torch.float64)
         point = uniform_B[:, None] * cumulative[:, -1:]
         token = torch.searchsorted(cumulative, point, right=True)[:, 0].clamp(max=logp_BV.shape[-1] - 1)
-    spread = logp_BV.exp() * logp_BV.clamp(min=torch.finfo(logp_BV.dtype).min)
+    spread = p_BV * logp_BV.clamp(min=torch.finfo(logp_BV.dtype).min)
     return token, logp_BV.gather(-1, token[:, None])[:, 0], -spread.sum(-1)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from rlrt.evaluation import Suite, evaluate
-from rlrt.policy import Policy, Row, pad, score
+from rlrt.forward import Row, pad, score
+from rlrt.policy import Policy
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import Sampler
 from rlrt.teacher import sibling_contexts

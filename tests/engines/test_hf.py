@@ -6,7 +6,7 @@ import torch
 from rlrt.build import build_learner
 from rlrt.engines.hf import HfEngine, choose
 from rlrt.errors import UserError
-from rlrt.policy import Row, score
+from rlrt.forward import Row, score
 from rlrt.types import Sampling
 from tests.helpers import settings
 

@@ -1,0 +1,106 @@
+"""What both sides of a comparison work on: a checkpoint, prompts, a reward, lengths, precision, threads."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlrt.errors import UserError
+from rlrt.types import Grade, Prompt
+
+EMBEDDED = Path(__file__).parents[2] / "rlrt" / "embedded"
+STILL = 1e-12
+"""A learning rate at which no weight moves: every repetition samples from the same distribution, on both sides."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One piece of work.
+
+    Attributes:
+        name: how it is called in tables.
+        folder: the checkpoint.
+        dtype: float32 or bfloat16 (autocast over float32 weights).
+        threads: of torch.
+        max_new_tokens: longest response.
+        prompts, samples: prompts of a step, rollouts of each.
+        coin: reward a response by a coin that its text tosses (for weights that know nothing), instead of the task's verifier.
+    """
+
+    name: str
+    folder: str
+    dtype: str = "float32"
+    threads: int = 1
+    max_new_tokens: int = 48
+    prompts: int = 16
+    samples: int = 8
+    coin: bool = False
+
+
+def coin(text: str) -> bool:
+    """Heads or tails, by the text alone."""
+    return hashlib.sha256(text.encode()).digest()[0] % 2 == 0
+
+
+def small(folder: Path) -> Path:
+    """An 18.9M-parameter Qwen3 with random weights and the embedded model's tokenizer, written to ``folder``."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config: Any = AutoConfig.from_pretrained(EMBEDDED)
+    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
+    config.update(
+        {"num_key_value_heads": 4, "head_dim": 64, "layer_types": ["full_attention"] * 6, "initializer_range": 0.02}
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    for file in EMBEDDED.glob("token*.json"):
+        shutil.copy(file, folder)
+    shutil.copy(EMBEDDED / "generation_config.json", folder)
+    return folder
+
+
+class Coin:
+    """A task with countdown's prompts whose verifier tosses a coin."""
+
+    def __init__(self, task: Any) -> None:
+        self.train, self.heldout = task.train, task.heldout
+
+    def grade(self, prompt: Prompt, text: str) -> Grade:
+        """Correct by ``coin``."""
+        return Grade(coin(text), float(coin(text)))
+
+    def canonical(self, prompt: Prompt, text: str) -> str:
+        """The text itself."""
+        return text
+
+
+def settings_of(case: Case, *overrides: str) -> Any:
+    """The settings of a run on a case, tracking off, its task prepared.
+
+    Raises:
+        UserError: for a case that the config refuses.
+    """
+    from omegaconf import OmegaConf
+
+    from rlrt.config.load import load
+    from rlrt.hydra_setup import composer
+
+    fixed = [f"model.path='{case.folder}'", f"dtype={case.dtype}", f"threads={case.threads}", "tracking=none"]
+    fixed += [f"engine.max_new_tokens={case.max_new_tokens}", f"train.prompts_per_step={case.prompts}"]
+    fixed += [f"train.rollouts_per_prompt={case.samples}", f"train.lr={STILL}", "train.steps=100000", *overrides]
+    with composer() as compose:
+        composed = compose(fixed)
+    keys = [k for k in composed if k != "hydra"]
+    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
+    settings = load(plain)
+    if not hasattr(settings.data, "prepare"):
+        raise UserError("benchmarks/speed: expected a procedural task.")
+    settings.data.prepare()
+    if case.coin:
+        settings.data = Coin(settings.data)
+    return settings

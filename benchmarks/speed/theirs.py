@@ -1,0 +1,98 @@
+"""The other side: TRL's trainers on the same work, a step for every line on standard input.
+
+``train.lr`` is one at which weights stay; the reward is the same function of prompt and response; gradient checkpointing and
+logging, which TRL has on by default, are off, since ours are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.speed.case import STILL, Case, settings_of
+
+SDPO = {
+    "distillation_mode": "full_logits",
+    "distillation_alpha": 0.5,
+    "teacher_model_kind": "ema",
+    "reprompt_template": "{prompt}{solution}>",  # a '>' more than our template: TRL's prompt ends with its own
+    "solution_template": "|{successful_previous_attempt}",
+}
+
+
+def main(case: Case, method: str) -> None:
+    """Say ``ready``; then run a step for each line and answer with a line of figures."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from datasets import Dataset
+    from transformers import TrainerCallback
+
+    torch.set_num_threads(case.threads)
+    task = settings_of(case).data
+    prompts = {f"{p.text}>": p for p in task.train}
+
+    def reward(prompts_: Any = None, completions: Any = None, **kwargs: Any) -> list[float]:
+        return [task.grade(prompts[p], c).reward for p, c in zip(kwargs["prompts"], completions, strict=True)]
+
+    def reward_function(completions: Any, **kwargs: Any) -> list[float]:
+        return reward(None, completions, **kwargs)
+
+    class Turns(TrainerCallback):
+        """Waits for its turn before a step, and answers after it."""
+
+        begin = 0.0
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if not sys.stdin.readline():
+                sys.exit(0)
+            self.begin = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seconds = time.perf_counter() - self.begin
+            seen = trainer._metrics["train"]
+            flat = seen.get("frac_reward_zero_std") or seen.get("self_distillation/flat_group_fraction") or [-1.0]
+            answer = {"seconds": seconds, "length": seen["completions/mean_length"][-1], "no_signal": flat[-1]}
+            print(json.dumps(answer), flush=True)
+
+    common: dict[str, Any] = {
+        "output_dir": tempfile.mkdtemp(),
+        "per_device_train_batch_size": case.prompts * case.samples,
+        "num_generations": case.samples,
+        "max_completion_length": case.max_new_tokens,
+        "learning_rate": STILL,
+        "max_steps": 100000,
+        "temperature": 1.0,
+        "beta": 0.0,
+        "epsilon_high": 0.28,
+        "use_cpu": True,
+        "bf16": case.dtype == "bfloat16",
+        "gradient_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "disable_tqdm": True,
+        "max_grad_norm": 1.0,
+    }
+    data = Dataset.from_list([{"prompt": p} for p in prompts])
+    shared = {"model": case.folder, "reward_funcs": reward_function, "train_dataset": data, "callbacks": [Turns()]}
+    trainer: Any
+    if method == "sd":
+        from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
+
+        trainer = SDPOTrainer(args=SDPOConfig(**common, **SDPO), **shared)
+    else:
+        from trl import GRPOConfig, GRPOTrainer
+
+        trainer = GRPOTrainer(args=GRPOConfig(**common, loss_type="dapo", scale_rewards=False), **shared)
+    print("ready", flush=True)
+    trainer.train()
+
+
+if __name__ == "__main__":
+    arguments = json.loads(sys.argv[1])
+    main(Case(**arguments["case"]), arguments["method"])

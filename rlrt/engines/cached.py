@@ -1,0 +1,64 @@
+"""Decoding any causal model of transformers with its own cache: the reference that ``rlrt.engines.qwen3`` is tested against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class CachedDecoder:
+    """Rows that grow by a token at a time (``rlrt.engines.hf.Decoder``)."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def start(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
+        """Run each prompt once, padded on the left; logits of the first token of ``counts[i]`` rows of it: (rows, V)."""
+        from transformers import DynamicCache
+
+        device = next(self._model.parameters()).device
+        width = max(len(p) for p in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.long)
+        real = torch.zeros(len(prompts), width, dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(list(prompt))
+            real[i, width - len(prompt) :] = 1
+        ids, real = ids.to(device), real.to(device)
+        self._cache: Any = DynamicCache(config=self._model.config)
+        mask = None if bool(real.all()) else real
+        logits = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(real.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
+        self._cache.batch_select_indices(repeat)
+        self._seen = None if mask is None else mask[repeat]
+        self._position = real.sum(-1)[repeat]
+        return logits[repeat]
+
+    def step(self, token_B: Tensor) -> Tensor:
+        """Append a token to each row; logits of the next: (rows, V)."""
+        if self._seen is not None:
+            self._seen = torch.cat([self._seen, self._seen.new_ones(len(self._seen), 1)], 1)
+        logits = self._model(
+            input_ids=token_B[:, None],
+            attention_mask=self._seen,
+            position_ids=self._position[:, None],
+            past_key_values=self._cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self._position = self._position + 1
+        return logits
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with these rows alone."""
+        self._position = self._position[index]
+        self._seen = None if self._seen is None else self._seen[index]
+        self._cache.batch_select_indices(index)
