@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check gym slurm test-slurm test-browser test-kills torture bench-orchestration setup format clean
+.PHONY: run test check gym trl slurm test-slurm test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -39,6 +39,16 @@ test-kills: setup
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md
+
+# speed and memory beside TRL and transformers: all of it, written to docs/benchmarks.md (20 minutes); the main ratios (2)
+bench: setup trl
+	$(BIN)/python -m benchmarks.speed
+
+bench-quick: setup trl
+	$(BIN)/python -m benchmarks.speed --quick
+
+trl: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 
 # what the orchestration costs; figures in docs/LOG.md
 bench-orchestration: setup

@@ -36,11 +36,11 @@ def main(case: Case, method: str) -> None:
     task = settings_of(case).data
     prompts = {f"{p.text}>": p for p in task.train}
 
-    def reward(prompts_: Any = None, completions: Any = None, **kwargs: Any) -> list[float]:
-        return [task.grade(prompts[p], c).reward for p, c in zip(kwargs["prompts"], completions, strict=True)]
-
-    def reward_function(completions: Any, **kwargs: Any) -> list[float]:
-        return reward(None, completions, **kwargs)
+    def reward_function(**given: Any) -> list[float]:
+        """As ours: what the verifier says, and 0 for a truncated response."""
+        ended = [ids[-1] == trainer.processing_class.eos_token_id for ids in given["completion_ids"]]
+        pairs = zip(given["prompts"], given["completions"], ended, strict=True)
+        return [task.grade(prompts[p], c).reward if whole else 0.0 for p, c, whole in pairs]
 
     class Turns(TrainerCallback):
         """Waits for its turn before a step, and answers after it."""

@@ -1,0 +1,82 @@
+"""``python -m benchmarks.speed [--quick]``: the ratios that this project promises, measured side by side in one run.
+
+--quick prints the main ones, in under two minutes. Without it everything is measured and written to docs/benchmarks.md, with
+the machine and the date; that takes about half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.speed.case import EMBEDDED, Case, small
+from benchmarks.speed.decode import decode
+from benchmarks.speed.report import Report
+from benchmarks.speed.sides import Figures, Side, interleaved
+
+TINY = Case("tiny, 155k parameters", str(EMBEDDED))
+
+
+def against(
+    case: Case, method: str, repetitions: int, warm_up: int = 2, overrides: tuple[str, ...] = ()
+) -> tuple[Figures, Figures]:
+    """Our figures and TRL's."""
+    sides = [Side("ours", case, method, overrides), Side("theirs", case, method)]
+    ours, theirs = interleaved(sides, repetitions, warm_up)
+    return ours, theirs
+
+
+def methods(case: Case, repetitions: int, warm_up: int = 2) -> dict[str, Figures]:
+    """Our own methods, in turns."""
+    names = ("grpo", "rlrt")
+    found = interleaved([Side("ours", case, name) for name in names], repetitions, warm_up)
+    return dict(zip(names, found, strict=True))
+
+
+def quick() -> None:
+    """The main ratios, a line each."""
+    ours, theirs = against(TINY, "grpo", 12)
+    print(f"GRPO vs TRL: {theirs.seconds / ours.seconds:.2f}x", flush=True)
+    found = methods(TINY, 25)
+    print(f"RLRT vs GRPO: {found['rlrt'].seconds / found['grpo'].seconds:.2f}x", flush=True)
+    engine, generate = decode(TINY, 7)
+    print(f"decode vs generate: {engine / generate:.2f}x", flush=True)
+
+
+def whole(out: Path) -> None:
+    """Everything, written to ``out``."""
+    report = Report(out)
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = str(small(Path(folder)))
+        larger = Case("18.9M parameters", checkpoint, threads=2, max_new_tokens=64, coin=True)
+        brief = Case("18.9M parameters, 4 prompts", checkpoint, "bfloat16", 2, 64, prompts=4, coin=True)
+        report.against("GRPO", TINY, *against(TINY, "grpo", 31))
+        dense = ("teacher.weights=ema", "method.distill_alpha=0.5", "train.lr=1e-12")
+        report.against("SDPO", TINY, *against(TINY, "sd", 21, overrides=dense))
+        report.against("GRPO", larger, *against(larger, "grpo", 5, 1))
+        report.against("GRPO", brief, *against(brief, "grpo", 3, 1))
+        report.methods(TINY, methods(TINY, 61))
+        report.methods(larger, methods(larger, 7, 1))
+        for case, repetitions in ((TINY, 15), (larger, 3)):
+            report.decode(case, *decode(case, repetitions))
+    report.memory()
+    report.growth(TINY)
+    report.start()
+    report.write()
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the main ratios, under two minutes")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="where everything is written")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        quick()
+    else:
+        whole(arguments.out)
+
+
+if __name__ == "__main__":
+    main()
