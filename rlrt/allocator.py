@@ -7,9 +7,9 @@ import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """glibc's numbers, from malloc.h."""
-LARGEST = 4 * 2**20
-"""Bytes from which memory is still given back at once. Without it glibc raises its own limit to 32 MiB as a run goes on, and
-blocks of that size leave holes: 10.8 GB instead of 3.5 for a step with chunks of 33 MB (docs/LOG.md)."""
+LARGEST = 32 * 2**20
+"""Bytes up to which memory is reused, the most that glibc takes. It would raise its limit to that by itself as a run goes on;
+larger blocks are given back at once and leave no holes (``rlrt.forward.CHUNK_ELEMENTS``)."""
 KEPT = 2**30
 """Bytes of free memory at the end of the heap that are not given back."""
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder, redacted
@@ -144,3 +149,33 @@ def test_evaluation_problems_are_part_of_the_identity_by_their_content(tmp_path)
     one, same, other = (identity_of(*more, path) for path in paths)
     assert one == same
     assert one != other
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's setting")
+def test_freed_memory_is_reused_without_new_pages():
+    """Page faults of 100 tensors of 2 MiB, each freed before the next, in a process that was told and in one that was not."""
+    program = (
+        "import resource, sys, torch\n"
+        "from rlrt.allocator import keep_freed_memory\n"
+        "assert sys.argv[1] != 'told' or keep_freed_memory()\n"
+        "torch.ones(2**19), torch.ones(2**19)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(100): torch.ones(2**19), torch.ones(2**19)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+    )
+
+    def faults(word):
+        done = subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert faults("told") < 1000
+    assert faults("untold") > 10 * faults("told")
+
+
+def test_the_gpu_benchmark_says_when_there_is_no_gpu():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "benchmarks/gpu.py: expected a CUDA GPU, found none here; run it where there is one."

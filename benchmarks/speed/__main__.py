@@ -50,14 +50,14 @@ def whole(out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = str(small(Path(folder)))
         larger = Case("18.9M parameters", checkpoint, threads=2, max_new_tokens=64, coin=True)
-        brief = Case("18.9M parameters, 4 prompts", checkpoint, "bfloat16", 2, 64, prompts=4, coin=True)
+        brief = Case("18.9M parameters, 2 prompts", checkpoint, "bfloat16", 2, 64, prompts=2, coin=True)
         report.against("GRPO", TINY, *against(TINY, "grpo", 31))
         dense = ("teacher.weights=ema", "method.distill_alpha=0.5", "train.lr=1e-12")
         report.against("SDPO", TINY, *against(TINY, "sd", 21, overrides=dense))
         report.against("GRPO", larger, *against(larger, "grpo", 5, 1))
-        report.against("GRPO", brief, *against(brief, "grpo", 3, 1))
+        report.against("GRPO", brief, *against(brief, "grpo", 2, 1))
         report.methods(TINY, methods(TINY, 61))
-        report.methods(larger, methods(larger, 7, 1))
+        report.methods(larger, methods(larger, 4, 1))
         for case, repetitions in ((TINY, 15), (larger, 3)):
             report.decode(case, *decode(case, repetitions))
     report.memory()

@@ -34,7 +34,7 @@ def main(case: Case, method: str) -> None:
 
     torch.set_num_threads(case.threads)
     task = settings_of(case).data
-    prompts = {f"{p.text}>": p for p in task.train}
+    prompts = {f"<bos>{p.text}>": p for p in task.train}  # TRL adds no beginning by itself
 
     def reward_function(**given: Any) -> list[float]:
         """As ours: what the verifier says, and 0 for a truncated response."""

@@ -69,7 +69,7 @@ class Train:
     overlong_cache: int = key(
         "soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0
     )
-    token_budget: int = key("tokens (prompt and response, padding included) of one micro-batch", "tokens", least=1)
+    token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
     keep_last: int = key("checkpoints kept; 0: all", least=0)
     eval_every: int = key("steps between evaluations; start and end always; 0: only those", "steps", least=0)

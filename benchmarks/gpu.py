@@ -1,0 +1,127 @@
+"""Qwen3-1.7B with random weights on one GPU: ``python benchmarks/gpu.py``; prints a table for docs/benchmarks.md.
+
+bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens: tokens/s of decoding, scoring (with and without the shared prompt) and the
+update, what share of the card's matrix peak and memory bandwidth that is, and peak memory of each phase. Without a GPU it says
+so. ``--device cpu --config rlrt/embedded/config.json --tokens 16`` tries the script itself on a machine without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlrt import packed
+from rlrt.engines.hf import HfEngine
+from rlrt.forward import Row, micro_batches, over_tokens, response_hidden, score
+from rlrt.policy import adamw
+from rlrt.precision import set_compute_dtype
+
+CONFIG = Path(__file__).parent.parent / "tests" / "hub_configs" / "qwen3_1.7b.json"
+PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2.0e12)}
+"""Dense bfloat16 operations and bytes per second, by the makers' data sheets (SXM cards)."""
+PROMPT = 128
+"""Tokens of a prompt."""
+
+
+def build(config: Path, device: torch.device) -> Any:
+    """The model with random weights."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    made = Qwen3Config(**json.loads(config.read_text()), attn_implementation="sdpa")
+    with device:
+        model = Qwen3ForCausalLM(made)
+    packed.enable(model)
+    set_compute_dtype(model, torch.bfloat16)
+    return model.train()
+
+
+def measured(device: torch.device, work: Callable[[], Any]) -> tuple[float, float, Any]:
+    """(seconds, peak GiB, result) of one call."""
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    begin = time.perf_counter()
+    result = work()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin, torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0, result
+
+
+def update(model: Any, optimiser: torch.optim.Optimizer, rows: list[Row], token_budget: int) -> None:
+    """Forward, backward and one optimiser step."""
+    for batch in micro_batches(model, rows, token_budget):
+        chosen = [rows[i] for i in batch]
+        token_N = torch.cat([torch.tensor(r.response_ids) for r in chosen]).to(next(model.parameters()).device)
+
+        def compute(logp_CV: torch.Tensor, where: slice, token_N: torch.Tensor = token_N) -> tuple[torch.Tensor, ...]:
+            return (logp_CV.gather(-1, token_N[where, None])[:, 0],)
+
+        over_tokens(model, response_hidden(model, chosen), 1.0, compute)[0].sum().backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=CONFIG, help="config.json of a Qwen3")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tokens", type=int, default=1024, help="new tokens of a rollout")
+    parser.add_argument("--token-budget", type=int, default=8192, help="train.token_budget")
+    given = parser.parse_args()
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("benchmarks/gpu.py: expected a CUDA GPU, found none here; run it where there is one.")
+    device = torch.device(given.device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    operations, bandwidth = next((v for k, v in PEAKS.items() if k in name), (float("nan"), float("nan")))
+    model = build(given.config, device)
+    config = model.config
+    # the input embedding is looked up, not multiplied; the output layer is
+    inner = sum(p.numel() for p in model.base_model.layers.parameters())
+    parameters = inner + config.vocab_size * config.hidden_size
+    draw = random.Random(0)
+    top = min(config.vocab_size, 150000)
+    prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(32)]
+    engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256)
+    engine.load(model, [])  # nothing ends a response: all are as long as they may be
+    seeds = [[100 * i + g for g in range(8)] for i in range(32)]
+    print(
+        f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 matrix weights, "
+    )
+    print(f"bfloat16, 32 x 8 rollouts of {given.tokens} tokens, prompts of {PROMPT}\n")
+    print("| phase | s | tokens/s | share of matrix peak | share of bandwidth | peak GiB |\n|---|---|---|---|---|---|")
+
+    def line(phase: str, seconds: float, memory: float, tokens: int, passes: int, moved: float | None) -> None:
+        matrix = f"{2 * passes * parameters * tokens / seconds / operations:.1%}"
+        share = "" if moved is None else f"{moved / seconds / bandwidth:.1%}"
+        print(f"| {phase} | {seconds:.2f} | {tokens / seconds:,.0f} | {matrix} | {share} | {memory:.1f} |", flush=True)
+
+    list(engine.sample(prompts[:1], seeds[:1]))  # warm
+    seconds, memory, found = measured(device, lambda: list(engine.sample(prompts, seeds)))
+    tokens = sum(len(g.token_ids) for _, _, g in found)
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2  # bytes of a token
+    read = given.tokens * parameters * 2 + 256 * cache * sum(PROMPT + t for t in range(given.tokens))
+    line("decode", seconds, memory, tokens, 1, read)
+    rows = [Row(prompts[i], g.token_ids) for i, _, g in found]
+    score(model, rows[:2], 1.0, given.token_budget, given.tokens)  # warm
+    seconds, memory, _ = measured(device, lambda: score(model, rows, 1.0, given.token_budget, given.tokens))
+    line("scoring", seconds, memory, tokens, 1, None)
+    optimiser = adamw(model, 1e-6, (0.9, 0.99), 0.0)
+    update(model, optimiser, rows[:2], given.token_budget)  # warm, and the optimiser's state is allocated
+    seconds, memory, _ = measured(device, lambda: update(model, optimiser, rows, given.token_budget))
+    line("update", seconds, memory, tokens, 3, None)
+
+
+if __name__ == "__main__":
+    main()
