@@ -97,7 +97,8 @@ def main() -> None:
     engine.load(model, [])  # nothing ends a response: all are as long as they may be
     seeds = [[100 * i + g for g in range(8)] for i in range(32)]
     print(
-        f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 matrix weights, "
+        f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 weights "
+        "in matrices,"
     )
     print(f"bfloat16, 32 x 8 rollouts of {given.tokens} tokens, prompts of {PROMPT}\n")
     print("| phase | s | tokens/s | share of matrix peak | share of bandwidth | peak GiB |\n|---|---|---|---|---|---|")

@@ -92,7 +92,8 @@ def settings_of(case: Case, *overrides: str) -> Any:
 
     fixed = [f"model.path='{case.folder}'", f"dtype={case.dtype}", f"threads={case.threads}", "tracking=none"]
     fixed += [f"engine.max_new_tokens={case.max_new_tokens}", f"train.prompts_per_step={case.prompts}"]
-    fixed += [f"train.rollouts_per_prompt={case.samples}", f"train.lr={STILL}", "train.steps=100000", *overrides]
+    fixed += [f"train.rollouts_per_prompt={case.samples}", f"train.lr={STILL}", "train.steps=100000"]
+    fixed += ["train.eval_every=0", "train.save_every=0", *overrides]
     with composer() as compose:
         composed = compose(fixed)
     keys = [k for k in composed if k != "hydra"]

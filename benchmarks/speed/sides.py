@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,13 @@ class Side:
 
     def __init__(self, module: str, case: Case, method: str, overrides: Sequence[str] = ()) -> None:
         spec = {"case": dataclasses.asdict(case), "method": method, "overrides": list(overrides)}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as the worker)
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"benchmarks.speed.{module}", json.dumps(spec)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
         )
         self._read("ready")
@@ -44,7 +46,8 @@ class Side:
         for line in self._process.stdout:
             if line.startswith(start):
                 return line
-        raise RuntimeError(f"a side of the benchmark ended early: {self._process.args}")
+        self._errors.seek(0)
+        raise RuntimeError(f"a side of the benchmark ended early: {self._process.args}\n{self._errors.read()[-2000:]}")
 
     def step(self) -> dict[str, Any]:
         """One step; its figures."""
@@ -57,6 +60,7 @@ class Side:
         """End the worker."""
         self._process.kill()
         self._process.wait()
+        self._errors.close()
 
 
 @dataclass(frozen=True)
