@@ -7,12 +7,13 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -33,27 +34,46 @@ def processor() -> str:
     return f"{names.get('model name', platform.processor())} ({os.cpu_count()} cores; {', '.join(flags)})"
 
 
+INTRODUCTION = (
+    "# Speed and memory\n\n"
+    "Written by `make bench`: do not edit. Medians of interleaved repetitions: both sides take turns, step by step, in processes of "
+    "their own. Weights do not move (the learning rate is 1e-12), so all repetitions sample from one distribution; a truncated "
+    "response is wrong on both sides. TRL's gradient checkpointing and logging are off, since ours are.\n"
+)
+MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
+"""Where a part of the file begins."""
+
+
+def machine() -> str:
+    """What a figure was measured on, and when."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl"))
+    return f"*{datetime.date.today()}; {processor()}; Python {platform.python_version()}, {versions}*\n"
+
+
 class Report:
-    """Lines gathered while measuring; printed as they come, written at the end."""
+    """Parts of the page, gathered while measuring; parts of an earlier page that are not measured now stay."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
+        pieces = MARK.split(out.read_text()) if out.exists() else [""]
+        self._parts = {name: text.strip() for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
         self._lines: list[str] = []
-        self._title("Speed and memory")
-        self._say(
-            f"Measured by `make bench` on {datetime.date.today()}; {processor()}; Python {platform.python_version()}, "
-            f"torch {version('torch')}, transformers {version('transformers')}, TRL {version('trl')}. Medians of interleaved "
-            "repetitions: both sides take turns, step by step, in processes of their own. Weights do not move (the learning "
-            "rate is 1e-12), so all repetitions sample from one distribution; a truncated response is wrong on both sides. "
-            "TRL's gradient checkpointing and logging are off, since ours are. The command writes this file: do not edit it."
-        )
+
+    def part(self, name: str, measure: Callable[[], None]) -> None:
+        """Measure one part of the page, and write the page."""
+        self._lines = []
+        self._say(machine())
+        measure()
+        self._parts[name] = "\n".join(self._lines).strip()
+        texts = [f"<!-- {name} -->\n\n{text}\n" for name, text in self._parts.items()]
+        self.out.write_text("\n".join([INTRODUCTION, *texts]))
 
     def _say(self, line: str) -> None:
         print(line, flush=True)
         self._lines.append(line)
 
     def _title(self, title: str) -> None:
-        self._say(f"{'##' if self._lines else '#'} {title}\n")
+        self._say(f"## {title}\n")
 
     def against(self, name: str, case: Case, ours: Figures, theirs: Figures) -> None:
         """A comparison with TRL."""
@@ -150,10 +170,6 @@ class Report:
             many = thousand(Path(place))
             self._say(f"| `rlrt.status` on 1,000 jobs | {took('rlrt.status', str(many)):.2f} |\n")
         self._say(f"**Tracking, MLflow included, of the embedded model's step: {tracking_share():.2%}**\n")
-
-    def write(self) -> None:
-        """The file."""
-        self.out.write_text("\n".join(self._lines).rstrip() + "\n")
 
 
 def took(module: str, *words: str) -> float:
