@@ -84,7 +84,9 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the main ratios, under two minutes")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the page; the others stay")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the page; the others stay"
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="where everything is written")
     arguments = parser.parse_args()
     if arguments.quick:
