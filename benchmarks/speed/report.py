@@ -34,12 +34,12 @@ def processor() -> str:
     return f"{names.get('model name', platform.processor())} ({os.cpu_count()} cores; {', '.join(flags)})"
 
 
-INTRODUCTION = (
-    "# Speed and memory\n\n"
-    "Written by `make bench`: do not edit. Medians of interleaved repetitions: both sides take turns, step by step, in processes of "
-    "their own. Weights do not move (the learning rate is 1e-12), so all repetitions sample from one distribution; a truncated "
-    "response is wrong on both sides. TRL's gradient checkpointing and logging are off, since ours are.\n"
-)
+INTRODUCTION = """# Speed and memory
+
+Written by `make bench`: do not edit. Medians of interleaved repetitions: both sides take turns, step by step, in processes of
+their own. Weights do not move (the learning rate is 1e-12), so all repetitions sample from one distribution; a truncated
+response is wrong on both sides. TRL's gradient checkpointing and logging are off, since ours are.
+"""
 MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 """Where a part of the file begins."""
 
