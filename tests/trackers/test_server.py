@@ -77,7 +77,7 @@ def test_a_server_that_dies_in_the_middle_costs_nothing(server, tmp_cwd, monkeyp
     server.up()
     typed = ("method=grpo", "train.steps=200", *SMALL[:2], "train.eval_every=0", f"tracking.uri={server.uri}")
     process = start(tmp_cwd, *typed, f"hydra.run.dir={tmp_cwd}/run", **QUICK)
-    wait_for(lambda: (tmp_cwd / "run" / "metrics.jsonl").exists() and lines(tmp_cwd / "run") > 10)
+    wait_for(lambda: (tmp_cwd / "run" / "manifest.json").exists() and "mlflow_run_id" in manifest(tmp_cwd / "run"))
     wait_for(lambda: steps(server.uri, manifest(tmp_cwd / "run")["mlflow_run_id"], "reward/mean"))
     server.down()
     code, output = finish(process)
