@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from rlrt.build import execute
 from rlrt.config.load import load
+from rlrt.execute import execute
 from rlrt.folder import RunFolder
 from rlrt.hydra_setup import composed
 from rlrt.verifiers.math import math_verify

@@ -1,60 +1,53 @@
-"""The composition root: from settings to a run, from a run to its summary. Every part is chosen here and nowhere else."""
+"""The composition root: every part of a run is chosen here and nowhere else."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlrt.ahead import Source
 from rlrt.allocator import keep_freed_memory
 from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_data, check_prompts, drop_long_prompts, prepare_data
-from rlrt.errors import DiskFull, UserError
+from rlrt.distributed import sharding
+from rlrt.distributed.world import ALONE, World
+from rlrt.errors import UserError
 from rlrt.evaluation import Suite
-from rlrt.folder import RunFolder, environment, git_state, or_logged, read_json, redacted
-from rlrt.identity import PACKAGE, content_hash, identity
+from rlrt.folder import RunFolder, read_json, redacted
+from rlrt.identity import content_hash
 from rlrt.learner import Learner
-from rlrt.loop import Run, train
+from rlrt.loop import Run
 from rlrt.lora import add_adapters
 from rlrt.monitor import Monitor
-from rlrt.paths import listed, local_folder
+from rlrt.paths import local_folder
 from rlrt.policy import Policy, adamw, context_length, load, set_stop_tokens
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
-from rlrt.resume import check_saved, restore_checkpoint, save_checkpoint, starting_point
+from rlrt.resume import check_saved, save_checkpoint
 from rlrt.rollouts import Sampler
 from rlrt.teacher import Teacher, frozen_copy
-from rlrt.terminal import Progress, before_after, phases
 from rlrt.trackers.mlflow import Input, MlflowTracker
 
 log = logging.getLogger("rlrt")
 MLFLOW_STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 """MLflow's word for a state; KILLED for all others."""
-PATIENCE_S = 60.0
-"""Seconds that MLflow gets at a run's end."""
-HURRY_S = 20.0
-"""Seconds that MLflow gets when a run must end: whoever sent the signal will not wait long."""
 
 
-def resolve_device(name: str) -> torch.device:
-    """``auto`` is the first GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def resolve_device(name: str, local_rank: int = 0) -> torch.device:
+    """``auto`` is a GPU where there is one: the first, or one for each process of this machine."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda", local_rank % torch.cuda.device_count())
+    return torch.device("cpu" if name == "auto" else name)
 
 
-def load_model(settings: Settings) -> tuple[Any, Any]:
-    """The model of a run as it starts, where it will compute, and its tokenizer."""
+def load_model(settings: Settings, device: torch.device | None = None) -> tuple[Any, Any]:
+    """The model of a run as it starts, on the device (None: where it will compute), and its tokenizer."""
     config = settings.model
     check_saved(config.path)
     model, tokenizer = load(config.path, config.revision, config.attn_implementation)
@@ -62,7 +55,7 @@ def load_model(settings: Settings) -> tuple[Any, Any]:
     set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
     if config.lora is not None:
         add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
-    return model.to(resolve_device(settings.device)), tokenizer
+    return model.to(device or resolve_device(settings.device)), tokenizer
 
 
 def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
@@ -71,27 +64,38 @@ def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
     return PromptBuilder(tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template)
 
 
-def build_learner(settings: Settings) -> Learner:
-    """Model, optimiser, teacher and method of a run, at step 0."""
+def build_learner(settings: Settings, world: World = ALONE) -> Learner:
+    """Model, optimiser, teacher and method of a run, at step 0; shared by the processes of ``world``."""
     train_config, teacher_config = settings.train, settings.teacher
-    model, tokenizer = load_model(settings)
+    device = resolve_device(settings.device, world.local_rank)
+    shares = world.size > 1 and settings.distributed.strategy == "fsdp"
+    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device)
     model.train()
-    if next(model.parameters()).device.type == "cpu":
+    if device.type == "cpu":
         keep_freed_memory()
     if settings.model.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     keeps_old = settings.method.distils and train_config.minibatches > 1
+    teacher = Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, keeps_old)
+    reference = frozen_copy(model) if train_config.kl_coef > 0 else None
+    if shares:
+        for one in {id(m): m for m in (model, teacher.model, reference) if m is not None}.values():
+            sharding.share_fsdp(one, device)
+    elif world.size > 1:
+        sharding.share_ddp(model)
+    optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     return Learner(
         policy=Policy(model, tokenizer, optimiser, settings.engine.temperature),
         method=settings.method,
-        teacher=Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, keeps_old),
+        teacher=teacher,
         builder=prompt_builder(settings, tokenizer),
-        reference=frozen_copy(model) if train_config.kl_coef > 0 else None,
+        reference=reference,
         train=train_config,
         teacher_config=teacher_config,
         max_new_tokens=settings.engine.max_new_tokens,
         context_length=context_length(model, settings.model.context_length),
+        world=world,
+        importance_clip=getattr(settings.engine, "importance_clip", None),
     )
 
 
@@ -152,80 +156,6 @@ def flat(plain: Any, prefix: str = "") -> dict[str, str]:
     }
 
 
-def execute(
-    settings: Settings,
-    path: Path,
-    say: Callable[[str], None],
-    stop: Callable[[], bool],
-    tags: Mapping[str, str] | None = None,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Run, or go on with, the run of a folder.
-
-    Args:
-        settings: what to run.
-        path: the run's folder.
-        say: prints a line for the user.
-        stop: True once the run should save at the next step boundary and end.
-        tags: more tags for MLflow, for example the parent run of a sweep.
-        progress: show a progress line on standard output.
-
-    Returns:
-        the folder's summary; its ``state`` is finished, interrupted or pruned.
-
-    Raises:
-        UserError: for anything the user can mend.
-    """
-    folder = RunFolder(path)
-    if folder.summary().get("state") == "finished" and settings.resume != "never":
-        say(f"This run finished before and was not run again (resume=never would): {path}")
-        return folder.summary()
-    if folder.prune_asked():
-        folder.set_state("pruned")
-        return folder.summary()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    prepare_data(settings)
-    learner = build_learner(settings)
-    drop_long_prompts(settings.data, learner.builder)
-    check_data(settings)
-    check_prompts(settings, learner)
-    newest = starting_point(settings, folder)
-    position = 0 if newest is None else restore_checkpoint(learner, newest, settings)
-    if newest is not None:
-        say(f"Going on from {newest}")
-    write_papers(settings, folder)
-    folder.set_state("running", step=position, mlflow_complete=False)
-    tracker = open_mlflow(settings, folder, path.name, tags or {})
-    shown = Progress(settings.train.steps) if progress else None
-    monitor = Monitor(settings, folder, tracker, shown.show if shown else lambda step, metrics: None, log.warning)
-    monitor.catch_up()
-    run = assemble(settings, learner, position, monitor, folder, lambda: stop() or folder.prune_asked())
-    begin = time.monotonic()
-    try:
-        with closing(settings.data, *settings.eval.suites.values()):
-            reached = train(run)
-    except KeyboardInterrupt:
-        with or_logged(folder.path / "summary.json"):
-            folder.set_state("interrupted")
-        end_mlflow(settings, folder, monitor, "interrupted")
-        raise
-    except BaseException as error:
-        told = full_disk(folder) if is_full_disk(error) else None  # first: it frees what the state needs
-        with or_logged(folder.path / "summary.json"):
-            folder.set_state("failed", error=f"{type(error).__name__}: {error}")
-        end_mlflow(settings, folder, monitor, "failed")
-        if told is not None:
-            raise told from None
-        raise
-    if shown:
-        shown.end()
-    early = "pruned" if folder.prune_asked() else "interrupted"
-    state = "finished" if reached == settings.train.steps else early
-    finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
-    return folder.summary()
-
-
 @contextlib.contextmanager
 def closing(*tasks: Any) -> Iterator[None]:
     """Let tasks end what they started (a verifier's processes), however the run ends."""
@@ -235,21 +165,6 @@ def closing(*tasks: Any) -> Iterator[None]:
         for task in tasks:
             if hasattr(task, "close"):
                 task.close()
-
-
-def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that the disk takes no more; safetensors says it in words alone."""
-    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return by_number or "os error 28" in str(error)
-
-
-def full_disk(folder: RunFolder) -> DiskFull:
-    """What to say when the disk is full: what is safe, and what to do. The torn checkpoint is removed."""
-    for torn in folder.checkpoints.glob("step_*.tmp"):
-        shutil.rmtree(torn, ignore_errors=True)
-    good = listed(folder.checkpoints)
-    safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
-    return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 
 
 def stored(path: Path, uri: str | None = None) -> tuple[Settings, dict[str, str]]:
@@ -297,91 +212,59 @@ def replay(path: Path, uri: str | None = None) -> bool:
 
 
 def assemble(
-    settings: Settings, learner: Learner, position: int, monitor: Monitor, folder: RunFolder, stop: Callable[[], bool]
+    settings: Settings,
+    learner: Learner,
+    position: int,
+    monitor: Monitor | None,
+    folder: RunFolder,
+    pending: dict[str, Any] | None = None,
 ) -> Run:
-    """The loop's parts."""
-    task, config = settings.data, settings.train
-    parts = (settings.engine, learner.policy, learner.builder, task)
+    """The loop's parts.
+
+    Args:
+        position: updates done.
+        monitor: where numbers go; None in processes that write nothing.
+        pending: rollouts that an earlier life had sampled ahead.
+    """
+    config, engine = settings.train, settings.engine
+    world = learner.world.twin() if config.sample_ahead else learner.world
+    parts = (engine, learner.policy, learner.builder, settings.data)
+    sampler = Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache, world=world)
+    source = Source(sampler, config, settings.seed, position + 1, pending)
 
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        save_checkpoint(learner, folder.checkpoints, step, config.keep_last)
+        save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
 
     return Run(
-        sampler=Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache),
-        suites=suites_of(settings, learner.policy, learner.builder),
+        source=source,
+        suites=suites_of(settings, learner.policy, learner.builder, learner.world),
         learner=learner,
-        seed=settings.seed,
         train=config,
         eval=settings.eval,
         position=position,
-        record=monitor.record,
-        keep_samples=partial(monitor.samples, spell=learner.policy.spell),
+        record=monitor.record if monitor is not None else lambda step, metrics: None,
+        keep_samples=(
+            partial(monitor.samples, spell=learner.policy.spell)
+            if monitor is not None
+            else lambda step, rollouts, result: None
+        ),
         save=save,
-        stop_requested=stop,
+        release=engine.release,
     )
 
 
-def suites_of(settings: Settings, policy: Policy, builder: PromptBuilder) -> list[Suite]:
+def suites_of(settings: Settings, policy: Policy, builder: PromptBuilder, world: World = ALONE) -> list[Suite]:
     """What a run is evaluated on: the task's held-out prompts, or the benchmarks of ``eval.suites``."""
     count = settings.eval.prompts
     tasks = {"": settings.data} if not settings.eval.suites else settings.eval.suites
     parts = (settings.engine, policy, builder)
     return [
         Suite(
-            name, Sampler(*parts, task, seed=settings.eval.seed), list(task.heldout[:count] if count else task.heldout)
+            name,
+            Sampler(*parts, task, seed=settings.eval.seed, world=world),
+            list(task.heldout[:count] if count else task.heldout),
         )
         for name, task in tasks.items()
     ]
-
-
-def write_papers(settings: Settings, folder: RunFolder) -> None:
-    """``config.yaml`` and ``manifest.json``, without secrets."""
-    from omegaconf import OmegaConf
-
-    (folder.path / "config.yaml").write_text(OmegaConf.to_yaml(redacted(settings.plain)))
-    folder.write_manifest(
-        identity=identity(settings.plain),
-        choices=settings.names,
-        overrides=redacted(settings.overrides),
-        seed=settings.seed,
-        **environment(),
-        **git_state(PACKAGE),
-    )
-
-
-def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
-    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another."""
-    hurry = state == "interrupted"
-    monitor.close(MLFLOW_STATUS.get(state, "KILLED"), HURRY_S if hurry else PATIENCE_S)
-    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
-    with or_logged(folder.path / "summary.json"):
-        folder.note(mlflow_complete=monitor.complete and not left)
-
-
-def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
-    """Final numbers, and the last words to MLflow."""
-    records = folder.record.read()
-    last = records[-1] if records else {}
-    numbers = {k: v for k, v in last.items() if k.startswith(("eval/", "reward/", "policy/entropy"))}
-    folder.set_state(state, step=step, seconds=seconds, final=numbers)
-    end_mlflow(settings, folder, monitor, state)
-
-
-def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:
-    """The tables and pointers that end a run."""
-    folder = RunFolder(path)
-    records = folder.record.read()
-    evaluated = [r for r in records if "eval/greedy" in r]
-    words = []
-    if len(evaluated) > 1:
-        words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
-    words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
-    if settings.tracking.uri is not None:
-        from rlrt.trackers.mlflow import absolute, without_password
-
-        beside = Path(sys.executable).with_name("mlflow")
-        command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        words.append(f"{command} ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
-    return "\n".join(words)

@@ -17,6 +17,10 @@ class DiskFull(UserError):
     """No space is left. Unlike other mistakes it may be gone when the run is started again."""
 
 
+class RankLost(RuntimeError):
+    """Another process of this run died, failed, or kept the others waiting; the message names it. It can be tried again."""
+
+
 MOST_NAMES = 20
 """More valid names than these are not listed in a message."""
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from rlrt import packed
+from rlrt.distributed import sharding
+from rlrt.distributed.world import ALONE, World, parts
 from rlrt.methods.entropy import entropy
 from rlrt.precision import computing
 
@@ -175,31 +177,44 @@ def pad(rows: Sequence[Tensor], width: int, fill: float = 0.0) -> Tensor:
 
 
 @torch.no_grad()
-def score(model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int) -> tuple[Tensor, Tensor]:
+def score(
+    model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int, world: World = ALONE
+) -> tuple[Tensor, Tensor]:
     """Log-probability of every response token and the exact entropy of its distribution.
+
+    Each process of ``world`` runs a share of the rows; all get the result.
 
     Returns:
         logp_BT, entropy_BT on the CPU, nats, zero after a row's end; T = ``width``.
     """
-    logp = torch.zeros(len(rows), width)
-    spread = torch.zeros(len(rows), width)
+    share = parts([len(row) for row in rows], world.size)[world.rank]
+    mine = [rows[i] for i in share]
+    batches = micro_batches(model, mine, token_budget)
+    found = []
     with evaluating(model):
-        for batch in micro_batches(model, rows, token_budget):
-            chosen = [rows[i] for i in batch]
-            hidden_NH = response_hidden(model, chosen)
-            token_N = torch.cat([torch.as_tensor(r.response_ids) for r in chosen]).to(hidden_NH.device)
-
-            def of_sampled(logp_CV: Tensor, where: slice, token_N: Tensor = token_N) -> tuple[Tensor, Tensor]:
-                return logp_CV.gather(-1, token_N[where, None])[:, 0], entropy(logp_CV)
-
-            found = over_tokens(model, hidden_NH, temperature, of_sampled)
-            sampled, entropies = (x.cpu() for x in found)
-            start = 0
-            for i, row in zip(batch, chosen, strict=True):
-                end = start + len(row.response_ids)
-                logp[i, : end - start], spread[i, : end - start] = sampled[start:end], entropies[start:end]
-                start = end
+        for batch in batches:
+            found += list(zip(batch, score_batch(model, [mine[i] for i in batch], temperature), strict=True))
+        for _ in range(world.most(len(batches)) - len(batches)):  # sharded weights are gathered by all, or by none
+            sharding.run(model, lambda: (response_hidden(model, rows[:1]),))
+    logp, spread = (torch.zeros(len(rows), width) for _ in range(2))
+    gathered = world.gather([(share[i], values) for i, values in found])
+    for i, (sampled, entropies) in gathered:
+        logp[i, : len(sampled)], spread[i, : len(sampled)] = sampled, entropies
     return logp, spread
+
+
+def score_batch(model: Any, rows: Sequence[Row], temperature: float) -> list[tuple[Tensor, Tensor]]:
+    """Log-probabilities and entropies of each row's response tokens, in one forward pass."""
+    device = next(model.parameters()).device
+    token_N = torch.cat([torch.as_tensor(r.response_ids) for r in rows]).to(device)
+
+    def of_sampled(logp_CV: Tensor, where: slice) -> tuple[Tensor, Tensor]:
+        return logp_CV.gather(-1, token_N[where, None])[:, 0], entropy(logp_CV)
+
+    found = sharding.run(model, lambda: over_tokens(model, response_hidden(model, rows), temperature, of_sampled))
+    lengths = [len(row.response_ids) for row in rows]
+    sampled, entropies = (x.cpu().split(lengths) for x in found)
+    return list(zip(sampled, entropies, strict=True))
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrt.distributed.world import ALONE, World
 from rlrt.forward import Row, score
 from rlrt.methods.method import Method
 from rlrt.methods.signals import Signals, TeacherSignal
@@ -28,6 +29,9 @@ class Learner:
         train, teacher_config: the config sections.
         max_new_tokens: of the engine; the constant denominator of Dr.GRPO.
         context_length: tokens that a prompt and its response may have together.
+        world: the processes that share scoring and update.
+        importance_clip: where rollouts come from an engine with weights or arithmetic of its own, the largest importance weight
+            of a token; None for the trainer's own weights.
     """
 
     policy: Policy
@@ -39,6 +43,8 @@ class Learner:
     teacher_config: Any
     max_new_tokens: int
     context_length: int
+    world: World = ALONE
+    importance_clip: float | None = None
 
     def teacher_views(
         self, rollouts: Sequence[Rollout], wanted_B: Tensor
@@ -86,7 +92,7 @@ class Learner:
             if not mine:
                 continue
             together = [row for i in mine for row in requests[i][1]]
-            logp, entropy = score(model, together, self.policy.temperature, self.train.token_budget, width)
+            logp, entropy = score(model, together, self.policy.temperature, self.train.token_budget, width, self.world)
             start = 0
             for i in mine:
                 end = start + len(requests[i][1])

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from rlrt.ahead import Source
 from rlrt.evaluation import Suite, evaluate
 from rlrt.learner import Learner
-from rlrt.rollouts import Sampler, rollout_metrics, signals_of, step_prompts, with_refills
+from rlrt.rollouts import rollout_metrics, signals_of
 from rlrt.timing import clock
 from rlrt.types import Rollout, Sampling
 from rlrt.update import StepResult, learn
@@ -21,27 +22,28 @@ class Run:
     """The parts of a run, put together by ``rlrt.build``.
 
     Attributes:
-        sampler: rollouts for training.
+        source: rollouts for training.
         suites: what is evaluated on; the samplers' seed is ``eval.seed``.
         learner: policy, method and teacher.
-        seed, train, eval: from the config.
+        train, eval: from the config.
         position: updates already done (0, or a checkpoint's).
         record: called with (step, metrics) once a step is complete.
         keep_samples: called with (step, rollouts, what the update left of them).
         save: writes a checkpoint of the given step.
+        release: lets the engine give back what memory it holds, for the update.
         stop_requested: True once the run should save and end early.
     """
 
-    sampler: Sampler
+    source: Source
     suites: Sequence[Suite]
     learner: Learner
-    seed: int
     train: Any
     eval: Any
     position: int
     record: Callable[[int, dict[str, float]], None]
     keep_samples: Callable[[int, list[Rollout], StepResult], None]
     save: Callable[[int], None]
+    release: Callable[[], None] = field(default=lambda: None)
     stop_requested: Callable[[], bool] = field(default=lambda: False)
 
 
@@ -56,16 +58,19 @@ def train(run: Run) -> int:
         run.record(0, evaluation(run))
     for step in range(run.position + 1, config.steps + 1):
         seconds, begin = dict[str, float](), perf_counter()
-        waited = run.sampler.waited_s
+        waited = run.source.sampler.waited_s
         with clock(seconds, "time/rollout_s"):
-            prompts = step_prompts(run.sampler.task.train, run.seed, step, config.prompts_per_step)
-            draw = with_refills(run.sampler, prompts, config.rollouts_per_prompt, step, config.max_refills)
-        seconds["time/grading_s"] = run.sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
-        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids)
+            draw = run.source.take(step)
+            run.source.begin(step + 1)
+        seconds["time/grading_s"] = (
+            run.source.sampler.waited_s - waited
+        )  # of the rollout's: grades not yet there at its end
+        run.release()
+        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, run.source.sampler.engine.exact)
         lr = learning_rate(config, step)
         result = learn(run.learner, draw.rollouts, signals, lr)
         metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
-        metrics |= {"policy/lr": lr}
+        metrics |= {"policy/lr": lr, "rollout/staleness": float(run.source.staleness)}
         run.keep_samples(step, draw.rollouts, result)
         last = step == config.steps
         if last or due(step, config.eval_every):
@@ -88,6 +93,7 @@ def due(step: int, every: int) -> bool:
 
 def evaluation(run: Run) -> dict[str, float]:
     """The held-out metrics at the current weights."""
+    run.source.settled()
     return evaluate(
         run.suites, run.eval.samples_per_prompt, Sampling(run.eval.temperature, run.eval.top_p, run.eval.top_k)
     )

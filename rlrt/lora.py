@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlrt.distributed.sharding import is_share, whole
 from rlrt.errors import UserError
 from rlrt.seeds import derive
 
@@ -50,21 +51,26 @@ def adapters(model: Any) -> dict[str, Tensor]:
 @torch.no_grad()
 def weight_of(linear: Any) -> Tensor:
     """The weight by which a linear layer multiplies, its adapter's product included."""
-    if hasattr(linear, "get_delta_weight"):
-        return linear.base_layer.weight + linear.get_delta_weight(NAME)
-    return linear.weight
+    if not hasattr(linear, "get_delta_weight"):
+        return whole(linear.weight)
+    weight = whole(linear.base_layer.weight)
+    if not is_share(linear.base_layer.weight):
+        return weight + linear.get_delta_weight(NAME)
+    product = whole(linear.lora_B[NAME].weight) @ whole(linear.lora_A[NAME].weight)
+    return weight + product * linear.scaling[NAME]
 
 
 @torch.no_grad()
-def merged(model: Any) -> dict[str, Tensor] | None:
-    """The weights of the model without adapters that computes the same, by the names it had before; None without adapters."""
-    if not adapters(model):
-        return None
-    weights = {}
+def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The whole weights of the model without adapters that computes the same, one at a time, by the names it had before.
+
+    Of a model whose weights several processes share, all of them must walk through it together.
+    """
+    once = {name for name, _ in model.named_parameters()}
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once  # a tied output layer
     for name, tensor in model.state_dict().items():
-        if ".lora_" in name:
+        if ".lora_" in name or name in again:
             continue
         if name.endswith(".base_layer.weight"):
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
-        weights[name.replace(".base_layer.", ".")] = tensor
-    return weights
+        yield name.replace(".base_layer.", "."), whole(tensor)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rlrt.distributed import sharding
+from rlrt.distributed.world import parts
 from rlrt.forward import Row, log_probabilities, micro_batches, over_tokens, response_hidden
 from rlrt.learner import Learner
 from rlrt.methods.aggregate import kl_penalty, token_weights
@@ -61,9 +63,13 @@ def forward_pass(
     has_N = has_B[:, None].expand_as(mask_BT)[mask_BT]
     place_N = has_N.cumsum(0) - 1  # of a token among those that have a teacher
     teacher_MH = None
-    if bool(has_N.any()):
+    together = learner.method.distils and sharding.is_sharded(learner.teacher.model)  # run by all processes, or by none
+    if bool(has_N.any()) or together:
+        shown = [row for row in taught if row is not None] or [rows[int(index[0])]]
         with torch.no_grad():
-            teacher_MH = response_hidden(learner.teacher.model, [row for row in taught if row is not None])
+            (teacher_MH,) = sharding.run(
+                learner.teacher.model, lambda: (response_hidden(learner.teacher.model, shown),)
+            )
 
     def compute(logp_CV: Tensor, where: slice) -> tuple[Tensor, ...]:
         logp_C = logp_CV.gather(-1, token_N[where, None])[:, 0]
@@ -85,8 +91,11 @@ def forward_pass(
                 found.append(torch.zeros_like(logp_C).masked_scatter(has_C, loss))
         return tuple(found)
 
-    hidden_NH = response_hidden(policy.model, [rows[i] for i in index.tolist()])
-    logp_N, *more = over_tokens(policy.model, hidden_NH, policy.temperature, compute)
+    chosen = [rows[i] for i in index.tolist()]
+    logp_N, *more = sharding.run(
+        policy.model,
+        lambda: over_tokens(policy.model, response_hidden(policy.model, chosen), policy.temperature, compute),
+    )
     entropy_N = more.pop(0) if with_entropy else None
     return Pass(index, logp_N, entropy_N, more)
 
@@ -116,27 +125,63 @@ def minibatch_step(
     dense_weight_BT = dense_weights(learner, contexts, signals, has_B)
     left_B1 = method.left_to_terms(has_B)[:, None]
     advantage_BT = torch.where(left_B1, torch.zeros_like(credited.advantage_BT), credited.advantage_BT)
+    advantage_BT = advantage_BT * importance(signals, learner.importance_clip)
     touched_B = method.touched_rows(advantage_BT, has_B)
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0]
     tokens = int(signals.mask_BT[touched_B].sum())
     sums: dict[str, float] = {"policy/loss": 0.0}
-    for micro in micro_batches(learner.policy.model, [rows[i] for i in index.tolist()], train.token_budget):
-        chosen = index[torch.tensor(micro)]
-        done = forward_pass(learner, rows, contexts, signals, chosen) if ready is None else ready
-        loss, numbers, counts = micro_loss(learner, done, signals, advantage_BT, weight_BT, dense_weight_BT)
-        loss.backward()
+    for chosen, counted, last in passes(learner, rows, index):
+        with sharding.gradients_stay(learner.policy.model, here=not last):
+            done = forward_pass(learner, rows, contexts, signals, chosen) if ready is None else ready
+            loss, numbers, counts = micro_loss(learner, done, signals, advantage_BT, weight_BT, dense_weight_BT)
+            # gradients are averaged over processes, and the loss is a sum over all their rollouts
+            (loss * (learner.world.size if counted else 0.0)).backward()
+        if not counted:
+            continue
         sums["policy/loss"] += float(loss.detach())
         for name, value in numbers.items():
             sums[name] = sums.get(name, 0.0) + float(value)
         for name, value in counts.items():
             sums[name] = sums.get(name, 0.0) + float(value) / tokens
+    sums = learner.world.sum(sums)
     sums["policy/skipped_share"] = 1.0 - len(index) / len(rows)
     sums["policy/grad_norm"] = learner.policy.step(lr, train.max_grad_norm) if len(index) else 0.0
     if len(index) and math.isfinite(sums["policy/grad_norm"]):
         learner.teacher.follow()
     return sums
+
+
+def passes(learner: Learner, rows: Sequence[Row], index: Tensor) -> Iterator[tuple[Tensor, bool, bool]]:
+    """This process's micro-batches: the rollouts ``index`` are shared out by length, and cut by the token budget.
+
+    Yields:
+        rollouts of the mini-batch; whether they count; whether it is the last pass. All processes make as many passes, since
+        they exchange weights or gradients in each: one that has fewer repeats a rollout that counts for nothing.
+    """
+    if not len(index):
+        return
+    share = parts([len(rows[i]) for i in index.tolist()], learner.world.size)[learner.world.rank]
+    mine = index[share.start : share.stop]
+    batches = micro_batches(learner.policy.model, [rows[i] for i in mine.tolist()], learner.train.token_budget)
+    count = learner.world.most(len(batches))
+    for k in range(count):
+        counted = k < len(batches)
+        yield mine[torch.tensor(batches[k])] if counted else index[:1], counted, k == count - 1
+
+
+def importance(signals: Signals, clip: float | None) -> Tensor:
+    """Truncated importance weights of the policy loss's tokens, min(pi_old / pi_sampler, clip); 1 where they are one.
+
+    pi_old is the trainer's probability at the weights at which this step's updates begin, so the weight corrects for the
+    sampler's other arithmetic and for its older weights alike (Yao et al., On the Rollout-Training Mismatch in Modern RL
+    Systems, 2025).
+    """
+    if signals.sampler_logp_BT is None or clip is None:
+        return torch.ones_like(signals.logp_BT)
+    weight_BT = (signals.logp_BT - signals.sampler_logp_BT).exp().clamp(max=clip)
+    return torch.where(signals.mask_BT, weight_BT, torch.ones_like(weight_BT))
 
 
 def dense_weights(learner: Learner, contexts: Sequence[Row | None], signals: Signals, has_B: Tensor) -> Tensor:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlrt import packed
+from rlrt.distributed import sharding
 from rlrt.errors import UserError
 from rlrt.forward import evaluating
-from rlrt.lora import merged
+from rlrt.lora import named_weights
 from rlrt.paths import resolve_path
 
 LONGEST = 1_000_000
@@ -195,10 +196,15 @@ def check_folder(folder: Path) -> None:
 
 
 class Policy:
-    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated)."""
+    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated).
+
+    Attributes:
+        version: optimiser steps done by this process: an engine with weights of its own compares it with what it was last sent.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float) -> None:
         self.model, self.tokenizer, self.optimiser, self.temperature = model, tokenizer, optimiser, temperature
+        self.version = 0
 
     @property
     def device(self) -> torch.device:
@@ -223,17 +229,24 @@ class Policy:
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """One optimiser step at ``lr``; returns the gradient's norm before clipping, and clears the gradient."""
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm)
+        norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         if torch.isfinite(norm):
             self.optimiser.step()  # a gradient that is not finite is left out, counted by its norm, and warned of
+            self.version += 1
+            sharding.settle(self.model)
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
-    def save(self, folder: Path) -> None:
-        """Weights (adapters merged in), config and tokenizer, in the hub's format: ``transformers`` loads the folder."""
-        self.model.save_pretrained(folder, state_dict=merged(self.model))
+    def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Weights (adapters merged in), config and tokenizer, in the hub's format: ``transformers`` loads the folder.
+
+        Args:
+            weights: by name, where they have been gathered already (``lora.named_weights``).
+        """
+        weights = dict(named_weights(self.model) if weights is None else weights)
+        self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
         for file in folder.iterdir():
             os.chmod(file, 0o644)

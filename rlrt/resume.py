@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rlrt import checkpoints
 from rlrt.config.schema import Settings
+from rlrt.distributed.sharding import like, put, whole
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder
 from rlrt.learner import Learner
-from rlrt.lora import adapters
+from rlrt.lora import adapters, named_weights
 from rlrt.paths import CHECKSUMS, resolve_path
 from rlrt.policy import load
 
@@ -32,28 +34,60 @@ def check_saved(path: str) -> None:
         raise UserError(f"model.path: the checkpoint {folder} is damaged ({wrong}); give another one's folder.")
 
 
-def save_checkpoint(learner: Learner, folder: Path, step: int, keep_last: int) -> Path:
-    """Everything the run needs to go on to the bit."""
+def save_checkpoint(
+    learner: Learner, folder: Path, step: int, keep_last: int, pending: dict[str, Any] | None = None
+) -> None:
+    """Everything the run needs to go on to the bit, whole: any number of processes can go on from it.
+
+    All processes of a run gather what they share; the main one writes.
+
+    Args:
+        pending: rollouts of the next step that were sampled ahead.
+    """
+    main = learner.world.main
     moving = learner.teacher.state()
+    weights = kept(named_weights(learner.policy.model), main)
     snapshot = checkpoints.Snapshot(
         step=step,
-        optimiser=learner.policy.optimiser.state_dict(),
-        teacher=None if moving is None else dict(moving.named_parameters()),
-        adapters=adapters(learner.policy.model) or None,
-        state={"method": learner.method.state_dict()},
+        optimiser=whole_optimiser(learner.policy.optimiser.state_dict(), main),
+        teacher=None if moving is None else kept(moving.named_parameters(), main),
+        adapters=kept(adapters(learner.policy.model).items(), main) or None,
+        state={"method": learner.method.state_dict()} | ({} if pending is None else {"pending": pending}),
     )
-    return checkpoints.save(folder, snapshot, learner.policy.save, keep_last)
+    learner.world.on_main(
+        lambda: checkpoints.save(folder, snapshot, lambda place: learner.policy.save(place, weights), keep_last)
+    )
 
 
-def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> int:
-    """Take over a checkpoint; returns its step."""
+@torch.no_grad()
+def kept(weights: Iterable[tuple[str, Any]], here: bool) -> dict[str, torch.Tensor]:
+    """Whole weights by name, on the CPU; gathered one at a time, and kept where ``here``."""
+    found = {}
+    for name, weight in weights:
+        gathered = whole(weight).detach()
+        if here:
+            found[name] = gathered.cpu()
+    return found
+
+
+def whole_optimiser(state: dict[str, Any], here: bool) -> dict[str, Any]:
+    """An optimiser's ``state_dict`` with whole tensors."""
+    moments = {i: kept(values.items(), here) for i, values in state["state"].items()}
+    return {"state": moments, "param_groups": state["param_groups"]}
+
+
+def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> tuple[int, dict[str, Any] | None]:
+    """Take over a checkpoint; returns its step, and rollouts that were sampled ahead."""
     snapshot = checkpoints.read(checkpoint)
     policy = learner.policy
     if snapshot.adapters is None:
         saved, _ = load(str(checkpoint), None, settings.model.attn_implementation)
-        policy.model.load_state_dict(saved.state_dict())
+        put(dict(policy.model.named_parameters()), dict(saved.named_parameters()))
     else:
-        take_over(adapters(policy.model), snapshot.adapters)
+        put(adapters(policy.model), snapshot.adapters)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    for index, values in snapshot.optimiser["state"].items():
+        snapshot.optimiser["state"][index] = {k: like(trained[index], v) for k, v in values.items()}
     policy.optimiser.load_state_dict(snapshot.optimiser)
     moving = learner.teacher.state()
     if moving is not None:
@@ -61,16 +95,9 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
             raise UserError(
                 f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
             )
-        take_over(dict(moving.named_parameters()), snapshot.teacher)
+        put(dict(moving.named_parameters()), snapshot.teacher)
     learner.method.load_state_dict(snapshot.state["method"])
-    return snapshot.step
-
-
-@torch.no_grad()
-def take_over(mine: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor]) -> None:
-    """Copy saved weights into a model's, name by name."""
-    for name, weights in mine.items():
-        weights.copy_(saved[name])
+    return snapshot.step, snapshot.state.get("pending")
 
 
 def starting_point(settings: Settings, folder: RunFolder) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rlrt.distributed.world import ALONE, World, parts
 from rlrt.errors import UserError
 from rlrt.forward import Row, pad
 from rlrt.methods.signals import Signals
@@ -27,14 +28,22 @@ class Engine(Protocol):
 
     max_new_tokens: int
     temperature: float
+    exact: bool
+    """Whether it samples by the trainer's own weights and arithmetic, and knows exact entropies."""
 
-    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
-        """Take the current weights."""
+    def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
+        """Take the current weights; ``version`` counts the optimiser steps they have had."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
         """Responses as they end: a prompt's index, the index of one of its seeds, and the response to it."""
+
+    def release(self) -> None:
+        """Give back what memory the device has for sampling, until the next ``load``."""
+
+    def close(self) -> None:
+        """End whatever was started."""
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
@@ -78,16 +87,24 @@ class Sampler:
         engine, policy, builder, task: the parts.
         seed: the run's seed; a rollout's own seed is a function of (seed, stream, step, prompt, sample).
         overlong_cache: see ``overlong_penalty``; 0: none.
+        world: the processes that share the rollouts; each samples and grades its part, all get the whole.
 
     Attributes:
         waited_s: seconds that all calls together waited for grades after the last response was there.
     """
 
     def __init__(
-        self, engine: Engine, policy: Policy, builder: PromptBuilder, task: Task, seed: int, overlong_cache: int = 0
+        self,
+        engine: Engine,
+        policy: Policy,
+        builder: PromptBuilder,
+        task: Task,
+        seed: int,
+        overlong_cache: int = 0,
+        world: World = ALONE,
     ) -> None:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
-        self.seed, self._overlong_cache = seed, overlong_cache
+        self.seed, self._overlong_cache, self.world = seed, overlong_cache, world
         self.waited_s = 0.0
 
     def __call__(
@@ -96,28 +113,44 @@ class Sampler:
         samples: int,
         stream: tuple[object, ...],
         sampling: Sampling | None = None,
+        load: bool = True,
     ) -> list[Rollout]:
         """``samples`` rollouts of every prompt, group after group; graded while others are still being sampled.
 
         Args:
             stream: names the random stream, for example ("train", step).
             sampling: instead of the engine's temperature.
+            load: give the engine the weights of now first; False: it has those that are wanted.
         """
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
-        self.engine.load(self.policy.model, self.policy.stop_ids)
-        rollouts: list[Rollout | None] = [None] * (len(prompts) * samples)
+        share = parts([1] * (len(prompts) * samples), self.world.size)[self.world.rank]
+        wanted: dict[int, list[int]] = {}
+        for place in share:
+            wanted.setdefault(place // samples, []).append(place % samples)
+        if load:
+            self.load()
         waiting = []
-        for i, g, generation in self.engine.sample(ids, seeds, sampling):
+        mine, numbers = list(wanted), list(wanted.values())
+        drawn = self.engine.sample([ids[i] for i in mine], [[seeds[i][g] for g in wanted[i]] for i in mine], sampling)
+        for k, n, generation in drawn:
+            i, g = mine[k], numbers[k][n]
             text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             rollout = Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, UNGRADED)
-            rollouts[i * samples + g] = rollout
             waiting.append((rollout, self._start_grading(rollout)))
         begin = perf_counter()
         for rollout, grade in waiting:
             rollout.grade = self._shaped(grade(), len(rollout.generation.token_ids))
         self.waited_s += perf_counter() - begin
-        return [rollout for rollout in rollouts if rollout is not None]
+        found = self.world.gather([(r.group, r.sample, r.generation, r.text, r.grade) for r, _ in waiting])
+        return [
+            Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, grade)
+            for i, g, generation, text, grade in sorted(found, key=lambda one: one[:2])
+        ]
+
+    def load(self) -> None:
+        """Give the engine the policy's weights of now."""
+        self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
 
     def _start_grading(self, rollout: Rollout) -> Callable[[], Grade]:
         """Ask for a grade: a verifier in processes of its own works on it beside the sampling; waits when called."""
@@ -170,12 +203,14 @@ class Draw:
     replaced: int = 0
 
 
-def with_refills(sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int) -> Draw:
+def with_refills(
+    sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int, load: bool = True
+) -> Draw:
     """The step's rollouts, all-wrong and all-correct groups replaced up to ``max_refills`` times (DAPO).
 
     A replacement is kept where its group is mixed; the rest stay as they were.
     """
-    first = sampler(prompts, samples, ("train", step))
+    first = sampler(prompts, samples, ("train", step), load=load)
     draw = Draw(first, first, token_count(first))
     taken = {p.id for p in prompts}
     for attempt in range(1, max_refills + 1):
@@ -202,8 +237,12 @@ def token_count(rollouts: Sequence[Rollout]) -> int:
     return sum(len(r.generation.token_ids) for r in rollouts)
 
 
-def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int]) -> Signals:
-    """What a method may read, before anything is scored (log-probabilities and entropies are still zero)."""
+def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int], exact: bool = True) -> Signals:
+    """What a method may read, before anything is scored (log-probabilities and entropies are still zero).
+
+    Args:
+        exact: whether the rollouts were sampled by the weights that are trained now, by the trainer's arithmetic.
+    """
     width = max(len(r.generation.token_ids) for r in rollouts)
     token_BT = pad([torch.tensor(r.generation.token_ids) for r in rollouts], width)
     length_B = torch.tensor([len(r.generation.token_ids) for r in rollouts])
@@ -221,6 +260,7 @@ def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int
         logp_BT=zeros_BT,
         entropy_BT=zeros_BT.clone(),
         scored_B=torch.zeros(len(rollouts), dtype=torch.bool),
+        sampler_logp_BT=None if exact else pad([r.generation.logp_T for r in rollouts], width),
         text_B=[r.text for r in rollouts],
     )
 

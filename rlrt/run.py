@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError, nearest
+from rlrt.distributed.rank import is_main
+from rlrt.errors import RankLost, UserError, nearest
 from rlrt.folder import STAYS
 from rlrt.hydra_setup import CONFIG, GROUPS, SWEEPS, composed_keys, hydra_keys, register
 from rlrt.identity import readable, sweep_hash
@@ -43,6 +44,9 @@ def job(config: Any, codes: Codes) -> float | None:
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
+    main = is_main()
+    if not main:
+        keep_out_of_the_log(path)
     if path.resolve() == Path.cwd():
         print("error: hydra.run.dir: expected a folder of the run's own, got the current one.", file=sys.stderr)
         codes.codes.append(2)
@@ -55,9 +59,13 @@ def job(config: Any, codes: Codes) -> float | None:
     try:
         return run_one(config, path, names, list(hydra.overrides.task), codes)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        forget_empty(path)
+        if main:  # all processes of a run are told the same
+            print(f"error: {error}", file=sys.stderr)
+            forget_empty(path)
         codes.codes.append(2)
+    except RankLost as error:
+        print(f"error: {error}; the same command goes on from what the run saved in {path}", file=sys.stderr)
+        codes.codes.append(1)
     except Exception:
         log.exception("the run in %s failed; what it saved is still there, and the same command goes on from it", path)
         codes.codes.append(1)
@@ -71,15 +79,29 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     from rlrt.config.load import load
 
     settings = load(config, names, overrides)
-    from rlrt.build import closing_words, execute
+    from rlrt.execute import closing_words, execute
 
-    with StopFlag() as stop, leased(path):
+    main = is_main()
+    with StopFlag() as stop, leased(path) if main else nullcontext():
         summary = execute(settings, path, lambda line: print(line, flush=True), stop.requested)
-    print(closing_words(settings, path, summary), flush=True)
+    if main:
+        print(closing_words(settings, path, summary), flush=True)
     if summary["state"] == "interrupted" and stop.signal is not None:
         codes.codes.append(128 + stop.signal)
     value = summary.get("final", {}).get(f"eval/avg_at_{settings.eval.samples_per_prompt}")
     return None if value is None else float(value)
+
+
+def keep_out_of_the_log(path: Path) -> None:
+    """Another process writes this run's ``log.txt``; this one's file is made once it has something to say."""
+    for handler in list(logging.getLogger().handlers):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+            own = logging.FileHandler(path / f"log.rank{os.environ['RANK']}.txt", delay=True)
+            own.setFormatter(handler.formatter)
+            own.setLevel(logging.WARNING)
+            logging.getLogger().addHandler(own)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rlrt.distributed import sharding
 from rlrt.types import Prompt, Rollout
 
 
@@ -99,6 +100,7 @@ class Teacher:
                 mine.copy_(students)
             else:
                 mine.lerp_(students, rate)
+        sharding.settle(self.model)
 
     def state(self) -> Any | None:
         """The model whose weights a checkpoint must hold: a copy that moves; None for the others."""

@@ -41,7 +41,7 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
     has_B = torch.tensor([any(view[i] is not None for view in views) for i in range(len(rollouts))])
     gaps = bool(has_B.any()) and method.credit.needs_teacher  # the credit reads the teacher's log-probabilities
     late = gaps and learner.teacher.weights == "live" and train.minibatches > 1
-    everyone = train.minibatches > 1 or method.credit.needs_entropy
+    everyone = train.minibatches > 1 or method.credit.needs_entropy or signals.sampler_logp_BT is not None
     wanted_B = torch.ones_like(has_B) if everyone else has_B & gaps
     ready = None
     with clock(seconds, "time/update_s"):
@@ -53,6 +53,9 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
         if learner.reference is not None:
             request = (learner.reference, rows)
             signals.reference_logp_BT = learner.scores([request], signals.mask_BT.shape[1])[0][0]
+    if signals.sampler_logp_BT is not None:
+        metrics |= mismatch(learner, signals)
+        take_entropies(rollouts, signals)
     credited = None if late else method.credit(advantage_B, signals)
     advantage_BT = torch.zeros_like(signals.logp_BT)
     totals: dict[str, list[float]] = {}
@@ -88,13 +91,13 @@ def pass_before_credit(
 ) -> Pass | None:
     """The update's own forward pass, run before the credit, which reads its log-probabilities: no second one is needed.
 
-    Only where one optimiser step is made of one micro-batch; else None, and the rollouts are scored for the credit alone.
+    Only where one optimiser step is made of one micro-batch of one process; else None: the rollouts are scored for the credit.
 
     Args:
         advantage_B: a rollout without advantage is run where ``read_B`` or a term of the loss touches it.
         read_B: the rollouts whose log-probabilities or teacher the credit reads.
     """
-    if learner.train.minibatches > 1:
+    if learner.train.minibatches > 1 or learner.world.size > 1:
         return None
     method = learner.method
     run_B = read_B | method.touched_rows(advantage_B[:, None] * signals.mask_BT, read_B)
@@ -112,6 +115,30 @@ def pass_before_credit(
             target[index] = filled
     signals.scored_B[index] = True
     return done
+
+
+def mismatch(learner: Learner, signals: Signals) -> dict[str, float]:
+    """How far the sampler's probabilities of its tokens are from the trainer's, and what truncation of the weights does.
+
+    The weights (``importance``) correct for the sampler's other arithmetic and for older weights alike.
+    """
+    assert signals.sampler_logp_BT is not None
+    mask_BT, clip = signals.mask_BT, learner.importance_clip
+    gap_N = (signals.logp_BT - signals.sampler_logp_BT)[mask_BT].double()
+    weight_N = gap_N.exp()
+    return {
+        "sampler/logp_gap_abs_mean": float(gap_N.abs().mean()),
+        "sampler/logp_gap_abs_max": float(gap_N.abs().max()),
+        "sampler/kl": float((weight_N - 1 - gap_N).mean()),
+        "sampler/importance_mean": float(weight_N.mean()),
+        "sampler/importance_clipped_share": float((weight_N > clip).double().mean()) if clip is not None else 0.0,
+    }
+
+
+def take_entropies(rollouts: Sequence[Rollout], signals: Signals) -> None:
+    """The trainer's exact entropies in place of what a sampler without them gave."""
+    for rollout, entropy_T in zip(rollouts, signals.entropy_BT, strict=True):
+        rollout.generation.entropy_T = entropy_T[: len(rollout.generation.token_ids)].clone()
 
 
 def credit_now(

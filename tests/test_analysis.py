@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rlrt.analysis import PLACES, by_difficulty, intervene, jensen_shannon, places, shift, top_overlap
-from rlrt.build import build_learner, execute, suites_of
+from rlrt.build import build_learner, suites_of
+from rlrt.execute import execute
 from rlrt.policy import load
 from rlrt.rollouts import student_rows
 from rlrt.types import Generation, Grade, Prompt, Rollout

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from rlrt.build import execute
+from rlrt.execute import execute
 from tests.conftest import ROOT
 from tests.helpers import METHODS, settings
 

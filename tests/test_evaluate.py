@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from rlrt.build import execute
 from rlrt.errors import UserError
 from rlrt.evaluate import chosen, evaluate, measure, runs_of, summarised
 from rlrt.evaluation import Suite
 from rlrt.evaluation import evaluate as in_training
+from rlrt.execute import execute
 from rlrt.folder import RunFolder
 from tests.helpers import settings
 from tests.hub import jsonl

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 
 import rlrt.checkpoints
-from rlrt.build import execute, is_full_disk
 from rlrt.checkpoints import damage, listed
 from rlrt.errors import DiskFull
+from rlrt.execute import execute, is_full_disk
 from tests.helpers import settings
 from tests.test_resume import numbers
 

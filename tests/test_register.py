@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rlrt.build import execute
 from rlrt.errors import UserError
+from rlrt.execute import execute
 from rlrt.folder import RunFolder
 from rlrt.register import register
 from tests.helpers import settings

@@ -5,9 +5,9 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from rlrt.build import execute
 from rlrt.config.load import load
 from rlrt.errors import UserError
+from rlrt.execute import execute
 from rlrt.hydra_setup import composed
 from rlrt.identity import identity
 from rlrt.rerun import expand, grammar

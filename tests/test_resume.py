@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlrt.build import execute
 from rlrt.errors import UserError
+from rlrt.execute import execute
 from tests.helpers import METHODS, settings
 
 SMALL = ("train.steps=4", "train.prompts_per_step=4", "train.eval_every=2", "eval.prompts=16", "tracking=none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from rlrt.build import execute
+from rlrt.execute import execute
 from rlrt.folder import RunFolder
 from rlrt.token_view import colour, page, rollout_html, visible
 from tests.helpers import settings

@@ -12,8 +12,8 @@ import urllib.request
 
 import pytest
 
-from rlrt.build import execute
 from rlrt.errors import UserError
+from rlrt.execute import execute
 from rlrt.ui import free_port, page_of, store
 from tests.helpers import settings
 

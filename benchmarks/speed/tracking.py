@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rlrt.build
+import rlrt.execute
 from benchmarks.speed.case import EMBEDDED, Case, settings_of
 from rlrt.monitor import Monitor
 
@@ -52,7 +52,7 @@ def main(place: Path) -> None:
 
     Monitor.record, Monitor.samples = recorded, timed(Monitor.samples)  # type: ignore[method-assign]
     (place / "run").mkdir()
-    rlrt.build.execute(settings, place / "run", lambda line: None, lambda: False, progress=False)
+    rlrt.execute.execute(settings, place / "run", lambda line: None, lambda: False, progress=False)
     print(spent["recording"] / (spent["steps"] + spent["recording"]))
 
 

@@ -35,11 +35,36 @@ def check(settings: Settings) -> None:
         )
     if train.beta1 >= 1 or train.beta2 >= 1:
         raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
+    if train.sample_ahead:
+        check_ahead(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.trackers.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
+
+
+def check_ahead(settings: Settings) -> None:
+    """Refuse to sample ahead where that cannot be.
+
+    Raises:
+        UserError: saying why.
+    """
+    if settings.engine.exact:
+        raise UserError(
+            "train.sample_ahead: expected an engine with weights of its own, got one that samples by the trainer's, which "
+            "change meanwhile; set engine=vllm_server or engine=vllm, or train.sample_ahead=false."
+        )
+    if settings.train.max_refills:
+        raise UserError(
+            f"train.sample_ahead: groups are replaced by what their rewards say, which is not known ahead; got "
+            f"train.max_refills={settings.train.max_refills}, set train.max_refills=0 or train.sample_ahead=false."
+        )
+    if getattr(settings.engine, "release_memory", False):
+        raise UserError(
+            "train.sample_ahead: the engine works while the update runs, so it cannot give its memory back for it; set "
+            "engine.release_memory=false or train.sample_ahead=false."
+        )
 
 
 def check_device(device: str) -> None:

@@ -13,7 +13,7 @@ from rlrt.errors import UserError, nearest
 from rlrt.keys import check_ranges
 from rlrt.tasks.benchmark import Benchmark
 
-PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample")}
+PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "exact")}
 """What the class of a section must offer."""
 SLOTS = ("advantage", "credit", "policy_loss")
 
@@ -127,7 +127,7 @@ def component(values: Mapping[str, Any], path: str) -> Any:
     cls = locate(values["_target_"], f"{path}._target_")
     lacking = [name for name in PARTS[path] if not hasattr(cls, name)]
     if lacking:
-        raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}().")
+        raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}.")
     refuse_unknown(rest, fields_of(cls), path)
     return typed(cls, rest, path)
 

@@ -69,6 +69,10 @@ class Train:
     overlong_cache: int = key(
         "soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0
     )
+    sample_ahead: bool = key(
+        "sample the next step's rollouts while this one's update runs, by the weights from before it; importance weights "
+        "correct for that (engines with weights of their own)"
+    )
     token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
     keep_last: int = key("checkpoints kept; 0: all", least=0)
@@ -123,6 +127,19 @@ class Tracking:
 
 
 @dataclass
+class Distributed:
+    """``distributed.*``: one run on several processes (torchrun, or the launchers' ``tasks_per_node``)."""
+
+    strategy: str = key(
+        "ddp: each process holds the whole model; fsdp: a share of its weights, gradients and optimiser states",
+        choices=("ddp", "fsdp"),
+    )
+    patience_s: float = key(
+        "how long one process may keep the others waiting before the run ends and names it", "seconds", above=0
+    )
+
+
+@dataclass
 class Trial:
     """``trial.*``: what one trial of a search (``hydra/sweeper=optuna``) is made of; nothing else reads it."""
 
@@ -146,6 +163,7 @@ class Settings:
     eval: Eval
     tracking: Tracking
     trial: Trial
+    distributed: Distributed
     method: Any
     data: Any
     engine: Any
@@ -170,4 +188,12 @@ class Top:
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1, most=1024)
 
 
-SECTIONS = {"model": Model, "train": Train, "teacher": Teacher, "eval": Eval, "tracking": Tracking, "trial": Trial}
+SECTIONS = {
+    "model": Model,
+    "train": Train,
+    "teacher": Teacher,
+    "eval": Eval,
+    "tracking": Tracking,
+    "trial": Trial,
+    "distributed": Distributed,
+}

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from rlrt.distributed.sharding import is_sharded
 from rlrt.engines.cached import CachedDecoder
 from rlrt.engines.qwen3 import Qwen3Decoder, fits
 from rlrt.errors import UserError
 from rlrt.keys import key
-from rlrt.precision import computing
+from rlrt.lora import named_weights
+from rlrt.precision import computing, set_compute_dtype
 from rlrt.seeds import uniforms
 from rlrt.types import Generation, Sampling
 
@@ -44,6 +46,7 @@ class HfEngine:
     )
     temperature: float = key("sampling temperature of rollouts")
     max_rows: int = key("rollouts decoded at once", least=1)
+    exact: ClassVar[bool] = True
     _model: Any = field(default=None, init=False, repr=False)
     _stop: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
 
@@ -55,10 +58,19 @@ class HfEngine:
                 "are the same and carry no advantage; set it to 1.0 (greedy evaluation is always measured besides)."
             )
 
-    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
-        """Take the weights to sample from (shared with the trainer, not copied)."""
-        self._model = model
+    def load(self, model: Any, stop_ids: Sequence[int], version: int = 0) -> None:
+        """Take the weights to sample from: shared with the trainer, or a whole copy where several processes share them."""
+        before = self._model if hasattr(self._model, "is_replica") else None
+        self._model = replica(model, before) if is_sharded(model) else model
         self._stop = torch.tensor(list(stop_ids))
+
+    def release(self) -> None:
+        """Let go of the weights until the next load."""
+        if hasattr(self._model, "is_replica"):
+            self._model = None
+
+    def close(self) -> None:
+        """There is nothing to end."""
 
     @torch.inference_mode()
     def sample(
@@ -128,6 +140,23 @@ class HfEngine:
                 token_BT, logp_BT, entropy_BT = token_BT[keep], logp_BT[keep], entropy_BT[keep]
                 decoder.keep(keep)
             logits = decoder.step(token)
+
+
+@torch.no_grad()
+def replica(model: Any, before: Any) -> Any:
+    """A model with the whole weights of one of which each process holds a share; the one made ``before`` is filled again."""
+    if before is None:
+        with torch.device(next(model.parameters()).device):
+            before = type(model)._from_config(
+                model.config, dtype=torch.float32
+            )  # the packed attention stays as configured
+        before.requires_grad_(False)
+        before.is_replica = True
+        set_compute_dtype(before, getattr(model, "compute_dtype", torch.float32))
+    mine = dict(before.named_parameters())
+    for name, weight in named_weights(model):
+        mine[name].copy_(weight)
+    return before
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from rlrt.sweep.space import described, space_of
 
 LAUNCHERS: Mapping[str, type[LocalLauncher | SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 FINAL = ("eval/", "reward/", "policy/entropy")
-"""Beginnings of the metrics that a run's summary holds (``rlrt.build.finish``)."""
+"""Beginnings of the metrics that a run's summary holds (``rlrt.execute.finish``)."""
 
 
 @dataclass

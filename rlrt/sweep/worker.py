@@ -41,8 +41,8 @@ def _run(path: Path, stop: StopFlag) -> str:
     place = RunFolder(path)
     if place.summary().get("state") not in DONE:
         place.set_state("running", mlflow_complete=False)  # whatever an earlier life wrote is over
-    from rlrt.build import execute
     from rlrt.config.load import load
+    from rlrt.execute import execute
 
     handler = logging.FileHandler(path / "log.txt")
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import rlrt.loop
-from rlrt.build import execute
+from rlrt.execute import execute
 from tests.helpers import settings
 
 STEPS = 6

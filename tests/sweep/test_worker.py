@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-import rlrt.build
 import rlrt.config.load
+import rlrt.execute
 from rlrt.hydra_setup import composer
 from rlrt.sweep import worker
 from rlrt.sweep.command import job_of
@@ -41,7 +41,7 @@ def test_an_earlier_lifes_words_are_over_before_anything_slow(planned, monkeypat
         seen.append(summary(planned))
         raise MemoryError("now")
 
-    monkeypatch.setattr(rlrt.build, "execute", dies)
+    monkeypatch.setattr(rlrt.execute, "execute", dies)
     assert worker.run(str(planned)) == "failed"
     assert (seen[0]["state"], seen[0]["mlflow_complete"]) == ("running", False)
     assert (summary(planned)["failure"], summary(planned)["error"]) == ("memory", "MemoryError: now")
@@ -57,7 +57,7 @@ def test_code_that_changed_while_a_job_waited_does_not_run_under_the_old_identit
 
 
 def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
-    execute, asked = rlrt.build.execute, []
+    execute, asked = rlrt.execute.execute, []
 
     def hears(settings, path, say, stop, *args, **more):
         asked.append(stop())
@@ -68,7 +68,7 @@ def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
         return load(*args)
 
     load = rlrt.config.load.load
-    monkeypatch.setattr(rlrt.build, "execute", hears)
+    monkeypatch.setattr(rlrt.execute, "execute", hears)
     monkeypatch.setattr(rlrt.config.load, "load", load_slowly)
     assert worker.run(str(planned)) == "interrupted"
     assert asked == [True]

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rlrt.build import execute
 from rlrt.errors import UserError
+from rlrt.execute import execute
 from rlrt.trackers.mlflow import MlflowTracker, absolute, check_uri, without_password
 from tests.helpers import settings
 
