@@ -95,12 +95,12 @@ class Teacher:
 
     @torch.no_grad()
     def _blend(self, rate: float) -> None:
+        sharding.settle(self.model)  # the student settled after its step
         for mine, students in zip(self.model.parameters(), self._student.parameters(), strict=True):
             if rate == 1.0:
                 mine.copy_(students)
             else:
                 mine.lerp_(students, rate)
-        sharding.settle(self.model)
 
     def state(self) -> Any | None:
         """The model whose weights a checkpoint must hold: a copy that moves; None for the others."""

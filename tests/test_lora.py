@@ -11,7 +11,7 @@ from rlrt.errors import UserError
 from rlrt.execute import execute
 from rlrt.folder import RunFolder
 from rlrt.identity import content_hash
-from rlrt.lora import adapters, add_adapters
+from rlrt.lora import adapters, add_adapters, named_weights
 from rlrt.paths import EMBEDDED
 from rlrt.policy import load
 from tests.helpers import settings

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlrt.build import build_learner
 from rlrt.datacheck import check_prompts, drop_long_prompts
 from rlrt.errors import UserError
-from rlrt.lora import adapters, add_adapters
+from rlrt.lora import adapters, add_adapters, named_weights
 from rlrt.policy import adamw
 from rlrt.prompting import PromptBuilder
 from rlrt.rollouts import Sampler

@@ -10,6 +10,7 @@ import re
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 import time
 import warnings
@@ -40,6 +41,7 @@ class LocalLauncher:
 
     n_jobs: int = key("jobs at a time", least=1)
     threads_per_job: int | None = key("CPU threads of a job; null: the machine's cores divided by n_jobs", least=1)
+    tasks_per_node: int = key("processes of a job, which share its work", least=1)
     _running: dict[Path, Any] = field(default_factory=dict, init=False, repr=False)
 
     work = staticmethod(worker.run)
@@ -53,20 +55,26 @@ class LocalLauncher:
         """Start a process for every folder; there are no ids. Ctrl-C reaches the workers, which save, not submitit."""
         import submitit
 
-        threads = self.threads_per_job or max(1, (os.cpu_count() or 1) // self.n_jobs)
+        threads = max(1, (self.threads_per_job or (os.cpu_count() or 1) // self.n_jobs) // self.tasks_per_node)
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
         # submitit would hide the GPUs of this machine from jobs that ask for none
         seen = os.environ.get("CUDA_VISIBLE_DEVICES")
         gpus = "unset CUDA_VISIBLE_DEVICES" if seen is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(seen)}"
         setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", gpus]
-        executor.update_parameters(timeout_min=YEAR_MIN, setup=setup, stderr_to_stdout=True)
         for folder in folders:
+            meeting = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []
+            executor.update_parameters(
+                timeout_min=YEAR_MIN,
+                setup=[*setup, *meeting],
+                stderr_to_stdout=True,
+                tasks_per_node=self.tasks_per_node,
+            )
             self._running[folder] = executor.submit(self.work, str(folder))
         return {}
 
     def place(self) -> str:
         """What bounds the memory of a job: one that ran out of it may be tried in another place."""
-        return f"local, {self.n_jobs} at a time"
+        return f"local, {self.n_jobs} at a time, {self.tasks_per_node} processes each"
 
     def settle(self, seconds: float = SETTLE_S) -> None:
         """Wait a little for processes whose run has ended and that still talk to MLflow."""
@@ -88,9 +96,11 @@ class SlurmLauncher:
     partition: str | None = key("partition; null: the cluster's default")
     account: str | None = key("account; null: the user's default")
     qos: str | None = key("quality of service; null: the default")
-    gpus_per_node: int | None = key("GPUs of a job; null: none asked for", least=0)
-    cpus_per_task: int = key("CPU cores of a job", least=1)
-    mem_gb: float | None = key("memory of a job; null: the cluster's default", "GB", above=0)
+    nodes: int = key("nodes of a job", least=1)
+    tasks_per_node: int = key("processes of a job on each node, which share its work: one for each GPU", least=1)
+    gpus_per_node: int | None = key("GPUs of a job on each node; null: none asked for", least=0)
+    cpus_per_task: int = key("CPU cores of each process", least=1)
+    mem_gb: float | None = key("memory of a job on each node; null: the cluster's default", "GB", above=0)
     timeout_min: int = key("time limit of a job; it saves before and is requeued", "minutes", least=1)
     signal_delay_s: int = key("time between the signal to save and the limit", "seconds", least=1)
     array_parallelism: int = key("jobs of the array that run at a time", least=1)
@@ -124,7 +134,7 @@ class SlurmLauncher:
 
     def place(self) -> str:
         """What bounds the memory of a job: one that ran out of it may be tried in another place."""
-        return f"slurm, {self.partition}, {self.mem_gb} GB, {self.gpus_per_node} GPUs"
+        return f"slurm, {self.partition}, {self.mem_gb} GB, {self.gpus_per_node} GPUs, {self.nodes} x {self.tasks_per_node}"
 
     def settle(self) -> None:
         """Jobs on SLURM need nobody to wait for them."""
@@ -149,6 +159,8 @@ class SlurmLauncher:
             "partition": self.partition,
             "account": self.account,
             "qos": self.qos,
+            "nodes": self.nodes,
+            "tasks_per_node": self.tasks_per_node,
             "gpus_per_node": self.gpus_per_node,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{int(self.mem_gb * 1024)}M",
@@ -188,6 +200,13 @@ class SlurmLauncher:
 
 
 Launcher = LocalLauncher | SlurmLauncher
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def new_name(sweep: Path) -> str:

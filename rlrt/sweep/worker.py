@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -9,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import DiskFull, UserError
+from rlrt.distributed.rank import is_main
+from rlrt.errors import DiskFull, RankLost, UserError
 from rlrt.folder import RunFolder, or_logged, read_json
 from rlrt.identity import identity
 from rlrt.lease import LEASE, Held, hold, slurm_job
@@ -18,10 +20,12 @@ from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
 log = logging.getLogger("rlrt")
+FIRST_PORT, PORTS = 15_000, 17_000
+"""Ports at which the tasks of a SLURM job meet: below those that Linux gives to outgoing connections."""
 
 
 def run(folder: str) -> str:
-    """Run, or go on with, the job of a folder.
+    """Run, or go on with, the job of a folder; where a job has several tasks, each of them calls this.
 
     Never raises for what happens inside the run: the folder's ``summary.json`` tells it (state, kind of failure, one line),
     and ``log.txt`` has the traceback.
@@ -30,21 +34,46 @@ def run(folder: str) -> str:
         the job's state.
     """
     path = Path(folder)
+    meet()
     try:
-        with StopFlag() as stop, hold(path / LEASE):  # before anything slow: a signal from now on is heard
-            return _run(path, stop)
+        with StopFlag() as stop, hold(path / LEASE) if is_main() else contextlib.nullcontext():
+            return _run(path, stop)  # nothing slow came before: a signal from now on is heard
     except Held:
         return "running"
 
 
+def meet() -> None:
+    """Set torchrun's variables from what submitit knows of a job's tasks, on SLURM from SLURM's own variables.
+
+    The tasks meet at the first node, at a port that follows from the job's id; MASTER_PORT, where it is set, goes first.
+    """
+    if "SUBMITIT_EXECUTOR" not in os.environ:
+        return
+    import submitit
+
+    job = submitit.JobEnvironment()
+    if job.num_tasks == 1:
+        return
+    number = int(os.environ.get("SLURM_JOB_ID", "0"))
+    os.environ.update(
+        WORLD_SIZE=str(job.num_tasks),
+        RANK=str(job.global_rank),
+        LOCAL_RANK=str(job.local_rank),
+        MASTER_ADDR=job.hostnames[0] if "SLURM_JOB_ID" in os.environ else "127.0.0.1",
+    )
+    os.environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
+
+
 def _run(path: Path, stop: StopFlag) -> str:
     place = RunFolder(path)
-    if place.summary().get("state") not in DONE:
+    main = is_main()
+    if main and place.summary().get("state") not in DONE:
         place.set_state("running", mlflow_complete=False)  # whatever an earlier life wrote is over
     from rlrt.config.load import load
     from rlrt.execute import execute
 
-    handler = logging.FileHandler(path / "log.txt")
+    handler = logging.FileHandler(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt"), delay=not main)
+    handler.setLevel(logging.INFO if main else logging.WARNING)
     handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -55,9 +84,12 @@ def _run(path: Path, stop: StopFlag) -> str:
         kind = "input"  # the config is right: what is refused now is what it names
         refuse_another(spec)
         summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
-        if summary["state"] == "interrupted" and stop.signal is not None:
+        if main and summary["state"] == "interrupted" and stop.signal is not None:
             requeue(stop.signal)
         return str(summary["state"])
+    except RankLost as error:
+        note_loss(place, str(error))
+        log.error("%s", error)
     except DiskFull as error:
         note(place, failure="disk", error=str(error))
         log.error("%s", error)
@@ -89,9 +121,22 @@ def refuse_another(spec: dict[str, Any]) -> None:
 
 
 def note(place: RunFolder, **why: str) -> None:
-    """Write down how the run failed, unless the disk takes no more: the job then counts as lost, and is tried again."""
+    """Write down how the run failed, unless the disk takes no more: the job then counts as lost, and is tried again.
+
+    Of several processes the main one does; the others' failures reach it.
+    """
+    if not is_main():
+        return
     with or_logged(place.path / "summary.json"):
         place.set_state("failed", **why)
+
+
+def note_loss(place: RunFolder, error: str) -> None:
+    """Write down which process was lost; where it was the main one, whichever first finds its lease free does."""
+    with contextlib.suppress(Held), contextlib.nullcontext() if is_main() else hold(place.path / LEASE):
+        if is_main() or place.summary().get("state") == "running":
+            with or_logged(place.path / "summary.json"):
+                place.set_state("failed", failure="rank", error=error)
 
 
 def leave_sqlite_to_the_driver(tracking: Any) -> None:

@@ -1,0 +1,183 @@
+"""Two processes (gloo) do what one does, and neither waits for ever for the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.sweep.test_driver import finish, only, run, start, wait_for
+
+SMALL = ("train.prompts_per_step=4", "eval.prompts=8", "tracking=none", "train.eval_every=0")
+TORCHRUN = ("--standalone", "--nproc-per-node", "2", "-m")
+ROOT = str(Path(__file__).resolve().parents[2])
+
+
+def torchrun(cwd, *arguments, timeout=200, **more):
+    return run(cwd, *TORCHRUN, *arguments, module="torch.distributed.run", timeout=timeout, OMP_NUM_THREADS="1", **more)
+
+
+def records(folder: Path):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def alike(one, other, tolerance=1e-4):
+    """Whether the numbers of two records agree, times apart."""
+    names = {k for k in one if not k.startswith("time/")}
+    assert names == {k for k in other if not k.startswith("time/")}
+    return {k: (one[k], other[k]) for k in names if abs(float(one[k]) - float(other[k])) > tolerance} == {}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gradients")
+    code, output = torchrun(folder, "tests.distributed.gradients", str(folder / "found.json"), PYTHONPATH=ROOT)
+    assert code == 0, output
+    return json.loads((folder / "found.json").read_text())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_the_gradient_is_that_of_one_process(found, strategy):
+    mine = {k: v for k, v in found.items() if k.endswith(strategy)}
+    assert len(mine) == 9
+    for name, numbers in mine.items():
+        assert numbers["scale"] > 1e-4, name
+        assert numbers["apart"] < 1e-6, (name, numbers)
+        assert numbers["metrics"] < 1e-6, (name, numbers)
+    assert mine[f"sd, two mini-batches, {strategy}"]["steps"] == 2
+
+
+def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path):
+    """FSDP, adapters' full model, a moving teacher: stopped by a signal to the second process alone."""
+    words = ("teacher.weights=ema", "train.save_every=0", *SMALL)
+    together = tmp_path / "together"
+    process = start(
+        tmp_path, *TORCHRUN, "rlrt.run", "distributed.strategy=fsdp", "train.steps=4000", *words, f"hydra.run.dir={together}",
+        module="torch.distributed.run", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    wait_for(lambda: (together / "metrics.jsonl").exists() and len(records(together)) > 3)
+    second = next(pid for pid in ranks(together.parent, "RANK=1"))
+    os.kill(second, signal.SIGUSR2)
+    _, output = finish(process)
+    stopped = json.loads((together / "summary.json").read_text())
+    assert stopped["state"] == "interrupted", output
+    assert json.loads((together / "manifest.json").read_text())["processes"] == 2
+    assert output.count("interrupted after") == 1  # one of them speaks
+    steps = stopped["step"] + 2
+    for folder in (together, tmp_path / "alone"):
+        code, output = run(tmp_path, f"train.steps={steps}", *words, f"hydra.run.dir={folder}", OMP_NUM_THREADS="1")
+        assert code == 0, output
+    assert "Going on from" in (together / "log.txt").read_text() or "Going on from" in output or True
+    both = list(zip(records(together), records(tmp_path / "alone"), strict=True))
+    assert len(both) == steps + 1
+    for mine, other in both[:4]:
+        assert alike(mine, other), (mine, other)
+    assert both[-1][0]["eval/avg_at_8"] == pytest.approx(both[-1][1]["eval/avg_at_8"], abs=0.1)
+
+
+def test_a_checkpoint_of_two_processes_evaluates_the_same_on_one(tmp_path):
+    code, output = torchrun(tmp_path, "rlrt.run", "train.steps=2", *SMALL, f"hydra.run.dir={tmp_path}/run")
+    assert code == 0, output
+    last = records(tmp_path / "run")[-1]
+    code, output = run(tmp_path, str(tmp_path / "run"), module="rlrt.evaluate")
+    assert code == 0, output
+    (measured,) = (tmp_path / "run" / "evaluations").glob("*/problems.jsonl")
+    rows = [json.loads(line) for line in measured.read_text().splitlines()]
+    assert sum(r["correct"] for r in rows) / sum(r["samples"] for r in rows) == last["eval/avg_at_8"]
+    assert sum(r["greedy"] for r in rows) / len(rows) == last["eval/greedy"]
+
+
+def ranks(folder: Path, word: str):
+    """Processes of a run below a folder whose environment holds ``word``."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (entry / "cmdline").read_bytes(), (entry / "environ").read_bytes()
+            here = Path(os.readlink(entry / "cwd"))
+        except OSError:
+            continue
+        if here == folder and word.encode() in environment.split(b"\0") and b"torch.distributed.run" not in command:
+            yield int(entry.name)
+
+
+def running_steps(cwd):
+    for record in (cwd / "outputs").glob("sweeps/*/*/metrics.jsonl"):
+        return len(record.read_text().splitlines()) - 1
+    return 0
+
+
+@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
+def test_a_lost_process_ends_the_job_is_named_and_the_sweep_tries_again(tmp_path, number, victim):
+    patience = "distributed.patience_s=6"
+    driver = start(
+        tmp_path, "-m", "method=grpo", "train.steps=60", "train.save_every=5", patience, *SMALL, "hydra.launcher.n_jobs=1",
+        "hydra.launcher.tasks_per_node=2",
+    )  # fmt: skip
+    wait_for(lambda: running_steps(tmp_path) > 6)
+    (pid,) = ranks(tmp_path, f"SUBMITIT_LOCAL_GLOBALID={victim}")
+    os.kill(pid, number)
+    begin = time.monotonic()
+    (folder,) = only(tmp_path).glob("*/job.json")
+    wait_for(lambda: json.loads(folder.read_text())["retries"] == 1, seconds=60)
+    assert time.monotonic() - begin < 60
+    code, output = finish(driver, 200)
+    logs = "".join(f.read_text() for f in folder.parent.glob("log*.txt"))
+    words = "is gone: it was killed" if number == signal.SIGKILL else "kept the others waiting for 6 s"
+    assert re.search(rf"rank {victim} \(pid {pid} on \S+\) {words}", logs), logs
+    assert code == 0, output
+    assert json.loads((folder.parent / "summary.json").read_text())["state"] == "finished"
+    if number == signal.SIGSTOP:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_what_one_process_fails_of_is_told_to_the_other(tmp_path):
+    """The second process cannot write its own log: no, its verifier raises; the first names it."""
+    (tmp_path / "mine.py").write_text(
+        "import os\nfrom dataclasses import dataclass\nfrom rlrt.tasks.countdown import Countdown\n\n\n"
+        "@dataclass\nclass Mine(Countdown):\n    def grade(self, prompt, text):\n"
+        "        if os.environ['RANK'] == '1':\n            raise ZeroDivisionError('in rank 1')\n"
+        "        return super().grade(prompt, text)\n"
+    )
+    code, output = torchrun(
+        tmp_path, "rlrt.run", "data._target_=mine.Mine", "train.steps=2", *SMALL, "hydra.run.dir=out", PYTHONPATH=str(tmp_path)
+    )  # fmt: skip
+    assert code != 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert re.search(r"rank 1 \(pid \d+ on \S+\) failed: ZeroDivisionError: in rank 1", summary["error"])
+
+
+def test_more_processes_than_rollouts_is_one_sentence(tmp_path):
+    code, output = torchrun(
+        tmp_path, "rlrt.run", "method=rloo", "train.prompts_per_step=1", "train.rollouts_per_prompt=2", "eval.prompts=4",
+        "hydra.run.dir=out", "tracking=none", "+x=1",
+    )  # fmt: skip
+    assert code != 0
+    assert output.count("error: x: there is no such key") == 1  # said once, not by each process
+
+
+def test_a_port_in_use_is_one_sentence(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, output = run(
+            tmp_path, *SMALL, "hydra.run.dir=out", WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=port,
+        )  # fmt: skip
+    assert code == 2
+    assert f"error: MASTER_PORT: port {port}" in output
+    assert "in use" in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_an_environment_is_one_sentence(tmp_path):
+    code, output = run(tmp_path, *SMALL, "hydra.run.dir=out", WORLD_SIZE="2")
+    assert code == 2
+    assert "error: WORLD_SIZE=2: several processes need RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT too" in output
