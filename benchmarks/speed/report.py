@@ -131,7 +131,7 @@ class Report:
         lengths = [32, 64, 128, 256]
         # A stop token that never comes makes all responses as long as they may be.
         endless = [
-            self._seconds(dataclasses.replace(case, max_new_tokens=n, coin=True), ("model.stop_tokens=[<bos>]",))
+            self._seconds(dataclasses.replace(case, max_new_tokens=n, coin=True), ("model.stop_tokens=['<bos>']",))
             for n in lengths
         ]
         rollouts = [p * case.samples for p in prompts]
