@@ -21,9 +21,9 @@ check: setup
 gym: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gym]'
 
-# a real one-node SLURM from Debian's packages; needs root
+# a real one-node SLURM from Debian's packages, with two GPUs that are none; needs root
 slurm:
-	bash tests/slurm/start.sh
+	SLURM_CI_GPUS=2 bash tests/slurm/start.sh
 
 test-slurm: setup slurm
 	$(BIN)/python -m pytest -m slurm tests/slurm

@@ -1,8 +1,9 @@
-"""Qwen3-1.7B with random weights on one GPU: ``python benchmarks/gpu.py``; prints a table for docs/benchmarks.md.
+"""Qwen3-1.7B with random weights on one GPU: ``python -m benchmarks.gpu``; writes its table to docs/gpu.md.
 
-bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens: tokens/s of decoding, scoring (with and without the shared prompt) and the
-update, what share of the card's matrix peak and memory bandwidth that is, and peak memory of each phase. Without a GPU it says
-so. ``--device cpu --config rlrt/embedded/config.json --tokens 16`` tries the script itself on a machine without one.
+bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens, three steps: tokens/s of rollout, scoring, teacher and update, what share
+of the card's matrix peak and memory bandwidth that is, and peak memory of each phase. Without a GPU it says so.
+``--device cpu --config rlrt/embedded/config.json --tokens 16`` tries the script itself on a machine without one, and writes
+nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rlrt.policy import adamw
 from rlrt.precision import set_compute_dtype
 
 CONFIG = Path(__file__).parent.parent / "tests" / "hub_configs" / "qwen3_1.7b.json"
+DOCS = Path(__file__).parent.parent / "docs" / "gpu.md"
 PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2.0e12)}
 """Dense bfloat16 operations and bytes per second, by the makers' data sheets (SXM cards)."""
 PROMPT = 128
@@ -72,56 +74,93 @@ def update(model: Any, optimiser: torch.optim.Optimizer, rows: list[Row], token_
     optimiser.zero_grad(set_to_none=True)
 
 
-def main() -> None:
-    """Measure and print."""
+def arguments() -> argparse.Namespace:
+    """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help="config.json of a Qwen3")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tokens", type=int, default=1024, help="new tokens of a rollout")
     parser.add_argument("--token-budget", type=int, default=8192, help="train.token_budget")
+    parser.add_argument("--steps", type=int, default=3)
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("benchmarks/gpu.py: expected a CUDA GPU, found none here; run it where there is one.")
+        raise SystemExit("benchmarks.gpu: expected a CUDA GPU, found none here; run it where there is one.")
+    return given
+
+
+class Table:
+    """Lines of the table, printed as they come.
+
+    Args:
+        parameters: of the matrices that every token passes.
+        peaks: operations and bytes per second of the card.
+    """
+
+    def __init__(self, title: str, parameters: int, peaks: tuple[float, float]) -> None:
+        self.parameters, self.peaks = parameters, peaks
+        self.text = (
+            f"{title}\n\n| step | phase | s | tokens/s | of matrix peak | of bandwidth | peak GiB |\n{'|---' * 7}|\n"
+        )
+        print(self.text, end="")
+
+    def line(
+        self, step: int, phase: str, took: tuple[float, float, Any], tokens: int, passes: int, moved: float = 0.0
+    ) -> None:
+        """One phase: ``passes`` forward passes' worth of matrix work on each token, ``moved`` bytes read."""
+        seconds, memory, _ = took
+        matrix = f"{2 * passes * self.parameters * tokens / seconds / self.peaks[0]:.1%}"
+        share = f"{moved / seconds / self.peaks[1]:.1%}" if moved else ""
+        words = f"| {step} | {phase} | {seconds:.2f} | {tokens / seconds:,.0f} | {matrix} | {share} | {memory:.1f} |\n"
+        print(words, end="", flush=True)
+        self.text += words
+
+
+def main() -> None:
+    """Measure, print and write."""
+    given = arguments()
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    operations, bandwidth = next((v for k, v in PEAKS.items() if k in name), (float("nan"), float("nan")))
     model = build(given.config, device)
     config = model.config
     # the input embedding is looked up, not multiplied; the output layer is
-    inner = sum(p.numel() for p in model.base_model.layers.parameters())
-    parameters = inner + config.vocab_size * config.hidden_size
+    parameters = sum(p.numel() for p in model.base_model.layers.parameters()) + config.vocab_size * config.hidden_size
     draw = random.Random(0)
     top = min(config.vocab_size, 150000)
     prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(32)]
     engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256)
-    engine.load(model, [])  # nothing ends a response: all are as long as they may be
     seeds = [[100 * i + g for g in range(8)] for i in range(32)]
-    print(
-        f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 weights "
-        "in matrices,"
-    )
-    print(f"bfloat16, 32 x 8 rollouts of {given.tokens} tokens, prompts of {PROMPT}\n")
-    print("| phase | s | tokens/s | share of matrix peak | share of bandwidth | peak GiB |\n|---|---|---|---|---|---|")
-
-    def line(phase: str, seconds: float, memory: float, tokens: int, passes: int, moved: float | None) -> None:
-        matrix = f"{2 * passes * parameters * tokens / seconds / operations:.1%}"
-        share = "" if moved is None else f"{moved / seconds / bandwidth:.1%}"
-        print(f"| {phase} | {seconds:.2f} | {tokens / seconds:,.0f} | {matrix} | {share} | {memory:.1f} |", flush=True)
-
-    list(engine.sample(prompts[:1], seeds[:1]))  # warm
-    seconds, memory, found = measured(device, lambda: list(engine.sample(prompts, seeds)))
-    tokens = sum(len(g.token_ids) for _, _, g in found)
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2  # bytes of a token
-    read = given.tokens * parameters * 2 + 256 * cache * sum(PROMPT + t for t in range(given.tokens))
-    line("decode", seconds, memory, tokens, 1, read)
-    rows = [Row(prompts[i], g.token_ids) for i, _, g in found]
-    score(model, rows[:2], 1.0, given.token_budget, given.tokens)  # warm
-    seconds, memory, _ = measured(device, lambda: score(model, rows, 1.0, given.token_budget, given.tokens))
-    line("scoring", seconds, memory, tokens, 1, None)
     optimiser = adamw(model, 1e-6, (0.9, 0.99), 0.0)
-    update(model, optimiser, rows[:2], given.token_budget)  # warm, and the optimiser's state is allocated
-    seconds, memory, _ = measured(device, lambda: update(model, optimiser, rows, given.token_budget))
-    line("update", seconds, memory, tokens, 3, None)
+    title = (
+        f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 weights in "
+        f"matrices, bfloat16, 32 x 8 rollouts of {given.tokens} tokens, prompts of {PROMPT}, "
+        f"`train.token_budget={given.token_budget}`"
+    )
+    peaks = next((v for k, v in PEAKS.items() if k in name), (float("nan"), float("nan")))
+    table = Table(title, parameters, peaks)
+    engine.load(model, [])  # nothing ends a response: all are as long as they may be
+    list(engine.sample(prompts[:1], seeds[:1]))  # warm
+    for step in range(1, given.steps + 1):
+        engine.load(model, [])
+        took = measured(device, lambda: list(engine.sample(prompts, seeds)))
+        found = took[2]
+        tokens = sum(len(g.token_ids) for _, _, g in found)
+        cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2  # bytes of a token
+        read = given.tokens * parameters * 2 + 256 * cache * sum(PROMPT + t for t in range(given.tokens))
+        table.line(step, "rollout", took, tokens, 1, read)
+        rows = [Row(prompts[i], g.token_ids) for i, _, g in found]
+        shown = [
+            Row([*prompts[i], *found[8 * i][2].token_ids], row.response_ids)
+            for (i, _, _), row in zip(found, rows, strict=True)
+        ]
+        for phase, those in (("scoring", rows), ("teacher", shown)):
+            took = measured(device, lambda those=those: score(model, those, 1.0, given.token_budget, given.tokens))
+            table.line(step, phase, took, tokens, 1)
+        took = measured(device, lambda rows=rows: update(model, optimiser, rows, given.token_budget))
+        table.line(step, "update", took, tokens, 3)
+    if device.type == "cuda":
+        DOCS.write_text(
+            f"# Three steps on a GPU\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{table.text}"
+        )
 
 
 if __name__ == "__main__":

@@ -171,7 +171,13 @@ def environment() -> dict[str, Any]:
     return {
         "versions": installed,
         "python": platform.python_version(),
-        "hardware": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads(), "gpus": gpus},
+        "hardware": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpus": gpus,
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        },
         "host": platform.node(),
         "command": redacted(" ".join(sys.argv)),
     }
