@@ -30,10 +30,10 @@ def test_parts_are_the_whole_in_order_and_no_part_is_much_too_heavy(weights, siz
 
 
 def test_parts_by_hand():
-    assert parts([1] * 8, 2) == [range(0, 4), range(4, 8)]
-    assert parts([1] * 2, 3) == [range(0, 1), range(1, 1), range(1, 2)]
-    assert parts([6, 1, 1, 1, 1, 1, 1], 2) == [range(0, 1), range(1, 7)]
-    assert parts([], 2) == [range(0, 0), range(0, 0)]
+    assert parts([1] * 8, 2) == [range(4), range(4, 8)]
+    assert parts([1] * 2, 3) == [range(1), range(1, 1), range(1, 2)]
+    assert parts([6, 1, 1, 1, 1, 1, 1], 2) == [range(1), range(1, 7)]
+    assert parts([], 2) == [range(0), range(0)]
 
 
 def test_one_process_is_a_world_too():
