@@ -94,7 +94,7 @@ def main() -> None:
     top = min(config.vocab_size, 150000)
     prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(32)]
     engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256)
-    engine.load(model, [])  # nothing ends a response: all are as long as they may be
+    engine.load(model, [], 0)  # nothing ends a response: all are as long as they may be
     seeds = [[100 * i + g for g in range(8)] for i in range(32)]
     print(
         f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 weights "

@@ -203,7 +203,7 @@ def execute(
     run = assemble(settings, learner, position, monitor, folder, lambda: stop() or folder.prune_asked())
     begin = time.monotonic()
     try:
-        with closing(settings.data, *settings.eval.suites.values()):
+        with closing(settings.data, settings.engine, *settings.eval.suites.values()):
             reached = train(run)
     except KeyboardInterrupt:
         with or_logged(folder.path / "summary.json"):
@@ -227,14 +227,14 @@ def execute(
 
 
 @contextlib.contextmanager
-def closing(*tasks: Any) -> Iterator[None]:
-    """Let tasks end what they started (a verifier's processes), however the run ends."""
+def closing(*parts: Any) -> Iterator[None]:
+    """Let parts end what they started (a verifier's processes, an engine), however the run ends."""
     try:
         yield
     finally:
-        for task in tasks:
-            if hasattr(task, "close"):
-                task.close()
+        for part in parts:
+            if hasattr(part, "close"):
+                part.close()
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,3 +68,19 @@ def merged(model: Any) -> dict[str, Tensor] | None:
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
         weights[name.replace(".base_layer.", ".")] = tensor
     return weights
+
+
+@torch.no_grad()
+def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of the model once, whole, by the name it has in a checkpoint; with adapters the merged ones.
+
+    Weights that lie shared over processes (DTensor) are put together one at a time: every process must go through all of
+    them, in this order. Tied weights come once, under the first of their names.
+    """
+    for name, tensor in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        if name.endswith(".base_layer.weight"):
+            tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
+        whole = getattr(tensor, "full_tensor", None)
+        yield name.replace(".base_layer.", "."), tensor.detach() if whole is None else whole().detach()

@@ -195,10 +195,15 @@ def check_folder(folder: Path) -> None:
 
 
 class Policy:
-    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated)."""
+    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated).
+
+    Attributes:
+        version: optimiser steps done since the model was loaded; says which weights an engine holds.
+    """
 
     def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float) -> None:
         self.model, self.tokenizer, self.optimiser, self.temperature = model, tokenizer, optimiser, temperature
+        self.version = 0
 
     @property
     def device(self) -> torch.device:
@@ -228,6 +233,7 @@ class Policy:
             group["lr"] = lr
         if torch.isfinite(norm):
             self.optimiser.step()  # a gradient that is not finite is left out, counted by its norm, and warned of
+            self.version += 1
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 

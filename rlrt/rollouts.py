@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -23,18 +23,29 @@ UNGRADED = Grade(correct=False, reward=0.0)
 
 
 class Engine(Protocol):
-    """What the loop asks of a sampler."""
+    """What the loop asks of a sampler.
+
+    Attributes:
+        exact: whether it samples from the trainer's own weights and arithmetic, and its entropies are exact.
+    """
 
     max_new_tokens: int
     temperature: float
+    exact: ClassVar[bool]
 
-    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
-        """Take the current weights."""
+    def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
+        """Take the current weights, those after ``version`` optimiser steps; stop at any of ``stop_ids``."""
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
         """Responses as they end: a prompt's index, the index of one of its seeds, and the response to it."""
+
+    def release(self) -> None:
+        """Give the device's memory back until the next ``load``."""
+
+    def close(self) -> None:
+        """End what was started; a later ``load`` starts it again."""
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
@@ -105,7 +116,7 @@ class Sampler:
         """
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
-        self.engine.load(self.policy.model, self.policy.stop_ids)
+        self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
         rollouts: list[Rollout | None] = [None] * (len(prompts) * samples)
         waiting = []
         for i, g, generation in self.engine.sample(ids, seeds, sampling):
@@ -254,5 +265,6 @@ def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
 
 
 def entropy_mean(rollouts: Sequence[Rollout]) -> float:
-    """Mean exact entropy per token of the distributions that rollouts were sampled from, nats."""
+    """Mean entropy per token of the distributions that rollouts were sampled from, nats; of engines that are not ``exact`` an
+    unbiased estimate of it."""
     return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / token_count(rollouts)

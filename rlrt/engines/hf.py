@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class HfEngine:
     finished rows are dropped. ``engine.*``:
     """
 
+    exact: ClassVar[bool] = True
     max_new_tokens: int = key(
         "longest response; one without an end by then is truncated", "tokens", least=1, most=1_000_000
     )
@@ -55,10 +56,16 @@ class HfEngine:
                 "are the same and carry no advantage; set it to 1.0 (greedy evaluation is always measured besides)."
             )
 
-    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
-        """Take the weights to sample from (shared with the trainer, not copied)."""
+    def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
+        """Take the weights to sample from (shared with the trainer, not copied: always the newest)."""
         self._model = model
         self._stop = torch.tensor(list(stop_ids))
+
+    def release(self) -> None:
+        """Nothing: it holds no memory between calls."""
+
+    def close(self) -> None:
+        """Nothing: it started nothing."""
 
     @torch.inference_mode()
     def sample(
