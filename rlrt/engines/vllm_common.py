@@ -181,8 +181,8 @@ def response(
     if sampled_by != {label}:
         raise UserError(
             f"engine: expected responses sampled by the weights {label}, vLLM's are by "
-            f"{', '.join(sorted(sampled_by)) or 'no version'}: another run uses the same server, or it was restarted; give each "
-            "run its own and give the same command again."
+            f"{', '.join(sorted(sampled_by)) or 'no version'}: another run uses the same server, or it was restarted; give "
+            "each run its own and give the same command again."
         )
     logp_T = torch.tensor(logps, dtype=torch.float32)
     return Generation(list(token_ids), logp_T, -logp_T, truncated=token_ids[-1] not in stop_ids)
