@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check gym trl slurm test-slurm test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
+.PHONY: run test check gym trl vllm test-vllm slurm test-slurm test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -27,6 +27,16 @@ slurm:
 
 test-slurm: setup slurm
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# vLLM 0.32 without a GPU, in an environment of its own (2.6 GB)
+vllm: .venv-vllm/.set-up
+
+.venv-vllm/.set-up: constraints-vllm.txt tests/vllm/install.sh tests/vllm/requirements.txt
+	bash tests/vllm/install.sh .venv-vllm $(PYTHON)
+	touch $@
+
+test-vllm: vllm
+	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
 # opens report, token view and MLflow's pages in Debian's chromium (installed where it is missing; needs root then)
 test-browser: setup
@@ -68,4 +78,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) outputs
+	rm -rf $(VENV) .venv-vllm outputs

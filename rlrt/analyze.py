@@ -69,14 +69,14 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
     found = Findings(f"{papers.label} seed={papers.seed}")
     start = chosen(run, 0, typed).settings
     read_problems(start)
-    with closing(start.data, *start.eval.suites.values()):
+    with closing(start.data, start.engine, *start.eval.suites.values()):
         base, (suite, *_) = policy_and_suites(start)
         rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
         hard, easy = by_difficulty(rollouts, SAMPLES)
         found.hard, found.easy = len(hard), len(easy)
         for step in [0, *steps]:
             settings = chosen(run, step, typed).settings
-            settings.data, settings.eval.suites = start.data, start.eval.suites
+            settings.data, settings.engine, settings.eval.suites = start.data, start.engine, start.eval.suites
             policy, (here, *_) = policy_and_suites(settings)
             put_in = policy.tokenizer(insertion, add_special_tokens=False)["input_ids"] if insertion else []
             budget = settings.train.token_budget

@@ -157,14 +157,14 @@ def flat(plain: Any, prefix: str = "") -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def closing(*tasks: Any) -> Iterator[None]:
-    """Let tasks end what they started (a verifier's processes), however the run ends."""
+def closing(*parts: Any) -> Iterator[None]:
+    """Let parts end what they started (a verifier's processes, an engine), however the run ends."""
     try:
         yield
     finally:
-        for task in tasks:
-            if hasattr(task, "close"):
-                task.close()
+        for part in parts:
+            if hasattr(part, "close"):
+                part.close()
 
 
 def stored(path: Path, uri: str | None = None) -> tuple[Settings, dict[str, str]]:

@@ -126,7 +126,7 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     _, suites = policy_and_suites(settings)
     done = {(row["suite"], row["prompt_id"]) for row in record.read()}
     at_once = max(1, getattr(settings.engine, "max_rows", 512) // settings.eval.samples_per_prompt)
-    with closing(settings.data, *settings.eval.suites.values()):
+    with closing(settings.data, settings.engine, *settings.eval.suites.values()):
         for suite in suites:
             name = suite.name or HELD_OUT
             left = [p for p in suite.prompts if (name, p.id) not in done]

@@ -16,10 +16,12 @@ from rlrt.paths import CHECKSUMS, TRAINER, local_folder
 PACKAGE = Path(__file__).parent
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial")
 IGNORED_TRAIN = ("save_every", "keep_last")
+IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
 """Keys that say where and how a run is kept, not what it computes."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """Packages whose version can change a run's numbers."""
 OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "vllm": lambda config: ".vllm." in str(config.get("engine", {}).get("_target_")),
     "peft": lambda config: config.get("model", {}).get("lora") is not None,
     "math-verify": lambda config: config.get("data", {}).get("verifier") == "math",
     "reasoning-gym": lambda config: "ReasoningGym" in str(config.get("data", {}).get("_target_")),
@@ -85,6 +87,7 @@ def identity(plain: Mapping[str, Any]) -> str:
     """
     config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
     config["train"] = {k: v for k, v in config.get("train", {}).items() if k not in IGNORED_TRAIN}
+    config["engine"] = {k: v for k, v in config.get("engine", {}).items() if k not in IGNORED_ENGINE}
     contents = {}
     for section, key in (("model", "path"), ("data", "path"), ("data", "heldout_path")):
         path = config.get(section, {}).get(key)

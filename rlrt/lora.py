@@ -73,4 +73,4 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         if name.endswith(".base_layer.weight"):
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
-        yield name.replace(".base_layer.", "."), whole(tensor)
+        yield name.replace(".base_layer.", "."), whole(tensor).detach()

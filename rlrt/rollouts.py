@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
@@ -24,11 +24,15 @@ UNGRADED = Grade(correct=False, reward=0.0)
 
 
 class Engine(Protocol):
-    """What the loop asks of a sampler."""
+    """What the loop asks of a sampler.
+
+    Attributes:
+        exact: whether it samples from the trainer's own weights and arithmetic, and its entropies are exact.
+    """
 
     max_new_tokens: int
     temperature: float
-    exact: bool
+    exact: ClassVar[bool]
     """Whether it samples by the trainer's own weights and arithmetic, and knows exact entropies."""
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
@@ -294,5 +298,6 @@ def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
 
 
 def entropy_mean(rollouts: Sequence[Rollout]) -> float:
-    """Mean exact entropy per token of the distributions that rollouts were sampled from, nats."""
+    """Mean entropy per token of the distributions that rollouts were sampled from, nats; of engines that are not ``exact`` an
+    unbiased estimate of it."""
     return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / token_count(rollouts)

@@ -72,7 +72,8 @@ class Generation:
     Attributes:
         token_ids: the sampled tokens, the first end-of-sequence token included.
         logp_T: log-probability of each, nats, under the distribution it was sampled from.
-        entropy_T: exact entropy of each of those distributions, nats.
+        entropy_T: entropy of each of those distributions, nats: exact, or from an engine that is not ``exact`` the unbiased
+            estimate -logp_T.
         truncated: True when the response reached the length limit without an end-of-sequence token.
     """
 

@@ -55,7 +55,7 @@ def tokenizer(layout: str) -> Any:
     return made
 
 
-def model_folder(folder: Path, layout: str, positions: int = 512, seed: int = 0) -> Path:
+def model_folder(folder: Path, layout: str, positions: int = 512, seed: int = 0, tied: bool = True) -> Path:
     """A two-layer Qwen3 with random weights, its tokenizer and generation config, as ``save_pretrained`` writes them."""
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
@@ -70,7 +70,7 @@ def model_folder(folder: Path, layout: str, positions: int = 512, seed: int = 0)
         head_dim=32,
         intermediate_size=128,
         max_position_embeddings=positions,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=words.eos_token_id,

@@ -127,7 +127,7 @@ def test_an_unended_thought_is_no_answer(tmp_path):
     class Fixed:
         max_new_tokens, temperature = 32, 1.0
 
-        def load(self, model, stop_ids):
+        def load(self, model, stop_ids, version):
             self.stop = stop_ids
 
         def sample(self, prompts, seeds, sampling=None):

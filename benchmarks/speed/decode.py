@@ -23,7 +23,7 @@ def decode(case: Case, repetitions: int) -> tuple[float, float]:
     width = max(map(len, prompts))
     pad = policy.tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts for _ in range(case.samples)])
-    engine.load(policy.model, policy.stop_ids)
+    engine.load(policy.model, policy.stop_ids, 0)
 
     def ours(seed: int) -> int:
         seeds = [[seed * 10**6 + i * 1000 + g for g in range(case.samples)] for i in range(case.prompts)]

@@ -13,7 +13,7 @@ from rlrt.errors import UserError, nearest
 from rlrt.keys import check_ranges
 from rlrt.tasks.benchmark import Benchmark
 
-PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "exact")}
+PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "release", "close", "exact")}
 """What the class of a section must offer."""
 SLOTS = ("advantage", "credit", "policy_loss")
 

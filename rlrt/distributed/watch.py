@@ -96,10 +96,7 @@ class Watch:
             return error
         end = time.monotonic() + SILENCE_S + 5
         while time.monotonic() < end:
-            try:
-                lost = self._lost() or (self._behind() if "timed out" in str(error).lower() else "")
-            except RuntimeError:
-                lost = STORE_GONE
+            lost = self._lost() or (self._behind() if "timed out" in str(error).lower() else "")
             if lost:
                 return RankLost(lost)
             time.sleep(0.2)
@@ -107,14 +104,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._over.wait(BEAT_S):
-            try:
+            with contextlib.suppress(RuntimeError):  # the store is gone: ``_lost`` says so
                 self._tell()
-                since = self._since
-                lost = self._lost()
-                if since is not None and time.monotonic() - since > self._patience_s:
-                    lost = lost or self._behind()
-            except RuntimeError:
-                lost = STORE_GONE
+            since = self._since
+            lost = self._lost()
+            if since is not None and time.monotonic() - since > self._patience_s:
+                lost = lost or self._behind()
             if not lost:
                 self._gone_since = None
                 continue
@@ -147,7 +142,11 @@ class Watch:
 
     def _lost(self) -> str:
         """A sentence about the processes that failed or are gone; empty where all are there."""
-        self._read()
+        try:
+            self._read()
+            rest = ""
+        except RuntimeError:
+            rest = STORE_GONE
         failed, gone = [], []
         for other, note in sorted(self._notes.items()):
             name = f"rank {other} (pid {note.get('pid')} on {note.get('host')})"
@@ -160,7 +159,7 @@ class Watch:
                     gone.append(f"{name} is gone: it was killed, or its machine took it away")
             elif time.monotonic() - self._changed[other] > SILENCE_S:
                 gone.append(f"{name} gave no sign of life for {SILENCE_S:.0f} s")
-        return "; ".join(failed or gone)
+        return "; ".join(failed or gone) or rest
 
     def _behind(self) -> str:
         """A sentence about the processes that have not come to the meeting this one is at; empty where all have."""

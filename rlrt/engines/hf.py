@@ -41,12 +41,12 @@ class HfEngine:
     finished rows are dropped. ``engine.*``:
     """
 
+    exact: ClassVar[bool] = True
     max_new_tokens: int = key(
         "longest response; one without an end by then is truncated", "tokens", least=1, most=1_000_000
     )
     temperature: float = key("sampling temperature of rollouts")
     max_rows: int = key("rollouts decoded at once", least=1)
-    exact: ClassVar[bool] = True
     _model: Any = field(default=None, init=False, repr=False)
     _stop: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
 

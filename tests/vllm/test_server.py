@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import save_file
+
+from rlrt.engines import vllm_server as module
+from rlrt.engines.vllm_server import Server, VllmServerEngine, weight_files
+from rlrt.errors import UserError
+from rlrt.ui import free_port
+from tests.conftest import ROOT
+from tests.vllm.conformance import Conformance
+from tests.vllm.worlds import KEYS, LONG, STOP, gap, sampled, seeds, tiny
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+PATIENCE_S = 240
+
+
+def serve(folder, log):
+    """A server of our command, once it answers; it takes a minute on a busy machine."""
+    port = free_port(0)
+    words = [
+        sys.executable,
+        "-m",
+        "rlrt.serve_vllm",
+        "--model",
+        str(folder),
+        "--port",
+        str(port),
+        "--max-num-seqs",
+        "64",
+    ]
+    process = subprocess.Popen(words, stdout=log.open("w"), stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end and process.poll() is None:
+        with contextlib.suppress(UserError):
+            Server(f"http://127.0.0.1:{port}", 30).version()
+            return process, port
+        time.sleep(0.5)
+    stop(process)
+    raise AssertionError(log.read_text()[-4000:])
+
+
+def stop(process):
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """(port, folder of the model): the embedding is the output layer's too, which is the harder case."""
+    folder = tmp_path_factory.mktemp("model")
+    model = tiny(folder, tied=True)
+    process, port = serve(folder, tmp_path_factory.mktemp("log") / "server.txt")
+    yield port, folder, model
+    stop(process)
+
+
+@pytest.fixture(scope="module")
+def world(served, tmp_path_factory):
+    transfers = str(tmp_path_factory.mktemp("transfers"))
+    port, _, model = served
+    return VllmServerEngine(**KEYS, url=f"http://127.0.0.1:{port}", transfer_dir=transfers, timeout_s=120), model
+
+
+@pytest.fixture
+def keep_cache(monkeypatch):
+    @contextlib.contextmanager
+    def kept():
+        with monkeypatch.context() as patch:
+            patch.setattr(Server, "reset_prefix_cache", lambda self: True)
+            yield
+
+    return kept
+
+
+class TestServer(Conformance):
+    def test_no_file_is_left(self):
+        assert os.listdir(self.engine.transfer_dir) == []
+
+    def test_many_files_are_as_good_as_one(self, monkeypatch):
+        monkeypatch.setattr(module, "CHUNK", 20_000)
+        assert len(list(weight_files(self.model, None))) > 5
+        self.engine.load(self.model, STOP, self.version + 1)
+        assert gap(self.model, LONG, sampled(self.engine, LONG, seeds(2, LONG))) < 1e-4
+
+    def test_another_model_is_refused(self, tmp_path):
+        other = tiny(tmp_path, tied=False)
+        with pytest.raises(
+            UserError, match=r"another model: expected tie_word_embeddings=False as in model\.path, found True"
+        ):
+            self.engine.load(other, STOP, 0)
+
+
+def test_a_run_by_the_command(served, tmp_path):
+    port, folder, _ = served
+    run_command(tmp_path, f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}")
+
+
+def run_command(place, *more):
+    """Two steps by the real command, in the environment of vLLM."""
+    words = [
+        "method=grpo",
+        "tracking=none",
+        "device=cpu",
+        "train.steps=2",
+        "train.prompts_per_step=2",
+        "eval.prompts=2",
+    ]
+    words += ["train.rollouts_per_prompt=4", "engine.max_new_tokens=12", "eval.samples_per_prompt=2", *more]
+    done = subprocess.run(
+        [sys.executable, "-m", "rlrt.run", *words, f"hydra.run.dir={place}/run"],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"state": "finished"' in (place / "run" / "summary.json").read_text()
+
+
+def test_a_run_in_one_process(tmp_path):
+    run_command(tmp_path, "engine=vllm", "method=rlrt")
+
+
+def test_a_port_in_use_is_refused_at_once(served):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        begin = time.monotonic()
+        words = [sys.executable, "-m", "rlrt.serve_vllm", "--model", "embedded", "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --port: ")
+    assert time.monotonic() - begin < 60
+
+
+def test_a_failed_update_is_refused_for_good(world, served, tmp_path, monkeypatch):
+    """The last of this file: the server is of no use afterwards, and says so to the next run."""
+    engine, model = world
+
+    def half(model, folder):
+        weights = dict(list(module.named_weights(model))[:5])
+        save_file(weights, tmp_path / "half.safetensors")
+        yield {"path": str(tmp_path / "half.safetensors")}
+
+    monkeypatch.setattr(module, "weight_files", half)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"an update of the weights .* failed .* restart it"):
+            engine.load(model, STOP, 10_000)
+    again = VllmServerEngine(**KEYS, url=engine.url, transfer_dir=None, timeout_s=60)
+    with pytest.raises(UserError, match=r"was cut off, which leaves them undefined; restart it"):
+        again.load(model, STOP, 0)
