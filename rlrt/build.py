@@ -229,6 +229,8 @@ def assemble(
     config, engine = settings.train, settings.engine
     world = learner.world.twin() if config.sample_ahead else learner.world
     parts = (engine, learner.policy, learner.builder, settings.data)
+    if hasattr(engine, "world"):  # one engine for all processes
+        engine.world = world
     sampler = Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache, world=world)
     source = Source(sampler, config, settings.seed, position + 1, pending)
 

@@ -18,6 +18,8 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from rlrt.distributed.sharding import is_sharded
+from rlrt.distributed.world import ALONE, World
 from rlrt.engines.vllm_common import (
     FILE,
     LOGPROBS,
@@ -148,11 +150,12 @@ class VllmServerEngine(VllmKeys):
     timeout_s: int = key(
         "longest wait for one of the server's answers: a whole response, or an update", "seconds", least=1
     )
+    world: World = field(default=ALONE, init=False, repr=False)
     _server: Server | None = field(default=None, init=False, repr=False)
     _broken: str = field(default="", init=False, repr=False)
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
-        """Check the server, and send the weights where they are new.
+        """Check the server, and send the weights where they are new; of several processes, the main one does.
 
         Raises:
             UserError: if nobody answers, if the server is another one than this needs, or an update failed.
@@ -162,11 +165,20 @@ class VllmServerEngine(VllmKeys):
             raise UserError(self._broken)
         server = self._server or Server(self.url, self.timeout_s)
         if model is not self._model:
-            check_server(server, model)
+            self.world.on_main(lambda: check_server(server, model))
         self._server = server
         if self._holds(model, version):
             return
-        label = self._new_label(version)
+        label = self.world.on_main(lambda: self._new_label(version))
+        if self.world.main:
+            self._send(server, model, label)
+        elif is_sharded(model):
+            for _ in named_weights(model):  # gathered by all, or by none
+                pass
+        self.world.any(False)  # nobody samples before the weights are there
+        self._model, self._version, self._label = model, version, label
+
+    def _send(self, server: Server, model: Any, label: str) -> None:
         try:
             with contextlib.closing(weight_files(model, self.transfer_dir)) as files:
                 transfer(server, files, label)
@@ -176,7 +188,6 @@ class VllmServerEngine(VllmKeys):
                 f"undefined; restart it ({START}) and give the same command again."
             )
             raise UserError(self._broken) from error
-        self._model, self._version, self._label = model, version, label
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
