@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+EXIT = 3
+"""Exit code of a process that ends because another one of its run did."""
+
 
 def processes() -> int:
     """How many processes this run has."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rlrt.distributed.rank import EXIT
 from rlrt.errors import RankLost
 
 log = logging.getLogger("rlrt")
@@ -23,8 +25,6 @@ SILENCE_S = 20.0
 """Seconds without a sign of life after which a process on another machine counts as gone; here the kernel knows at once."""
 GRACE_S = 8.0
 """Seconds that the main thread gets to fail by itself, with everything it has to write, once another process is gone."""
-EXIT = 3
-"""Exit code of a process that ends because another one did."""
 STORE_GONE = "the process that holds the rendezvous (rank 0, or torchrun) is gone"
 
 
@@ -96,7 +96,10 @@ class Watch:
             return error
         end = time.monotonic() + SILENCE_S + 5
         while time.monotonic() < end:
-            lost = self._lost() or (self._behind() if "timed out" in str(error).lower() else "")
+            lost = self._lost()
+            if not lost and "timed out" in str(error).lower():
+                lost = self._behind()
+                self._end_late()
             if lost:
                 return RankLost(lost)
             time.sleep(0.2)
@@ -115,6 +118,7 @@ class Watch:
                 continue
             self._gone_since = self._gone_since or time.monotonic()
             if time.monotonic() - self._gone_since > GRACE_S and not self._over.is_set():
+                self._end_late()
                 log.error("rank %d ends: %s", self.rank, lost)
                 print(f"error: rank {self.rank} of {self.size} ends: {lost}", file=sys.stderr, flush=True)
                 self._leave(EXIT)
@@ -161,13 +165,21 @@ class Watch:
                 gone.append(f"{name} gave no sign of life for {SILENCE_S:.0f} s")
         return "; ".join(failed or gone) or rest
 
+    def _late(self) -> dict[int, dict[str, Any]]:
+        """The notes of the processes that have not come to the meeting this one is at."""
+        notes = sorted(self._notes.items())
+        return {other: n for other, n in notes if not n.get("left") and n["meetings"] < self._meetings}
+
+    def _end_late(self) -> None:
+        """End those of them that are on this machine: whoever started the run waits for all of its processes."""
+        for note in self._late().values():
+            if note["host"] == socket.gethostname() and note["pid"] != os.getpid():
+                with contextlib.suppress(OSError):
+                    os.kill(int(note["pid"]), signal.SIGKILL)
+
     def _behind(self) -> str:
         """A sentence about the processes that have not come to the meeting this one is at; empty where all have."""
-        names = [
-            f"rank {other} (pid {note['pid']} on {note['host']})"
-            for other, note in sorted(self._notes.items())
-            if not note.get("left") and note["meetings"] < self._meetings
-        ]
+        names = [f"rank {other} (pid {note['pid']} on {note['host']})" for other, note in self._late().items()]
         if not names:
             return ""
         return f"{', '.join(names)} kept the others waiting for {self._patience_s:g} s (distributed.patience_s)"

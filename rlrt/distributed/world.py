@@ -127,9 +127,8 @@ class Several(World):
     def leave(self) -> None:
         """The run is over in this process."""
         self._watch.stop()
-        if (
-            not self._watch.failed and sys.exc_info()[0] is None
-        ):  # else others may be gone, and saying goodbye could take for ever
+        in_peace = not self._watch.failed and sys.exc_info()[0] is None  # else goodbyes could take for ever
+        if in_peace and dist.is_initialized():  # vLLM, at its end, leaves for all
             dist.destroy_process_group()
 
 

@@ -170,6 +170,7 @@ class SlurmLauncher:
             "setup": [f"export OMP_NUM_THREADS={self.cpus_per_task}", *self.setup],
             "additional_parameters": {"requeue": True, **self.additional_parameters},
             "stderr_to_stdout": True,
+            "srun_args": ["--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else None,
         }
         executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
         return executor

@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from rlrt.distributed.rank import is_main
+from rlrt.distributed.rank import EXIT, is_main
 from rlrt.errors import DiskFull, RankLost, UserError
 from rlrt.folder import RunFolder, or_logged, read_json
 from rlrt.identity import identity
@@ -90,6 +91,8 @@ def _run(path: Path, stop: StopFlag) -> str:
     except RankLost as error:
         note_loss(place, str(error))
         log.error("%s", error)
+        if "SLURM_JOB_ID" in os.environ:  # srun --kill-on-bad-exit then ends tasks that would hang
+            sys.exit(EXIT)
     except DiskFull as error:
         note(place, failure="disk", error=str(error))
         log.error("%s", error)

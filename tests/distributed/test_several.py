@@ -145,9 +145,8 @@ def test_what_one_process_fails_of_is_told_to_the_other(tmp_path):
         "        if os.environ['RANK'] == '1':\n            raise ZeroDivisionError('in rank 1')\n"
         "        return super().grade(prompt, text)\n"
     )
-    code, _ = torchrun(
-        tmp_path, "rlrt.run", "data._target_=mine.Mine", "train.steps=2", *SMALL, "hydra.run.dir=out", PYTHONPATH=str(tmp_path)
-    )  # fmt: skip
+    words = ("data._target_=mine.Mine", "train.steps=2", *SMALL, "hydra.run.dir=out")
+    code, _ = torchrun(tmp_path, "rlrt.run", *words, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert code != 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["state"] == "failed"

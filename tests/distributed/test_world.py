@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlrt.distributed import watch
+from rlrt.distributed.rank import EXIT
 from rlrt.distributed.watch import Watch, alive
 from rlrt.distributed.world import ALONE, parts
 from rlrt.errors import RankLost, UserError
@@ -108,7 +109,7 @@ def test_whoever_keeps_the_others_waiting_is_named_and_left(store):
     try:
         with mine.meeting():
             mine._thread.join(timeout=30)
-        assert left == [watch.EXIT]
+        assert left == [EXIT]
         assert f"rank 1 (pid {os.getpid()}" in mine._behind()
         assert "kept the others waiting for 0.3 s (distributed.patience_s)" in mine._behind()
         timed_out = mine.explained(RuntimeError("gloo: Timed out waiting 300ms for recv operation to complete"))
