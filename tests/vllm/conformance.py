@@ -28,7 +28,13 @@ class Conformance:
 
     @pytest.mark.parametrize(
         "how",
-        [Sampling(0.7), Sampling(1.6), Sampling(1.0, top_k=3), Sampling(1.0, top_p=0.6), Sampling(1.3, top_p=0.7, top_k=20)],
+        [
+            Sampling(0.7),
+            Sampling(1.6),
+            Sampling(1.0, top_k=3),
+            Sampling(1.0, top_p=0.6),
+            Sampling(1.3, top_p=0.7, top_k=20),
+        ],
         ids=str,
     )
     def test_they_are_those_of_the_distribution_that_was_drawn_from(self, how):

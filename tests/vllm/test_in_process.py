@@ -10,7 +10,7 @@ import torch
 
 from rlrt.engines import vllm as module
 from rlrt.engines.vllm import VllmEngine
-from rlrt.lora import add_adapters, adapters
+from rlrt.lora import adapters, add_adapters
 from tests.vllm.conformance import Conformance
 from tests.vllm.worlds import KEYS, LONG, STOP, gap, sampled, seeds, tiny
 
@@ -85,7 +85,9 @@ class TestInProcess(Conformance):
 
     def test_a_weight_that_never_comes_is_an_error(self, monkeypatch):
         weights = module.named_weights
-        monkeypatch.setattr(module, "named_weights", lambda model: (p for p in weights(model) if "layers.1.mlp.down" not in p[0]))
+        monkeypatch.setattr(
+            module, "named_weights", lambda model: (p for p in weights(model) if "layers.1.mlp.down" not in p[0])
+        )
         with pytest.raises(RuntimeError, match=r"1 weights were not sent: model\.layers\.1\.mlp\.down_proj\.weight"):
             self.engine.load(self.model, STOP, self.version + 1)
         self.engine.close()

@@ -26,7 +26,17 @@ PATIENCE_S = 240
 def serve(folder, log):
     """A server of our command, once it answers; it takes a minute on a busy machine."""
     port = free_port(0)
-    words = [sys.executable, "-m", "rlrt.serve_vllm", "--model", str(folder), "--port", str(port), "--max-num-seqs", "64"]
+    words = [
+        sys.executable,
+        "-m",
+        "rlrt.serve_vllm",
+        "--model",
+        str(folder),
+        "--port",
+        str(port),
+        "--max-num-seqs",
+        "64",
+    ]
     process = subprocess.Popen(words, stdout=log.open("w"), stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and process.poll() is None:
@@ -88,7 +98,9 @@ class TestServer(Conformance):
 
     def test_another_model_is_refused(self, tmp_path):
         other = tiny(tmp_path, tied=False)
-        with pytest.raises(UserError, match="another model: expected tie_word_embeddings=False as in model.path, found True"):
+        with pytest.raises(
+            UserError, match=r"another model: expected tie_word_embeddings=False as in model\.path, found True"
+        ):
             self.engine.load(other, STOP, 0)
 
 
@@ -99,7 +111,14 @@ def test_a_run_by_the_command(served, tmp_path):
 
 def run_command(place, *more):
     """Two steps by the real command, in the environment of vLLM."""
-    words = ["method=grpo", "tracking=none", "device=cpu", "train.steps=2", "train.prompts_per_step=2", "eval.prompts=2"]
+    words = [
+        "method=grpo",
+        "tracking=none",
+        "device=cpu",
+        "train.steps=2",
+        "train.prompts_per_step=2",
+        "eval.prompts=2",
+    ]
     words += ["train.rollouts_per_prompt=4", "engine.max_new_tokens=12", "eval.samples_per_prompt=2", *more]
     done = subprocess.run(
         [sys.executable, "-m", "rlrt.run", *words, f"hydra.run.dir={place}/run"],
