@@ -35,8 +35,9 @@ vllm: .venv-vllm/.set-up
 	bash tests/vllm/install.sh .venv-vllm $(PYTHON)
 	touch $@
 
+# nothing was compiled when it was installed: the first process does that with what is used, whatever the machine's habit
 test-vllm: vllm
-	.venv-vllm/bin/python -m pytest -m vllm tests/vllm
+	env -u PYTHONDONTWRITEBYTECODE .venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
 # opens report, token view and MLflow's pages in Debian's chromium (installed where it is missing; needs root then)
 test-browser: setup

@@ -1,7 +1,7 @@
 """Every key of a config with its type, default, unit and meaning, in Markdown.
 
-``python -m rlrt.describe [overrides]`` shows one composed config; ``--all`` adds the keys that only other methods and
-data sets have, and is docs/keys.md.
+``python -m rlrt.describe [overrides]`` shows one composed config; ``--all`` adds the keys that only other methods,
+data sets and engines have, and is docs/keys.md.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ def page(overrides: Sequence[str]) -> str:
 
 
 def full_page() -> str:
-    """The default config's tables, and the keys that only other methods and data sets have."""
+    """The default config's tables, and the keys that only other methods, data sets and engines have."""
     parts, seen = ["# Every key", page([]).rstrip("\n")], set[str]()
     for rows in sections(load(composed([]))).values():
         seen |= {row[0] for row in rows}
-    for group in ("method", "data"):
+    for group in ("method", "data", "engine"):
         for option in sorted(p.stem for p in (CONFIG / group).glob("[!_]*.yaml")):
             if option == "custom":  # whatever its class declares
                 continue
@@ -106,7 +106,7 @@ def main() -> None:
     """Print the tables of the config that the overrides compose to."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.describe", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example method=sd")
-    parser.add_argument("--all", action="store_true", help="every method's and data set's keys")
+    parser.add_argument("--all", action="store_true", help="every method's, data set's and engine's keys")
     given = parser.parse_args()
     sys.exit(guarded(lambda: print(full_page() if given.all else page(given.overrides), end=""), given.overrides))
 

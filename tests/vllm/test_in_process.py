@@ -79,7 +79,7 @@ class TestInProcess(Conformance):
         before = self.engine._llm
         with caplog.at_level(logging.WARNING, "rlrt"):
             self.engine.load(self.model, STOP, self.version + 1)
-        assert "vLLM is started anew" in caplog.text
+        assert "so they mean nothing now: it is started anew" in caplog.text
         assert self.engine._llm is not before
         assert gap(self.model, LONG, sampled(self.engine, LONG, seeds(2, LONG))) < 1e-4
 
@@ -90,7 +90,7 @@ class TestInProcess(Conformance):
         )
         with pytest.raises(RuntimeError, match=r"1 weights were not sent: model\.layers\.1\.mlp\.down_proj\.weight"):
             self.engine.load(self.model, STOP, self.version + 1)
-        self.engine.close()
+        assert self.engine._llm is None
 
     def test_adapters_come_merged(self, tmp_path):
         model = tiny(tmp_path, self.model.config.tie_word_embeddings)
