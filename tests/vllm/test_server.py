@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -104,36 +105,50 @@ class TestServer(Conformance):
             self.engine.load(other, STOP, 0)
 
 
-def test_a_run_by_the_command(served, tmp_path):
-    port, folder, _ = served
-    run_command(tmp_path, f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}")
-
-
-def run_command(place, *more):
-    """Two steps by the real command, in the environment of vLLM."""
+def run_command(place, *more, processes=1):
+    """A run by the real command, in the environment of vLLM; its record."""
     words = [
-        "method=grpo",
-        "tracking=none",
-        "device=cpu",
-        "train.steps=2",
-        "train.prompts_per_step=2",
-        "eval.prompts=2",
-    ]
-    words += ["train.rollouts_per_prompt=4", "engine.max_new_tokens=12", "eval.samples_per_prompt=2", *more]
+        "method=grpo", "tracking=none", "device=cpu", "train.steps=2", "train.lr=1e-3", "train.prompts_per_step=2",
+        "eval.prompts=2", "train.rollouts_per_prompt=4", "engine.max_new_tokens=12", "eval.samples_per_prompt=2", *more,
+    ]  # fmt: skip
+    several = (
+        ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"] if processes > 1 else []
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "rlrt.run", *words, f"hydra.run.dir={place}/run"],
+        [sys.executable, "-m", *several, "rlrt.run", *words, f"hydra.run.dir={place}/run"],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"state": "finished"' in (place / "run" / "summary.json").read_text()
+    return [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_in_one_process(tmp_path):
-    run_command(tmp_path, "engine=vllm", "method=rlrt")
+def test_a_run_ahead_of_itself_by_the_command(served, tmp_path):
+    """The server samples the next step while this one's update runs; what is stale is measured."""
+    port, folder, _ = served
+    words = (f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}", "train.steps=3")
+    rows = run_command(tmp_path, *words, "train.sample_ahead=true")
+    assert [r["rollout/staleness"] for r in rows[1:]] == [0, 1, 1]
+    assert rows[1]["sampler/logp_gap_abs_max"] < 1e-4
+    assert all(r["sampler/logp_gap_abs_max"] > 1e-3 for r in rows[2:])
+
+
+def test_two_processes_send_a_server_one_set_of_weights(served, tmp_path):
+    port, folder, _ = served
+    words = (f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}")
+    rows = run_command(tmp_path, *words, "distributed.strategy=fsdp", processes=2)
+    assert all(r["sampler/logp_gap_abs_max"] < 1e-4 for r in rows[1:])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_with_vllm_in_its_processes(tmp_path, processes):
+    rows = run_command(tmp_path, "engine=vllm", "method=rlrt", processes=processes)
+    assert all(r["sampler/logp_gap_abs_max"] < 1e-4 for r in rows[1:])
+    assert [r["rollout/staleness"] for r in rows[1:]] == [0, 0]
 
 
 def test_a_port_in_use_is_refused_at_once(served):
