@@ -128,10 +128,11 @@ def run_command(place, *more, processes=1):
 
 
 def test_a_run_ahead_of_itself_by_the_command(served, tmp_path):
-    """The server samples the next step while this one's update runs; what is stale is measured."""
+    """The server samples the next step while this one's update runs; what is stale is measured. (A random model's rewards
+    are all 0: the entropy bonus moves it.)"""
     port, folder, _ = served
     words = (f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}", "train.steps=3")
-    rows = run_command(tmp_path, *words, "train.sample_ahead=true")
+    rows = run_command(tmp_path, *words, "train.sample_ahead=true", "method=entropy")
     assert [r["rollout/staleness"] for r in rows[1:]] == [0, 1, 1]
     assert rows[1]["sampler/logp_gap_abs_max"] < 1e-4
     assert all(r["sampler/logp_gap_abs_max"] > 1e-3 for r in rows[2:])
@@ -140,7 +141,7 @@ def test_a_run_ahead_of_itself_by_the_command(served, tmp_path):
 def test_two_processes_send_a_server_one_set_of_weights(served, tmp_path):
     port, folder, _ = served
     words = (f"model.path={folder}", "engine=vllm_server", f"engine.url=http://127.0.0.1:{port}")
-    rows = run_command(tmp_path, *words, "distributed.strategy=fsdp", processes=2)
+    rows = run_command(tmp_path, *words, "distributed.strategy=fsdp", "method=entropy", processes=2)
     assert all(r["sampler/logp_gap_abs_max"] < 1e-4 for r in rows[1:])
 
 
