@@ -24,7 +24,7 @@ ENDLESS = ("UNLIMITED", "INFINITE")
 
 def config_values(text: str) -> dict[str, str]:
     """``scontrol show config``: a key and its value on each line."""
-    pairs = re.findall(r"^(\S+)\s*=\s*(.*?)\s*$", text, re.MULTILINE)
+    pairs = re.findall(r"^(\S+)[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
     return dict(pairs)
 
 

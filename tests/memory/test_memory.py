@@ -39,6 +39,13 @@ SHAPES = {
         "head_dim": 32,
         "num_key_value_heads": 4,
     },
+    "narrow": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "head_dim": 4,
+        "num_key_value_heads": 4,
+    },
 }
 WORK = [(16, 33, 8), (100, 17, 12)]
 """Tokens of a prompt, tokens of a response, responses to it."""
@@ -124,7 +131,7 @@ def test_published_shapes_have_the_weights_that_their_layers_add_up_to(name):
 
 
 @pytest.mark.parametrize("work", WORK)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", ["deep", "wide"])
 def test_a_pass_without_recomputing_keeps_what_autograd_saves(shape, work):
     """The tensors that autograd saves, each storage once: within 2 %."""
     prompt, response, rows = work
@@ -255,8 +262,10 @@ def test_the_largest_micro_batch_is_the_first_that_the_trainer_makes(prompt, res
 
 def test_a_cache_widens_as_the_decoder_does():
     assert room(10, 20) == 74  # 10 + 64 is enough for 29
-    assert room(100, 200) == 292  # 164, then + 64 to 228, then 292: the last of 299 tokens is never cached
-    assert room(1000, 300) == 1562  # + 250, then a quarter of 1250 more
+    assert (
+        room(100, 200) == 365
+    )  # 164, 228, 292, and a quarter more: 299 places are needed, the last token is never cached
+    assert room(1000, 300) == 1562  # 1250, and a quarter more
 
 
 def test_sharding_divides_what_belongs_to_weights_and_gathers_a_layer():
@@ -298,7 +307,7 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
 
     rows, length, vocabulary = 4, 16, 20000
     learner = build_learner(settings(f"method={method}", "teacher.weights=live"))
-    model = model_of("wide", vocabulary)
+    model = model_of("narrow", vocabulary)
     learner.policy.model = learner.teacher._student = model
     mask_BT, zeros_BT = torch.ones(rows, length, dtype=torch.bool), torch.zeros(rows, length)
     signals = Signals(
@@ -322,5 +331,4 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
         done = forward_pass(learner, own, contexts, signals, torch.arange(rows), with_entropy=True)
         (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
     tensor = rows * length * vocabulary * FLOAT
-    rest = vocabulary * 96 * FLOAT  # the output layer's gradient
-    assert (ledger.peak - base - rest) / tensor == pytest.approx(WIDE[kind], rel=0.2)
+    assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)
