@@ -18,8 +18,18 @@ from rlrt.hydra_setup import composed
 from rlrt.memory.estimate import Place, estimate
 from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
 
-FIXED = """method=entropy tracking=none train.steps=2 train.eval_every=0 eval.prompts=4 train.lr=1e-12 device=cpu threads=1
-engine.max_new_tokens=48 train.token_budget=8192""".split()
+FIXED = [
+    "method=entropy",
+    "tracking=none",
+    "train.steps=2",
+    "train.eval_every=0",
+    "eval.prompts=4",
+    "train.lr=1e-12",
+    "device=cpu",
+    "threads=1",
+    "engine.max_new_tokens=48",
+    "train.token_budget=8192",
+]
 SETTINGS = {
     "as it is": [],
     "recomputed": ["model.gradient_checkpointing=true"],

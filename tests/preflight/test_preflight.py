@@ -70,12 +70,12 @@ def test_where_nothing_suffices_it_says_how_much_would_be_needed(big, tmp_cwd, c
 
 def test_one_key_is_named_where_one_is_enough(tmp_cwd, capsys):
     words = ["tracking=none", "train.prompts_per_step=64", "engine.max_new_tokens=500", "method=rlrt", "device=cpu"]
-    assert main([*words, "--memory-gb", "1.2"]) == 2
+    assert main([*words, "--memory-gb", "1.0"]) == 2
     line = next(x for x in capsys.readouterr().out.splitlines() if "will not fit" in x)
     named = [option.split(" (then")[0] for option in line.split("; set ")[1].split(", or ")]
     assert "train.token_budget=8192" in named
     for key in named:
-        main([*words, key, "--memory-gb", "1.2"])
+        main([*words, key, "--memory-gb", "1.0"])
         assert re.search(r"^ok +memory", capsys.readouterr().out, re.MULTILINE), key
 
 
