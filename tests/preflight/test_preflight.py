@@ -6,12 +6,17 @@ import json
 import re
 import shutil
 import socket
+from types import SimpleNamespace
 
 import pytest
 
+from rlrt.memory.estimate import Lengths, Place, estimate
 from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
-from rlrt.preflight.device import ram
+from rlrt.preflight.advice import Case, single
+from rlrt.preflight.device import Device, ram
+from rlrt.preflight.memory import place_of
+from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan
 from tests.conftest import ROOT
 from tests.helpers import settings
@@ -213,3 +218,24 @@ def test_seconds_of_a_step_come_from_earlier_runs_of_the_same_kind(tmp_cwd):
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert checks.earlier_step_s(made) == 7.0
+
+
+def test_sharding_is_proposed_where_the_config_has_such_a_section(big):
+    made = settings(*words_of(big, "dtype=bfloat16", "engine.max_rows=32"))
+    lengths = Lengths(200, 1200)
+
+    def named(processes, sharded):
+        found = single(Case(made, lengths, Place("cuda", processes, sharded), model_sizes), 80 * 10**9)
+        return [words for words, _ in found if "fsdp" in words]
+
+    assert named(1, False) == []
+    made.distributed = SimpleNamespace(strategy="ddp")
+    (words,) = named(1, False)
+    processes = int(re.fullmatch(r"distributed\.strategy=fsdp with (\d+) processes", words)[1])
+    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes, True)).peak <= 80 * 10**9
+    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes // 2, True)).peak > 80 * 10**9
+    assert named(processes // 2, True) == [words]
+    device = Device("cuda", None, None, 1, "")
+    assert not place_of(made, None, device).sharded
+    made.distributed.strategy = "fsdp"
+    assert not place_of(made, None, device).sharded  # one process has nobody to share with
