@@ -106,14 +106,17 @@ def attention(
         def taken(x_NHD: Tensor, index: Tensor, width: int, rows: int = b) -> Tensor:
             return x_NHD.index_select(0, index).view(rows, width, *x_NHD.shape[1:]).transpose(1, 2)
 
+        keys, values = taken(key_NHD, block.key_index, k), taken(value_NHD, block.key_index, k)
+        if block.mask_B1TK is not None and query.is_cuda:  # its kernels take a mask or shared heads, not both
+            keys, values = (x.repeat_interleave(query_NHD.shape[1] // x.shape[1], 1) for x in (keys, values))
         output = F.scaled_dot_product_attention(
             taken(query_NHD, block.query_index, t),
-            taken(key_NHD, block.key_index, k),
-            taken(value_NHD, block.key_index, k),
+            keys,
+            values,
             attn_mask=block.mask_B1TK,
             is_causal=block.mask_B1TK is None,
             scale=more.get("scaling"),
-            enable_gqa=query_NHD.shape[1] != key_NHD.shape[1],
+            enable_gqa=query_NHD.shape[1] != keys.shape[1],
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, packing.order_N)[None], None

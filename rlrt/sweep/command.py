@@ -143,19 +143,22 @@ def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[t
     from omegaconf import OmegaConf
 
     with composer(config_dirs) as compose:
-        base = compose([o for o in overrides if not is_axis(o)])
-        values = plain(base.hydra.sweeper)
-        if values.pop("kind", None) == "optuna":
-            _, fixed, _ = search_of(
-                values, own(overrides), lambda o: checked(Path(), o, compose), LocalLauncher(1, None)
-            )
-            jobs = [checked(Path(), fixed, compose)]  # what all its trials share
-        else:
-            sweeper = grid_of(values)
-            jobs = grid_jobs(
-                own(overrides), sweeper.params or {}, sweeper.grids or [], lambda o: job_of(Path(), o, compose)
-            )
+        jobs, _ = planned(compose([o for o in overrides if not is_axis(o)]), overrides, Path(), compose)
     return [(" ".join(job.overrides), OmegaConf.to_yaml(dict(job.plain))) for job in jobs]
+
+
+def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose) -> tuple[list[Job], int]:
+    """The jobs of a grid, or of a search the one that its trials have in common; and how many will run. Nothing is started."""
+    values = plain(base.hydra.sweeper)
+    if values.pop("kind", None) == "optuna":
+        plan, fixed, _ = search_of(
+            values, own(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None)
+        )
+        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
+    sweeper = grid_of(values)
+    axes = (own(overrides), sweeper.params or {}, sweeper.grids or [])
+    jobs = grid_jobs(*axes, lambda o: job_of(folder, o, compose))
+    return jobs, len(jobs)
 
 
 def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence[str]], Any]) -> Job:

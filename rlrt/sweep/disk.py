@@ -28,19 +28,26 @@ def parameters(folder: Path) -> int:
     return total
 
 
-def checkpoint_bytes(job: Job) -> int | None:
-    """Bytes of the checkpoints that a job keeps, the one being written included; None where its model is not here."""
+def one_checkpoint(job: Job) -> int | None:
+    """Bytes of one checkpoint; None where the job's model is not here."""
     folder = local_folder(str(job.plain["model"]["path"]))
     if folder is None:
         return None
     adapted = job.plain["model"].get("lora") is not None
     trained = 1 if adapted else 3  # weights and AdamW's two moments; adapters are next to nothing
-    copies = trained + (job.plain["teacher"]["weights"] in MOVING)
+    return parameters(folder) * NUMBER_BYTES * (trained + (job.plain["teacher"]["weights"] in MOVING))
+
+
+def checkpoint_bytes(job: Job) -> int | None:
+    """Bytes of the checkpoints that a job keeps, the one being written included; None where its model is not here."""
+    size = one_checkpoint(job)
+    if size is None:
+        return None
     train = job.plain["train"]
     every = train["save_every"] or train["steps"]
     saved = math.ceil(train["steps"] / every)
     kept = saved if train["keep_last"] == 0 else min(saved, train["keep_last"] + 1)
-    return parameters(folder) * NUMBER_BYTES * copies * kept
+    return size * kept
 
 
 def written(folder: Path) -> int:

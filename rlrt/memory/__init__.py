@@ -1,0 +1,1 @@
+"""What a run holds in memory, by arithmetic alone: no weights are read, nothing is run."""

@@ -1,0 +1,241 @@
+"""``python -m rlrt.preflight``: what it says, which key it names, and that the key helps."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from rlrt.memory.estimate import Lengths, Place, estimate
+from rlrt.preflight import checks
+from rlrt.preflight.__main__ import main
+from rlrt.preflight.advice import Case, single
+from rlrt.preflight.device import Device, ram
+from rlrt.preflight.memory import place_of
+from rlrt.preflight.model import model_sizes
+from rlrt.preflight.plan import plan
+from tests.conftest import ROOT
+from tests.helpers import settings
+from tests.hub import tokenizer
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory):
+    """Qwen3-8B's config and a tokenizer, without weights."""
+    folder = tmp_path_factory.mktemp("models") / "qwen3_8b"
+    folder.mkdir()
+    shutil.copy(ROOT / "tests" / "hub_configs" / "qwen3_8b.json", folder / "config.json")
+    tokenizer("hybrid").save_pretrained(folder)
+    return folder
+
+
+def words_of(big, *more):
+    return ["model=qwen3_8b", f"model.path={big}", "method=rlrt", "tracking=none", "data.wording=symbols", *more]
+
+
+def test_what_fits_exits_with_zero_and_leaves_nothing(tmp_cwd, capsys):
+    assert main(["tracking=none", "method=rlrt"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^ok +memory: \d\.\d GB of \d", said, re.MULTILINE)
+    assert re.search(r"^ok +data: \d+ training and 256 held-out problems", said, re.MULTILINE)
+    assert list(tmp_cwd.iterdir()) == []
+
+
+def test_a_table_of_eighty_columns_without_control_codes(big, tmp_cwd, capsys):
+    assert main([*words_of(big), "--memory-gb", "80"]) == 2
+    table = capsys.readouterr().out.split("\n\n")[1]
+    assert "\x1b" not in table
+    assert max(map(len, table.splitlines())) <= 80
+    values = dict(re.findall(r"^(\w[\w ]*?) +([\d.]+) ", table, re.MULTILINE))
+    assert (values["weights"], values["optimiser"]) == ("32.76", "65.53")  # 4 and 8 bytes for each of 8,190,735,360
+
+
+def test_a_model_that_cannot_fit_gets_keys_that_make_it_fit(big, tmp_cwd, capsys):
+    """The proposal is typed back in: then it fits, into what was said."""
+    assert main([*words_of(big), "--memory-gb", "80"]) == 2
+    line = next(x for x in capsys.readouterr().out.splitlines() if "will not fit" in x)
+    assert re.search(r"rollout needs \d+\.\d GB \(cache .* of 80\.0 GB; set ", line)
+    found = re.search(r"; set (.*) \(then (\d+\.\d) GB\)", line)
+    proposed = found[1].split(" and ")
+    assert "model.lora=16" in proposed
+    main([*words_of(big, *proposed), "--memory-gb", "80"])
+    assert re.search(rf"^ok +memory: {found[2]} GB of 80\.0 GB$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_where_nothing_suffices_it_says_how_much_would_be_needed(big, tmp_cwd, capsys):
+    assert main([*words_of(big), "--memory-gb", "8"]) == 2
+    line = next(x for x in capsys.readouterr().out.splitlines() if "will not fit" in x)
+    needed = float(re.search(r"would still need (\d+\.\d) GB; set model=NAME to a smaller model", line)[1])
+    assert needed > 32.7  # the weights alone
+
+
+def test_one_key_is_named_where_one_is_enough(tmp_cwd, capsys):
+    words = ["tracking=none", "train.prompts_per_step=64", "engine.max_new_tokens=500", "method=rlrt", "device=cpu"]
+    assert main([*words, "--memory-gb", "1.0"]) == 2
+    line = next(x for x in capsys.readouterr().out.splitlines() if "will not fit" in x)
+    named = [option.split(" (then")[0] for option in line.split("; set ")[1].split(", or ")]
+    assert "train.token_budget=8192" in named
+    for key in named:
+        main([*words, key, "--memory-gb", "1.0"])
+        assert re.search(r"^ok +memory", capsys.readouterr().out, re.MULTILINE), key
+
+
+def test_a_model_that_is_not_here_is_said_in_one_sentence(tmp_cwd, capsys):
+    assert main(["model=qwen3_1.7b", "tracking=none"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^skipped memory: model\.path: sizes are unknown.*model\.path=/path/to/folder\.$", said, re.MULTILINE
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "code"),
+    [
+        (["method=nothing"], r"error: method=nothing: there is no such method", 1),
+        (["train.stepz=3"], r"error: train\.stepz: there is no such key\. Did you mean 'train\.steps'\?", 1),
+        (["train.rollouts_per_prompt=1"], r"error: train\.rollouts_per_prompt: method rlrt compares", 2),
+        (
+            ["-m", "seed=0,1", "train.lr=0"],
+            r"error: train\.lr: expected a number above 0, got 0\. \(in the job seed=0",
+            2,
+        ),
+        (
+            ["hydra/launcher=slurm", "hydra.launcher.mem_gb=-1"],
+            r"error: hydra\.launcher\.mem_gb: expected a number above",
+            2,
+        ),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_as_a_run_would(words, says, code, tmp_cwd, capsys):
+    assert main(words) == code
+    found = capsys.readouterr()
+    assert re.search(says, found.err)
+    assert found.out == ""
+
+
+def test_every_kind_of_job_of_a_sweep(big, tmp_cwd, capsys):
+    words = ["-m", "method=rlrt,sd", "seed=0,1,2", "tracking=none", "hydra.launcher.n_jobs=2", "--memory-gb", "1.4"]
+    assert main(words) == 2
+    said = capsys.readouterr().out
+    assert "6 jobs, 2 problems" in said
+    assert (
+        len(
+            re.findall(
+                r"will not fit: 3 jobs like method=(?:rlrt|sd).*set hydra\.launcher\.n_jobs=1$", said, re.MULTILINE
+            )
+        )
+        == 2
+    )
+    assert not (tmp_cwd / "outputs").exists()
+
+
+def test_the_jobs_of_a_search_are_counted():
+    planned = plan(["+sweep=optuna_rlrt", "tracking=none"], True)
+    assert (len(planned.jobs), planned.several) == (1, True)
+    assert planned.count >= 20
+
+
+def test_data_that_a_run_cannot_use_is_a_problem(tmp_cwd, capsys):
+    assert main(["data=file", "data.path=nowhere.jsonl", "tracking=none"]) == 2
+    assert re.search(r"^problem data: data\.path: .*nowhere\.jsonl", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_more_prompts_than_there_are(tmp_cwd, capsys):
+    assert main(["train.prompts_per_step=100000", "tracking=none"]) == 2
+    assert re.search(r"^problem data: train\.prompts_per_step: ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_folder_without_weights_and_one_without_config(big, tmp_path):
+    assert "expected weights as *.safetensors" in str(checks.check_model(settings("model=hf", f"model.path={big}")))
+    (tmp_path / "empty").mkdir()
+    found = checks.check_model(settings("model=hf", f"model.path={tmp_path / 'empty'}"))
+    assert (found.state, found.topic) == ("problem", "model")
+    assert "expected a config.json" in found.words
+    assert checks.check_model(settings()).state == "ok"
+
+
+def test_a_disk_that_is_too_small_and_a_folder_that_is_a_file(tmp_cwd, monkeypatch):
+    jobs = [job for job, _ in plan(["-m", "seed=0,1"][1:], True).jobs]
+    assert [f.state for f in checks.check_place(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")] == ["ok", "ok"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    disk = checks.check_place(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")[-1]
+    assert disk.state == "problem"
+    assert "train.keep_last=1" in disk.words
+    (tmp_cwd / "file").write_text("")
+    place = checks.check_place(tmp_cwd / "file" / "inside", jobs, 2, "hydra.run.dir")[0]
+    assert (place.state, place.words.endswith("set hydra.run.dir=FOLDER")) == ("problem", True)
+
+
+def test_ports_that_are_taken_and_servers_that_are_not_there(monkeypatch):
+    made = settings()
+    assert checks.check_ports(made, 1, False) == []
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        (taken,) = checks.check_ports(made, 2, False)
+        assert (taken.state, f"set MASTER_PORT={port + 1}" in taken.words) == ("problem", True)
+        made.engine.url = f"http://127.0.0.1:{port}/v1"
+        assert [f.state for f in checks.check_ports(made, 1, False)] == ["ok"]
+        assert (
+            checks.check_tracking(f"http://user:secret@127.0.0.1:{port}").words
+            == f"http://***@127.0.0.1:{port} answers"
+        )
+    (free,) = checks.check_ports(settings(), 2, False)
+    assert free.state == "ok"
+    made.engine.url = f"http://127.0.0.1:{port}"
+    assert "free for a server" in checks.check_ports(made, 1, False)[0].words
+    assert checks.check_tracking(f"http://127.0.0.1:{port}").state == "warning"
+    assert checks.check_ports(settings(), 2, True)[0].state == "skipped"
+    monkeypatch.setenv("MASTER_PORT", "here")
+    assert checks.check_ports(settings(), 2, False)[0].state == "problem"
+
+
+def test_memory_of_a_machine_and_of_a_control_group(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal:  8000 kB\nMemFree: 10 kB\nMemAvailable:  6000 kB\n")
+    assert ram(tmp_path / "meminfo", tmp_path) == (6000 * 1024, 8000 * 1024)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1\n")
+    assert ram(tmp_path / "meminfo", tmp_path) == (6000 * 1024, 8000 * 1024)
+    (tmp_path / "memory.max").write_text("4096000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert ram(tmp_path / "meminfo", tmp_path) == (3096000, 4096000)
+
+
+def test_seconds_of_a_step_come_from_earlier_runs_of_the_same_kind(tmp_cwd):
+    made = settings()
+    made.names = {"method": "rlrt", "model": "tiny"}
+    assert checks.earlier_step_s(made) is None
+    for name, method, steps in (("a", "rlrt", [2.0, 7.0]), ("b", "sd", [90.0])):
+        folder = tmp_cwd / "outputs" / "runs" / name
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_text(json.dumps({"choices": {"method": method, "model": "tiny"}}))
+        lines = [{"step": i, "time/step_s": s} for i, s in enumerate(steps)] + [
+            {"step": 9, "time/step_s": 50.0, "eval/greedy": 0}
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert checks.earlier_step_s(made) == 7.0
+
+
+def test_sharding_is_proposed_where_the_config_has_such_a_section(big):
+    made = settings(*words_of(big, "dtype=bfloat16", "engine.max_rows=32"))
+    lengths = Lengths(200, 1200)
+
+    def named(processes, sharded):
+        found = single(Case(made, lengths, Place("cuda", processes, sharded), model_sizes), 80 * 10**9)
+        return [words for words, _ in found if "fsdp" in words]
+
+    assert named(1, False) == []
+    made.distributed = SimpleNamespace(strategy="ddp")
+    (words,) = named(1, False)
+    processes = int(re.fullmatch(r"distributed\.strategy=fsdp with (\d+) processes", words)[1])
+    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes, True)).peak <= 80 * 10**9
+    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes // 2, True)).peak > 80 * 10**9
+    assert named(processes // 2, True) == [words]
+    device = Device("cuda", None, None, 1, "")
+    assert not place_of(made, None, device).sharded
+    made.distributed.strategy = "fsdp"
+    assert not place_of(made, None, device).sharded  # one process has nobody to share with
