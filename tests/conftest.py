@@ -24,7 +24,7 @@ import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 
-hypothesis_settings.register_profile("rlrt", derandomize=True, deadline=None, max_examples=40)
+hypothesis_settings.register_profile("rlrt", derandomize=True, deadline=None, max_examples=25)
 hypothesis_settings.load_profile("rlrt")
 
 ROOT = Path(__file__).parent.parent

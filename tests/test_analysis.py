@@ -15,6 +15,7 @@ from rlrt.build import build_learner, execute, suites_of
 from rlrt.policy import load
 from rlrt.rollouts import student_rows
 from rlrt.types import Generation, Grade, Prompt, Rollout
+from tests.forked import forked
 from tests.helpers import settings
 
 
@@ -124,9 +125,7 @@ def test_the_command_on_two_runs(tmp_path):
     )  # one start
     names = {p.name for p in (tmp_path / "s" / "analysis").iterdir()}
     assert {"analysis_shift.svg", "analysis_wrong_to_right.png", "analysis_pass_at_k.svg"} <= names
-    report = subprocess.run(
-        [sys.executable, "-m", "rlrt.report", "s"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    report = forked("report", ["s"], tmp_path)
     assert report.returncode == 0
     assert "<h2>Analyses</h2>" in (tmp_path / "s" / "report.html").read_text()
 
@@ -135,8 +134,6 @@ def test_a_run_without_a_checkpoint_is_one_sentence(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "r" / "manifest.json").write_text("{}")
-    done = subprocess.run(
-        [sys.executable, "-m", "rlrt.analyze", "r"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = forked("analyze", ["r"], tmp_path)
     assert done.returncode == 2
     assert "expected a checkpoint, found none" in done.stderr

@@ -168,7 +168,7 @@ def test_the_command_of_the_mission_composes(tmp_path):
     assert [f"name: {m}" in done.stdout for m in ("rlrt", "sd", "grpo")] == [True] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     arguments = [
         sys.executable,

@@ -80,8 +80,8 @@ def test_a_server_that_dies_in_the_middle_costs_nothing(server, tmp_cwd, monkeyp
         "method=grpo", "train.steps=20", *SMALL[:2], "train.eval_every=0", f"tracking.uri={server.uri}", *hold.keys,
     )  # fmt: skip
     process = start(tmp_cwd, *typed, f"hydra.run.dir={tmp_cwd}/run", **QUICK)
-    wait_for(lambda: (tmp_cwd / "run" / "manifest.json").exists() and "mlflow_run_id" in manifest(tmp_cwd / "run"))
-    wait_for(lambda: steps(server.uri, manifest(tmp_cwd / "run")["mlflow_run_id"], "reward/mean"))
+    wait_for(hold.waiting)
+    wait_for(lambda: [r for r in client(server.uri).search_runs(["1"]) if "reward/mean" in r.data.metrics])
     server.down()
     hold.release()
     code, output = finish(process)
