@@ -93,9 +93,10 @@ def test_killed_jobs_and_drivers_cost_nothing(tmp_path, held):
     wait_for(lambda: len(hold.waiting()) == 3)  # the other seed, and the killed one's second life
     assert list((tmp_path / "outputs").rglob("checkpoints/step_5"))
     os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
     hold.release()
     code, output = run(tmp_path, *long)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
     assert "2 finished" in output
     states = summaries(tmp_path)
@@ -122,9 +123,10 @@ def test_a_job_and_its_driver_killed_at_once(tmp_path, held):
     worker = wait_for(hold.waiting)[0]
     os.kill(driver.pid, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
     hold.release()
     code, output = run(tmp_path, *arguments)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
     assert {(s["state"], s["step"]) for s in summaries(tmp_path).values()} == {("finished", 12)}
     retries = [json.loads(f.read_text())["retries"] for f in only(tmp_path).glob("*/job.json")]
@@ -186,9 +188,10 @@ def test_a_search_survives_its_driver(tmp_path, held):
     driver = start(tmp_path, *search)
     wait_for(hold.waiting)
     os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
     hold.release()
     code, output = run(tmp_path, *search)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
     assert trial_states(only(tmp_path)) == ["COMPLETE"] * 4
     assert len(list(only(tmp_path).glob("*/job.json"))) == 4  # each trial once
