@@ -12,6 +12,7 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers on two cores: also the processes that tests start
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # and no word about it in forks
 
 with install_import_hook("rlrt.methods", "beartype.beartype"):

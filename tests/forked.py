@@ -22,13 +22,17 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
+import rlrt.sweep.driver
 from rlrt.sweep.launchers import LocalLauncher
 
 
 def forked(
-    module: str, arguments: Sequence[str], cwd: Path, timeout: float = 300, **environment: str
+    module: str, arguments: Sequence[str], cwd: Path, timeout: float = 300, report: bool = False, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; jobs that it starts on this machine are forks too.
+
+    Args:
+        report: draw the report that ends a sweep; its figures cost as much as a sweep of two small runs.
 
     Raises:
         subprocess.TimeoutExpired: if it takes longer than ``timeout`` seconds.
@@ -37,7 +41,7 @@ def forked(
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         pid = os.fork()
         if pid == 0:
-            os._exit(_command(module, arguments, cwd, environment, out.fileno(), err.fileno()))
+            os._exit(_command(module, arguments, cwd, environment, out.fileno(), err.fileno(), report))
         code = _wait(pid, timeout)
         for file in (out, err):
             file.seek(0)
@@ -48,7 +52,14 @@ def forked(
 
 def import_what_runs_need() -> None:
     """Once, before a fork, instead of in each of them."""
-    for name in ("rlrt.build", "rlrt.trackers.mlflow", "mlflow", "transformers.models.qwen3.modeling_qwen3"):
+    for name in (
+        "rlrt.build",
+        "rlrt.trackers.mlflow",
+        "mlflow",
+        "transformers.models.qwen3.modeling_qwen3",
+        "scipy.stats",
+        "matplotlib.figure",
+    ):
         importlib.import_module(name)
 
 
@@ -64,12 +75,16 @@ def _wait(pid: int, timeout: float) -> int | None:
     return None
 
 
-def _command(module: str, arguments: Sequence[str], cwd: Path, environment: dict[str, str], out: int, err: int) -> int:
+def _command(
+    module: str, arguments: Sequence[str], cwd: Path, environment: dict[str, str], out: int, err: int, report: bool
+) -> int:
     """In the child: become what ``python -m`` would be, as far as a test's process can."""
     code: object = 1
     try:
         _like_a_fresh_process(cwd, environment, out, err)
         LocalLauncher.submit = submit_forks  # type: ignore[method-assign]
+        if not report:
+            rlrt.sweep.driver.closing_report = lambda *_: None
         sys.argv = [f"rlrt.{module}", *arguments]
         importlib.import_module(f"rlrt.{module}").main()
         code = 0

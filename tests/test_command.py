@@ -63,7 +63,7 @@ def test_one_run_from_any_working_directory(tmp_path):
 
 
 def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
-    done = forked("run", ("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none"), tmp_path)
+    done = forked("run", ("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none"), tmp_path, report=True)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     folders = sorted(p.parent.name.rsplit("-", 1)[0] for p in sweep.glob("*/summary.json"))

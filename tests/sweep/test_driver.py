@@ -325,6 +325,6 @@ def test_ctrl_c_while_jobs_start_is_heard(tmp_path):
     driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=4000", *SMALL)
     wait_for(lambda: list((tmp_path / "outputs").glob("sweeps/*/*/lease.json")))
     os.kill(driver.pid, signal.SIGINT)
-    code, output = finish(driver, 60)
+    code, output = finish(driver)
     assert code == 130, output
     assert {s["state"] for s in summaries(tmp_path).values()} <= {"interrupted"}
