@@ -9,7 +9,7 @@ run: setup
 	$(BIN)/python -m rlrt.run
 
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -46,7 +46,7 @@ test-browser: setup
 
 # runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
 test-kills: setup
-	$(BIN)/python -m pytest -n 2 -m kills tests/kills
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests/kills
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md

@@ -12,11 +12,13 @@ import time
 import pytest
 
 from tests.conftest import ROOT
+from tests.forked import forked
 
 SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4")
 
 
-def command(*arguments, cwd, timeout=120):
+def command(*arguments, cwd):
+    """In an interpreter of its own."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {"HF_HUB_OFFLINE": "1"}
     return subprocess.run(
         [sys.executable, "-m", "rlrt.run", *arguments],
@@ -24,7 +26,7 @@ def command(*arguments, cwd, timeout=120):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=300,
     )
 
 
@@ -55,25 +57,21 @@ def test_one_run_from_any_working_directory(tmp_path):
         f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/outputs/mlflow.db" in done.stdout
     )  # a path may stand before it
     assert not (tmp_path / "mlruns").exists()
-    again = command(*SMALL, cwd=tmp_path)
+    again = forked("run", SMALL, tmp_path)
     assert again.returncode == 0
     assert "was not run again" in again.stdout
 
 
 def test_a_local_sweep_gives_every_job_its_folder(tmp_path):
-    done = command("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none", cwd=tmp_path)
+    done = forked("run", ("-m", "method=rlrt,grpo", "seed=0,1", *SMALL, "tracking=none"), tmp_path, report=True)
     assert done.returncode == 0, done.stderr
     (sweep,) = (tmp_path / "outputs" / "sweeps").iterdir()
     folders = sorted(p.parent.name.rsplit("-", 1)[0] for p in sweep.glob("*/summary.json"))
     assert folders == [f"method={m},seed={s}" for m in ("grpo", "rlrt") for s in (0, 1)]  # what tells them apart
-    report = subprocess.run(
-        [sys.executable, "-m", "rlrt.report", str(sweep)], capture_output=True, text=True, timeout=60
-    )
+    report = forked("report", [str(sweep)], tmp_path)
     assert report.returncode == 0
     assert report.stdout == (sweep / "report.md").read_text() + f"\npage: {sweep}/report.html\n"
-    watched = subprocess.run(
-        [sys.executable, "-m", "rlrt.status", "--watch", str(sweep)], capture_output=True, text=True, timeout=60
-    )
+    watched = forked("status", ["--watch", str(sweep)], tmp_path)
     assert "4 finished" in watched.stdout
     assert "\x1b" not in watched.stdout + report.stdout + done.stdout  # no colour codes where there is no terminal
     assert max(map(len, watched.stdout.splitlines()[:6])) <= 80
@@ -87,13 +85,14 @@ def test_a_method_of_ones_own_as_the_docs_say(tmp_path):
     (tmp_path / "my_methods.py").write_text(code)
     (tmp_path / "my_conf" / "method").mkdir(parents=True)
     (tmp_path / "my_conf" / "method" / "mine.yaml").write_text(yaml.removeprefix("    "))
-    done = command("--config-dir", "my_conf", "method=mine", "method.scale=0.5", *SMALL, "tracking=none", cwd=tmp_path)
+    typed = ("--config-dir", "my_conf", "method=mine", "method.scale=0.5", *SMALL, "tracking=none")
+    done = forked("run", typed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "finished after 2 steps" in done.stdout
 
 
 def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
-    done = command("-m", "train.rollouts_per_prompt=2,1", *SMALL, "tracking=none", cwd=tmp_path)
+    done = forked("run", ("-m", "train.rollouts_per_prompt=2,1", *SMALL, "tracking=none"), tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: train.rollouts_per_prompt")
     assert "(in the job train.rollouts_per_prompt=1 " in done.stderr
@@ -127,7 +126,7 @@ def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
-    done = command(*arguments, cwd=tmp_path)
+    done = forked("run", arguments, tmp_path)
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
@@ -146,23 +145,40 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
     ],
 )
 def test_the_other_commands_too(tmp_path, module, arguments, code, says):
-    done = subprocess.run(
-        [sys.executable, "-m", f"rlrt.{module}", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    done = forked(module, arguments, tmp_path)
     assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
     assert not list(tmp_path.iterdir())
 
 
+def test_bad_input_is_one_sentence_in_an_interpreter_too(tmp_path):
+    """Importing says nothing, whatever a fork of an interpreter that has imported may show."""
+    done = command("train.lrr=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: train.lrr: there is no such key. Did you mean 'train.lr'?\n"
+    quick, slow = "describe, report, status, cancel, sync, ui", "evaluate, analyze, register"
+    code = f"import sys; from rlrt import {quick}; assert 'torch' not in sys.modules; from rlrt import {slow}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_the_command_of_the_mission_composes(tmp_path):
-    done = command("-m", "method=rlrt,sd,grpo", "model=qwen3_1.7b", "--cfg", "job", cwd=tmp_path)
+    done = forked("run", ("-m", "method=rlrt,sd,grpo", "model=qwen3_1.7b", "--cfg", "job"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("path: Qwen/Qwen3-1.7B") == 3
     assert [f"name: {m}" in done.stdout for m in ("rlrt", "sd", "grpo")] == [True] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
-    arguments = [sys.executable, "-m", "rlrt.run", "train.steps=400", *SMALL[1:], "tracking=none", "train.save_every=0"]
+    arguments = [
+        sys.executable,
+        "-m",
+        "rlrt.run",
+        "train.steps=4000",
+        *SMALL[1:],
+        "tracking=none",
+        "train.save_every=0",
+    ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     record = None
     for _ in range(600):
@@ -176,5 +192,5 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     assert record is not None
     summary = json.loads((record.parent / "summary.json").read_text())
     assert summary["state"] == "interrupted"
-    assert 0 < summary["step"] < 400
+    assert 0 < summary["step"] < 4000
     assert (record.parent / "checkpoints" / f"step_{summary['step']}").is_dir()

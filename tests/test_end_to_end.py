@@ -12,10 +12,12 @@ from rlrt.execute import execute
 from tests.conftest import ROOT
 from tests.helpers import METHODS, settings
 
+SMALL = ("train.steps=20", "train.prompts_per_step=8", "train.eval_every=0", "eval.prompts=64")
+
 
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_steps(method, tmp_path):
-    made = settings(f"method={method}", "train.steps=20", "train.eval_every=0", "eval.prompts=128", "tracking=none")
+    made = settings(f"method={method}", *SMALL, "tracking=none")
     assert execute(made, tmp_path / "run", lambda line: None, lambda: False)["state"] == "finished"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(21))

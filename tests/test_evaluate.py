@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import subprocess
-import sys
+import shutil
 
 import pytest
 
@@ -16,6 +15,7 @@ from rlrt.evaluation import Suite
 from rlrt.evaluation import evaluate as in_training
 from rlrt.execute import execute
 from rlrt.folder import RunFolder
+from tests.forked import forked
 from tests.helpers import settings
 from tests.hub import jsonl
 
@@ -23,10 +23,23 @@ SMALL = ("train.steps=2", "train.prompts_per_step=4", "train.eval_every=0", "eva
 """Written as typed: evaluate composes a run's config from its manifest."""
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, empty_store):
+    """A run and its store, to be copied."""
+    place = tmp_path_factory.mktemp("once")
+    shutil.copy(empty_store, place / "store.db")
+    typed = [*SMALL, f"tracking.uri=sqlite:///{place / 'store.db'}"]
+    execute(settings(*typed), place / "run", lambda line: None, lambda: False, progress=False)
+    return place
+
+
 @pytest.fixture
-def run(tmp_cwd, uri):
-    typed = [*SMALL, f"tracking.uri={uri}"]
-    execute(settings(*typed), tmp_cwd / "run", lambda line: None, lambda: False, progress=False)
+def run(tmp_cwd, uri, once):
+    shutil.copy(once / "store.db", tmp_cwd / "store.db")
+    shutil.copytree(once / "run", tmp_cwd / "run")
+    for name in ("config.yaml", "manifest.json"):
+        file = tmp_cwd / "run" / name
+        file.write_text(file.read_text().replace(f"sqlite:///{once / 'store.db'}", uri))
     return tmp_cwd / "run"
 
 
@@ -192,9 +205,7 @@ def test_a_sweeps_folder_means_its_finished_runs(run, capsys):
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(run, words, says):
-    done = subprocess.run(
-        [sys.executable, "-m", "rlrt.evaluate", str(run), *words], capture_output=True, text=True, check=False
-    )
+    done = forked("evaluate", [str(run), *words], run.parent)
     assert done.returncode in (1, 2)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     import re

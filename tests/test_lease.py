@@ -42,10 +42,11 @@ def test_a_lock_that_stays_taken_is_refused(tmp_path):
     assert time.monotonic() - begin >= 1.0
 
 
-def test_one_folder_has_one_run_at_a_time_and_sync_leaves_it_alone(tmp_path):
-    typed = ("method=grpo", "train.steps=400", "train.save_every=0", *SMALL, f"hydra.run.dir={tmp_path}/run")
+def test_one_folder_has_one_run_at_a_time_and_sync_leaves_it_alone(tmp_path, held):
+    hold = held(steps=1)
+    typed = ("method=grpo", "train.save_every=0", *SMALL, f"hydra.run.dir={tmp_path}/run", *hold.keys)
     first = start(tmp_path, *typed, "tracking.uri=http://127.0.0.1:9")
-    wait_for(lambda: (tmp_path / "run" / "metrics.jsonl").exists())
+    wait_for(hold.waiting)
     code, output = run(tmp_path, *typed)
     assert code == 2
     assert f"is being run by process {first.pid}" in output

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlrt.folder import RunFolder
+from tests.forked import forked
 from tests.hub import gsm8k_folder, jsonl, model_folder, problem, tokenizer
 
 
@@ -71,6 +72,11 @@ def rlrt(cwd, module, *words):
     return done.stdout
 
 
+def quick(cwd, module, *words):
+    done = forked(module, words, cwd)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_train_evaluate_serve_and_start_again(taught, tmp_path):
     data = gsm8k_folder(tmp_path / "gsm8k")
     common = (
@@ -78,7 +84,7 @@ def test_train_evaluate_serve_and_start_again(taught, tmp_path):
         "engine.max_new_tokens=16", "train.prompts_per_step=4", "train.eval_every=0", "train.lr=1e-3", "eval.prompts=6",
         "eval.samples_per_prompt=4",
     )  # fmt: skip
-    rlrt(tmp_path, "run", *common, f"model.path={taught}", "method=rlrt", "train.steps=3", "hydra.run.dir=first")
+    quick(tmp_path, "run", *common, f"model.path={taught}", "method=rlrt", "train.steps=3", "hydra.run.dir=first")
     first = RunFolder(tmp_path / "first")
     record = first.record.read()
     assert first.summary()["state"] == "finished"
@@ -107,7 +113,7 @@ def test_train_evaluate_serve_and_start_again(taught, tmp_path):
         20,
     )  # recommended
 
-    rlrt(tmp_path, "run", *common, "model.path=first", "method=opsd", "train.steps=1", "hydra.run.dir=second")
+    quick(tmp_path, "run", *common, "model.path=first", "method=opsd", "train.steps=1", "hydra.run.dir=second")
     second = RunFolder(tmp_path / "second").record.read()
     assert second[0]["eval/greedy"] == record[-1]["eval/greedy"]  # it starts where the first one ended
     assert second[0]["eval/avg_at_4"] == record[-1]["eval/avg_at_4"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -11,7 +13,7 @@ from rlrt.execute import execute
 from rlrt.hydra_setup import composed
 from rlrt.identity import identity
 from rlrt.rerun import expand, grammar
-from tests.test_command import command
+from tests.forked import forked
 
 SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "train.eval_every=0", "tracking=none")
 TYPED = ("method=rlrt", "method.lambda_init=0.3", "teacher.template='{prompt}|it\\'s {solution}'", "seed=3", *SMALL)
@@ -21,11 +23,16 @@ def config(overrides):
     return OmegaConf.to_container(composed(overrides), resolve=True)
 
 
-@pytest.fixture
-def stored(tmp_cwd):
-    folder = tmp_cwd / "outputs" / "runs" / "mine"
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once") / "mine"
     execute(load(composed(TYPED), overrides=TYPED), folder, lambda line: None, lambda: False)
     return folder
+
+
+@pytest.fixture
+def stored(tmp_cwd, once):
+    return Path(shutil.copytree(once, tmp_cwd / "outputs" / "runs" / "mine"))
 
 
 @pytest.mark.parametrize("name", ["mine", "outputs/runs/mine"])
@@ -73,13 +80,13 @@ def test_nothing_to_rerun_is_one_sentence(stored):
 
 
 def test_the_command_and_a_sweep_over_it(stored, tmp_cwd):
-    done = command("+from=mine", "seed=9", *SMALL, cwd=tmp_cwd)
+    done = forked("run", ("+from=mine", "seed=9", *SMALL), tmp_cwd)
     assert done.returncode == 0, done.stderr
     assert "finished after 2 steps" in done.stdout
-    done = command("-m", "+from=mine", "seed=7,8", "--cfg", "job", cwd=tmp_cwd)
+    done = forked("run", ("-m", "+from=mine", "seed=7,8", "--cfg", "job"), tmp_cwd)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("lambda_init: 0.3") == 2
-    done = command("+from=nowhere", cwd=tmp_cwd)
+    done = forked("run", ["+from=nowhere"], tmp_cwd)
     assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
 
 

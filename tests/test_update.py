@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 
 import pytest
@@ -21,9 +23,18 @@ def world(*overrides: str):
     """A learner and 4 x 6 graded rollouts of the embedded model."""
     config = settings("train.prompts_per_step=4", "train.rollouts_per_prompt=6", *overrides)
     config.data.prepare()
+    return build_learner(config), copy.deepcopy(sampled()), config
+
+
+@functools.cache
+def sampled():
+    """The same rollouts for every method: all start from the embedded model."""
+    config = settings("method=grpo")
+    config.data.prepare()
     learner = build_learner(config)
-    sampler = Sampler(config.engine, learner.policy, learner.builder, config.data, seed=3)
-    return learner, sampler(config.data.train[:4], 6, ("test",)), config
+    return Sampler(config.engine, learner.policy, learner.builder, config.data, seed=3)(
+        config.data.train[:4], 6, ("test",)
+    )
 
 
 def gradient(learner, rollouts) -> dict[str, torch.Tensor]:

@@ -47,8 +47,8 @@ class Moment:
 
     Attributes:
         kind: ``call``: before the ``count``-th call of ``name``; ``file``: before the ``count``-th change to a file of the
-            run; ``byte``: at byte ``count`` of a file of the ``name``-th checkpoint; ``clock``: from outside, ``name`` ms after
-            the record has ``count`` lines.
+            run; ``byte``: at byte ``count`` of a file of the ``name``-th checkpoint; ``clock``: from outside, ``name`` % of
+            a step after the record has ``count`` lines.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class Moment:
             "call": f"before call {self.count} of {self.name}",
             "file": f"before change {self.count} to a file",
             "byte": f"at byte {self.count} of checkpoint {self.name}",
-            "clock": f"{self.name} ms after line {self.count} of the record",
+            "clock": f"{self.name} % of a step after line {self.count} of the record",
         }[self.kind]
 
 
@@ -81,7 +81,7 @@ def moments(method: str, number: int) -> list[Moment]:
                 int(LARGEST ** rng.random()) if rng.random() < 0.5 else rng.randrange(LARGEST),
                 str(rng.randint(1, 3)),
             )
-        return Moment(kind, rng.randint(1, STEPS - 1), str(rng.randint(0, 300)))
+        return Moment(kind, rng.randint(1, STEPS - 1), str(rng.randint(0, 100)))
 
     return [one() for _ in range(1 if rng.random() < 0.7 else 2)]
 
@@ -176,10 +176,16 @@ def kill_from_outside(pid: int, folder: Path, moment: Moment) -> None:
     record = folder / "metrics.jsonl"
     while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
         if record.exists() and record.read_bytes().count(b"\n") >= moment.count:
-            time.sleep(int(moment.name) / 1000)
+            time.sleep(int(moment.name) / 100 * step_s(record))
             os.kill(pid, signal.SIGKILL)
             return
         time.sleep(0.005)
+
+
+def step_s(record: Path) -> float:
+    """Seconds of the last step of a record: kills by the clock must fall inside a run however quick the machine is."""
+    last = json.loads(record.read_bytes().split(b"\n")[-2])
+    return float(last.get("time/step_s", 0.3))
 
 
 def fingerprint(folder: Path) -> dict[str, Any]:

@@ -12,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
+from tests.forked import forked
 from tests.test_resume import numbers
 
 SMALL = ("train.prompts_per_step=2", "eval.prompts=4", "tracking=none", "train.eval_every=0")
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {"HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": str(ROOT),  # tests.held
+}
 
 
 def start(cwd, *arguments, module="rlrt.run", **more):
@@ -30,7 +35,7 @@ def start(cwd, *arguments, module="rlrt.run", **more):
     )
 
 
-def finish(process, timeout=150):
+def finish(process, timeout=300):
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -40,11 +45,17 @@ def finish(process, timeout=150):
     return process.returncode, output
 
 
-def run(cwd, *arguments, module="rlrt.run", timeout=150, **more):
+def run(cwd, *arguments, module="rlrt.run", timeout=300, **more):
     return finish(start(cwd, *arguments, module=module, **more), timeout)
 
 
-def wait_for(what, seconds=90):
+def quick(cwd, *arguments, module="rlrt.run", **more):
+    """The same in forks: where neither submitit nor a process that begins from nothing is what a test is about."""
+    done = forked(module.removeprefix("rlrt."), arguments, cwd, **more)
+    return done.returncode, done.stdout + done.stderr
+
+
+def wait_for(what, seconds=240):
     for _ in range(seconds * 10):
         found = what()
         if found:
@@ -70,30 +81,34 @@ def running_pid(cwd, steps):
     return None
 
 
-def test_killed_jobs_and_drivers_cost_nothing(tmp_path):
+def test_killed_jobs_and_drivers_cost_nothing(tmp_path, held):
     """kill -9 of a job: its driver starts it again. kill -9 of the driver: the same command takes over."""
-    long = ("-m", "method=grpo", "seed=0,1", "train.steps=40", "train.save_every=5", *SMALL)
+    hold = held(steps=7)
+    long = ("-m", "method=grpo", "seed=0,1", "train.steps=16", "train.save_every=5", *SMALL, *hold.keys)
     driver = start(tmp_path, *long)
-    os.kill(wait_for(lambda: running_pid(tmp_path, 7)), signal.SIGKILL)
-    wait_for(lambda: any("checkpoints/step" in str(p) for p in (tmp_path / "outputs").rglob("step_*")))
+    os.kill(wait_for(hold.waiting)[0], signal.SIGKILL)
     second = run(tmp_path, *long)
     assert second[0] == 2
     assert "another driver" in second[1]
+    wait_for(lambda: len(hold.waiting()) == 3)  # the other seed, and the killed one's second life
+    assert list((tmp_path / "outputs").rglob("checkpoints/step_5"))
     os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
+    hold.release()
     code, output = run(tmp_path, *long)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
     assert "2 finished" in output
     states = summaries(tmp_path)
     assert {s["state"] for s in states.values()} == {"finished"}
-    assert all(s["step"] == 40 for s in states.values())
+    assert all(s["step"] == 16 for s in states.values())
     whole = tmp_path / "whole"
-    code, output = run(tmp_path, "method=grpo", "seed=0", "train.steps=40", *SMALL, f"hydra.run.dir={whole}")
+    code, output = quick(tmp_path, "method=grpo", "seed=0", "train.steps=16", *SMALL, f"hydra.run.dir={whole}")
     assert code == 0, output
     (job,) = only(tmp_path).glob("*seed=0*")
     assert numbers(job) == numbers(whole)  # to the bit, as if nothing had happened
     before = {f: f.stat().st_mtime_ns for f in only(tmp_path).glob("*/metrics.jsonl")}
-    code, output = run(tmp_path, *long)
+    code, output = quick(tmp_path, *long)
     assert code == 0
     assert {f: f.stat().st_mtime_ns for f in before} == before
     code, output = run(tmp_path, str(only(tmp_path)), module="rlrt.status")
@@ -101,23 +116,26 @@ def test_killed_jobs_and_drivers_cost_nothing(tmp_path):
     assert "2 finished" in output
 
 
-def test_a_job_and_its_driver_killed_at_once(tmp_path):
-    arguments = ("-m", "method=rlrt", "seed=0,1", "train.steps=30", "train.save_every=5", *SMALL)
+def test_a_job_and_its_driver_killed_at_once(tmp_path, held):
+    hold = held(steps=7)
+    arguments = ("-m", "method=rlrt", "seed=0,1", "train.steps=12", "train.save_every=5", *SMALL, *hold.keys)
     driver = start(tmp_path, *arguments)
-    worker = wait_for(lambda: running_pid(tmp_path, 7))
+    worker = wait_for(hold.waiting)[0]
     os.kill(driver.pid, signal.SIGKILL)
     os.kill(worker, signal.SIGKILL)
-    driver.communicate()
+    driver.wait()
+    hold.release()
     code, output = run(tmp_path, *arguments)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
-    assert {(s["state"], s["step"]) for s in summaries(tmp_path).values()} == {("finished", 30)}
+    assert {(s["state"], s["step"]) for s in summaries(tmp_path).values()} == {("finished", 12)}
     retries = [json.loads(f.read_text())["retries"] for f in only(tmp_path).glob("*/job.json")]
     assert sum(retries) >= 1
 
 
 def test_a_job_that_dies_before_its_first_word_is_not_started_for_ever(tmp_path):
     arguments = ("-m", "method=grpo", "seed=0", "train.steps=2", *SMALL, "hydra.sweeper.max_retries=1")
-    code, output = run(tmp_path, *arguments, PYTHONPATH=str(dying(tmp_path)))
+    code, output = run(tmp_path, *arguments, PYTHONPATH=f"{dying(tmp_path)}{os.pathsep}{ROOT}")
     assert code == 1, output
     assert "ended without a word" in output
     assert "tried 2 times; a larger hydra.sweeper.max_retries" in output
@@ -135,8 +153,8 @@ def dying(tmp_path):
 
 def test_a_whole_sweep_anew(tmp_path):
     arguments = ("-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL)
-    assert run(tmp_path, *arguments)[0] == 0
-    code, output = run(tmp_path, *arguments, "resume=never")
+    assert quick(tmp_path, *arguments)[0] == 0
+    code, output = quick(tmp_path, *arguments, "resume=never")
     assert code == 0, output
     assert len(list(only(tmp_path).glob("*.old-1/metrics.jsonl"))) == 2
     assert output.count("the earlier run was moved to") == 2
@@ -144,7 +162,7 @@ def test_a_whole_sweep_anew(tmp_path):
 
 
 def test_must_resume_refuses_before_anything_starts(tmp_path):
-    code, output = run(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "resume=must")
+    code, output = quick(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "resume=must")
     assert code == 2
     assert "error: resume=must: expected a good checkpoint" in output
     assert not list((tmp_path / "outputs").rglob("summary.json"))
@@ -164,18 +182,22 @@ def trial_states(sweep):
     return [t.state.name for t in optuna.load_study(study_name=name, storage=storage).trials]
 
 
-def test_a_search_survives_its_driver(tmp_path):
-    driver = start(tmp_path, *SEARCH)
-    wait_for(lambda: running_pid(tmp_path, 1))
+def test_a_search_survives_its_driver(tmp_path, held):
+    hold = held(steps=4, evaluations=2)
+    search = (*SEARCH, *hold.keys)
+    driver = start(tmp_path, *search)
+    wait_for(hold.waiting)
     os.kill(driver.pid, signal.SIGKILL)
-    driver.communicate()
-    code, output = run(tmp_path, *SEARCH)
+    driver.wait()
+    hold.release()
+    code, output = run(tmp_path, *search)
+    driver.communicate()  # its pipe, which the jobs that outlived it had too
     assert code == 0, output
     assert trial_states(only(tmp_path)) == ["COMPLETE"] * 4
     assert len(list(only(tmp_path).glob("*/job.json"))) == 4  # each trial once
     assert json.loads((only(tmp_path) / "best.json").read_text())["best"][0]["params"]
     before = {f: f.stat().st_mtime_ns for f in only(tmp_path).glob("*/metrics.jsonl")}
-    code, output = run(tmp_path, *SEARCH)
+    code, output = quick(tmp_path, *search)
     assert code == 0, output
     assert {f: f.stat().st_mtime_ns for f in before} == before
 
@@ -183,10 +205,10 @@ def test_a_search_survives_its_driver(tmp_path):
 def test_a_search_prunes_jobs_while_they_run(tmp_path):
     """A threshold that every trial is under at once: pruned at the first report, long before the last step."""
     pruner = ("hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.lower=2.0")
-    code, output = run(
+    code, output = quick(
         tmp_path,
         *SEARCH,
-        "train.steps=400",
+        "train.steps=4000",
         "train.save_every=0",
         *pruner,
         "trial.seeds=[0,1]",
@@ -196,13 +218,13 @@ def test_a_search_prunes_jobs_while_they_run(tmp_path):
     assert trial_states(only(tmp_path)) == ["PRUNED", "PRUNED"]
     states = summaries(tmp_path)
     assert {s["state"] for s in states.values()} == {"pruned"}
-    assert all(s.get("step", 0) < 400 for s in states.values())
+    assert all(s.get("step", 0) < 4000 for s in states.values())
 
 
 def test_failures_are_named_and_retried_only_where_it_may_help(tmp_path):
     (tmp_path / "flaky.py").write_text(FLAKY)
     arguments = ("-m", "method=grpo", "seed=0,1", "train.steps=2", *SMALL, "method.credit=flaky.Flaky")
-    code, output = run(tmp_path, *arguments, "hydra.sweeper.max_retries=1")
+    code, output = quick(tmp_path, *arguments, "hydra.sweeper.max_retries=1")
     assert code == 1, output
     states = summaries(tmp_path)
     failed, fine = (next(s for name, s in states.items() if f"seed={n}" in name) for n in (1, 0))
@@ -241,7 +263,7 @@ class Flaky(UniformCredit):
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
-    arguments = ("-m", "method=grpo", "seed=0", "train.steps=400", "train.save_every=0", *SMALL)
+    arguments = ("-m", "method=grpo", "seed=0", "train.steps=4000", "train.save_every=0", *SMALL)
     driver = start(tmp_path, *arguments)
     wait_for(lambda: running_pid(tmp_path, 3))
     os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
@@ -249,14 +271,14 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path):
     assert code == 130, output
     (state,) = summaries(tmp_path).values()
     assert state["state"] == "interrupted"
-    assert 0 < state["step"] < 400
+    assert 0 < state["step"] < 4000
     (job,) = only(tmp_path).glob("*seed=0*")
     assert (job / "checkpoints" / f"step_{state['step']}").is_dir()
     assert "rlrt.cancel" in output
 
 
 def test_cancel_stops_driver_and_jobs(tmp_path):
-    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=400", *SMALL)
+    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=4000", *SMALL)
     wait_for(lambda: running_pid(tmp_path, 3))
     code, output = run(tmp_path, str(only(tmp_path)), module="rlrt.cancel")
     assert code == 0
@@ -269,7 +291,9 @@ def test_cancel_stops_driver_and_jobs(tmp_path):
     "bad", ["train.lr=-1,1e-3", "hydra.launcher.n_jobs=0", "hydra/launcher=nothing", "hydra/launcher=slurm"]
 )
 def test_nothing_starts_where_something_is_wrong(tmp_path, bad):
-    code, output = run(tmp_path, "-m", "seed=0,1", *SMALL, bad, PATH="/nowhere")  # no sbatch, whatever this machine has
+    code, output = quick(
+        tmp_path, "-m", "seed=0,1", *SMALL, bad, PATH="/nowhere"
+    )  # no sbatch, whatever this machine has
     assert code in (1, 2), output
     assert output.count("error: ") == 1
     assert "Traceback" not in output
@@ -277,7 +301,7 @@ def test_nothing_starts_where_something_is_wrong(tmp_path, bad):
 
 
 def test_dry_run_prints_the_script(tmp_path):
-    code, output = run(
+    code, output = quick(
         tmp_path, "-m", "seed=0,1,2", *SMALL, "hydra/launcher=slurm", "hydra.launcher.dry_run=true",
         "hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "hydra.launcher.mem_gb=8",
         "hydra.launcher.timeout_min=30", "hydra.launcher.array_parallelism=2", "hydra.launcher.setup=['module load x']",
@@ -301,6 +325,6 @@ def test_ctrl_c_while_jobs_start_is_heard(tmp_path):
     driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=4000", *SMALL)
     wait_for(lambda: list((tmp_path / "outputs").glob("sweeps/*/*/lease.json")))
     os.kill(driver.pid, signal.SIGINT)
-    code, output = finish(driver, 60)
+    code, output = finish(driver)
     assert code == 130, output
     assert {s["state"] for s in summaries(tmp_path).values()} <= {"interrupted"}

@@ -52,9 +52,10 @@ def test_a_study_of_the_paper_is_its_recipe_and_can_be_rehearsed(study):
             "kl_coef: 0.0",
         ):
             assert line in config
+    path = settings(f"model={model}").model.path
     small = ["model=tiny", "data=countdown", "engine.max_new_tokens=48", "seed=0"]
     for _, config in shown:
-        assert f"path: {settings(f'model={model}').model.path}" in config
+        assert f"path: {path}" in config
     assert len(configs([f"+sweep={study}", *small])) == cost(study) / 3
     assert all("path: open-r1/DAPO-Math-17k-Processed" in config for _, config in shown)
 

@@ -10,11 +10,19 @@ from rlrt.build import replay
 from rlrt.errors import UserError
 from rlrt.sweep import worker
 from rlrt.sweep.command import sweep
+from rlrt.sweep.launchers import LocalLauncher
+from tests.forked import submit_forks
 from tests.test_command import SMALL
 from tests.trackers.test_mlflow import client, go
 
 
-def test_a_sweep_is_a_parent_with_its_jobs(tmp_cwd, uri):
+@pytest.fixture
+def forks(monkeypatch):
+    """Jobs are forks: what MLflow has of them is no matter of submitit."""
+    monkeypatch.setattr(LocalLauncher, "submit", submit_forks)
+
+
+def test_a_sweep_is_a_parent_with_its_jobs(tmp_cwd, uri, forks):
     typed = ["method=grpo", "seed=0,1", *SMALL, f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s"]
     assert sweep(typed) == 0
     parent = json.loads((tmp_cwd / "s" / "sweep.json").read_text())["mlflow_run_id"]
@@ -41,7 +49,8 @@ def test_what_mlflow_missed_is_replayed_once(tmp_cwd, uri):
     assert json.loads((tmp_cwd / "run" / "summary.json").read_text())["mlflow_complete"] is True
 
 
-def test_sqlite_is_left_to_the_driver_on_slurm(tmp_cwd, uri, monkeypatch):
+def test_sqlite_is_left_to_the_driver_on_slurm(tmp_cwd, new_uri, monkeypatch):
+    uri = new_uri
     typed = ["method=grpo", "seed=0", *SMALL, f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s"]
     from rlrt.hydra_setup import composer
     from rlrt.sweep.command import job_of
@@ -51,7 +60,7 @@ def test_sqlite_is_left_to_the_driver_on_slurm(tmp_cwd, uri, monkeypatch):
     job.write(tags={"rlrt.sweep": "s"})
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert worker.run(str(job.folder)) == "finished"
-    assert not (tmp_cwd / "store.db").exists()
+    assert not (tmp_cwd / "new.db").exists()
     summary = json.loads((job.folder / "summary.json").read_text())
     assert (summary["state"], summary["mlflow_complete"], summary["slurm_job_id"]) == ("finished", False, "7")
     assert replay(job.folder)
@@ -68,7 +77,7 @@ def test_secrets_of_a_job_are_for_its_owner_alone(tmp_cwd):
     assert (tmp_cwd / "j" / "job.json").stat().st_mode & 0o077 == 0
 
 
-def test_a_searchs_best_parameters_are_in_the_parent_and_its_trials_below(tmp_cwd, uri):
+def test_a_searchs_best_parameters_are_in_the_parent_and_its_trials_below(tmp_cwd, uri, forks):
     typed = [
         "hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "method=rlrt", "method.lambda_init=0.25,0.75", *SMALL,
         f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s", "hydra.sweeper.objective=reward/mean",

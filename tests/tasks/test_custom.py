@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+
+from tests.forked import forked
 
 MODULE = '''
 from dataclasses import dataclass, field
@@ -41,10 +41,7 @@ SMALL = ("train.steps=1", "train.prompts_per_step=4", "train.eval_every=0", "eva
 
 def run(folder, *words):
     (folder / "my_tasks.py").write_text(MODULE)
-    return subprocess.run(
-        [sys.executable, "-m", "rlrt.run", *SMALL, "hydra.run.dir=out", *words], cwd=folder, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    return forked("run", (*SMALL, "hydra.run.dir=out", *words), folder)
 
 
 def test_a_class_of_ones_own(tmp_path):

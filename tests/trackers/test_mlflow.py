@@ -74,7 +74,8 @@ def test_a_server_that_is_not_there_costs_one_warning(tmp_cwd, caplog):
     assert len((tmp_cwd / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
-def test_parallel_first_starts_do_not_race(tmp_cwd, uri):
+def test_parallel_first_starts_do_not_race(tmp_cwd, new_uri):
+    uri = new_uri
     failures: list[str] = []
 
     def start(i):
@@ -120,7 +121,8 @@ sys.exit(0 if tracker.close("FINISHED") and not said else f"{said}")
 """
 
 
-def test_eight_processes_may_start_at_once_on_a_file_that_is_not_there(tmp_cwd, uri):
+def test_eight_processes_may_start_at_once_on_a_file_that_is_not_there(tmp_cwd, new_uri):
+    uri = new_uri
     started = [
         subprocess.Popen([sys.executable, "-c", STARTER, uri, str(tmp_cwd / "a"), str(i)], stderr=subprocess.PIPE)
         for i in range(8)
