@@ -53,7 +53,7 @@ def forked(
 def import_what_runs_need() -> None:
     """Once, before a fork, instead of in each of them."""
     for name in (
-        "rlrt.build",
+        "rlrt.execute",
         "rlrt.trackers.mlflow",
         "mlflow",
         "transformers.models.qwen3.modeling_qwen3",

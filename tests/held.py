@@ -30,11 +30,11 @@ class HeldEngine(HfEngine):
     free: int = key("times that a process takes weights without a look at the file", least=0)
     _taken: int = field(default=0, init=False, repr=False)
 
-    def load(self, model: Any, stop_ids: Sequence[int]) -> None:
+    def load(self, model: Any, stop_ids: Sequence[int], version: int = 0) -> None:
         self._taken += 1
         if self._taken > self.free:
             wait_while(Path(self.hold) / "closed")
-        super().load(model, stop_ids)
+        super().load(model, stop_ids, version)
 
 
 def wait_while(closed: Path) -> None:
