@@ -12,7 +12,7 @@ from rlrt.errors import UserError
 from rlrt.execute import execute
 from tests.helpers import METHODS, settings
 
-SMALL = ("train.steps=4", "train.prompts_per_step=4", "train.eval_every=2", "eval.prompts=4", "tracking=none")
+SMALL = ("train.steps=4", "train.prompts_per_step=2", "train.eval_every=2", "eval.prompts=4", "tracking=none")
 
 
 def run(folder, *overrides, stop_after=None):
