@@ -70,9 +70,9 @@ class Estimate:
     Attributes:
         phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered``
             (whole weights of one layer and the embeddings under FSDP), ``optimiser`` (AdamW's two moments), ``teacher`` and
-            ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, or the engine's laid together),
-            ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the optimiser), ``server`` (the share
-            of an engine that reserves it).
+            ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, the engine's laid together, or its
+            whole ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
+            optimiser), ``server`` (the share of an engine that reserves it).
     """
 
     phases: Mapping[str, Mapping[str, int]]
@@ -145,7 +145,7 @@ def server_share(settings: Settings, place: Place) -> int:
 
 def samples_here(settings: Settings) -> bool:
     """Whether the engine samples in the trainer's own process, on its weights (``engine=hf``)."""
-    return hasattr(settings.engine, "max_rows")
+    return bool(settings.engine.exact)
 
 
 def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) -> dict[str, int]:
@@ -153,6 +153,7 @@ def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) ->
     if not samples_here(settings):
         return {}
     number, rows = number_bytes(settings), decoded_rows(settings, place.processes)
+    whole = FLOAT * sizes.weights if shards(place) > 1 else 0  # the engine's own, while it samples
     width = lengths.prompt + settings.engine.max_new_tokens
     token = 2 * sizes.keys * number * sizes.layers
     choosing = rows * sizes.vocabulary * CHOOSING[number]
@@ -161,10 +162,10 @@ def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) ->
         copies = number * (sizes.matrices + (sizes.head if number < FLOAT else 0))
         cache = rows * token * places
         attending = rows * sizes.heads * places * (number + 2 * FLOAT)
-        return {"weight copies": copies, "cache": cache, "logits": max(choosing, attending)}
+        return {"weight copies": copies + whole, "cache": cache, "logits": max(choosing, attending)}
     copies = number * (sizes.matrices + sizes.head) if number < FLOAT and not sizes.adapted else 0
     grown = token // sizes.layers  # a layer's cache is laid out anew for every token
-    return {"weight copies": copies, "cache": rows * width * (token + grown), "logits": choosing}
+    return {"weight copies": copies + whole, "cache": rows * width * (token + grown), "logits": choosing}
 
 
 def decoded_rows(settings: Settings, processes: int) -> int:

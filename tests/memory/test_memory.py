@@ -287,7 +287,7 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
     place = Place("cuda", device_bytes=10**10)
 
     class Reserving:
-        max_new_tokens, gpu_memory_utilization, release_memory = 48, 0.5, False
+        exact, max_new_tokens, gpu_memory_utilization, release_memory = False, 48, 0.5, False
 
     made.engine = Reserving()
     found = estimate(sizes, made, Lengths(8, 8), place)
