@@ -51,7 +51,7 @@ class Scripted:
         self.calls, self.streams, self.seed, self.penalty = list(calls), [], 0, penalty
         self.task = type("Task", (), {"train": PROMPTS})
 
-    def __call__(self, prompts, samples, stream, sampling=None):
+    def __call__(self, prompts, samples, stream, sampling=None, load=True):
         self.streams.append(stream)
         correct = self.calls.pop(0)
         assert len(correct) == len(prompts)

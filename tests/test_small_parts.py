@@ -162,7 +162,7 @@ def test_the_c_library_takes_what_it_is_told_about_freed_memory():
 def test_the_gpu_benchmark_says_when_there_is_no_gpu():
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    words, root = [sys.executable, "-m", "benchmarks.gpu"], Path(__file__).parents[1]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 1
-    assert done.stderr.strip() == "benchmarks/gpu.py: expected a CUDA GPU, found none here; run it where there is one."
+    assert done.stderr.strip() == "benchmarks.gpu: expected a CUDA GPU, found none here; run it where there is one."

@@ -43,7 +43,7 @@ def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float
     """
     slurm = isinstance(launcher, SlurmLauncher)
     kind = kind_of(settings, launcher, memory_gb)
-    tasks = max(1, int(getattr(launcher, "tasks_per_node", None) or 1)) if slurm else local_processes()
+    tasks = launcher.tasks_per_node if slurm else max(launcher.tasks_per_node, local_processes())
     jobs = launcher.n_jobs if several and isinstance(launcher, LocalLauncher) else 1
     if memory_gb is not None:
         given = int(memory_gb * GB)
@@ -79,8 +79,8 @@ def local_processes() -> int:
 def processes_of(launcher: Any) -> int:
     """Processes of one run: nodes times tasks of the launcher where it has such keys, else as the environment says."""
     if isinstance(launcher, SlurmLauncher):
-        return max(1, int(getattr(launcher, "nodes", None) or 1) * int(getattr(launcher, "tasks_per_node", None) or 1))
-    return max(1, int(os.environ.get("WORLD_SIZE") or 1))
+        return launcher.nodes * launcher.tasks_per_node
+    return max(launcher.tasks_per_node, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def ram(proc: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

@@ -160,7 +160,7 @@ class SlurmLauncher:
             "account": self.account,
             "qos": self.qos,
             "nodes": self.nodes,
-            "tasks_per_node": self.tasks_per_node,
+            "ntasks_per_node": self.tasks_per_node,
             "gpus_per_node": self.gpus_per_node,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{int(self.mem_gb * 1024)}M",

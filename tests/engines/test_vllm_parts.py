@@ -12,7 +12,7 @@ from rlrt.engines.vllm import VllmEngine
 from rlrt.engines.vllm_common import in_chunks, parameters, response, transfer
 from rlrt.errors import UserError
 from rlrt.identity import identity
-from rlrt.lora import adapters, add_adapters, merged, named_weights
+from rlrt.lora import adapters, add_adapters, named_weights, weight_of
 from rlrt.policy import Policy, adamw, load
 from rlrt.types import Sampling
 from tests.helpers import settings
@@ -102,21 +102,13 @@ def test_weights_come_by_the_names_of_a_checkpoint_and_adapters_merged():
     with torch.no_grad():
         for weight in adapters(adapted).values():
             weight.normal_()
-    whole = merged(adapted)
     found = dict(named_weights(adapted))
     assert list(found) == names
-    assert all(torch.equal(tensor, whole[name]) and not tensor.requires_grad for name, tensor in found.items())
-
-
-def test_a_shared_weight_is_put_together_one_at_a_time():
-    class Shard(torch.nn.Parameter):
-        def full_tensor(self):
-            return torch.cat([self, self])
-
-    layer = torch.nn.Linear(2, 3, bias=False)
-    layer.weight = Shard(torch.ones(3, 2))
-    ((name, tensor),) = named_weights(layer)
-    assert (name, tuple(tensor.shape)) == ("weight", (6, 2))
+    assert not any(tensor.requires_grad for tensor in found.values())
+    before, name = dict(named_weights(plain)), "model.layers.0.self_attn.q_proj.weight"
+    changed = {n for n in names if not torch.equal(before[n], found[n])}
+    assert changed == {n for n in names if "q_proj" in n or "down_proj" in n}
+    assert torch.equal(found[name], weight_of(adapted.model.layers[0].self_attn.q_proj))
 
 
 def test_chunks_hold_no_more_than_they_may():

@@ -19,6 +19,8 @@ DEFAULTS = {
     "partition": None,
     "account": None,
     "qos": None,
+    "nodes": 1,
+    "tasks_per_node": 1,
     "gpus_per_node": None,
     "cpus_per_task": 4,
     "mem_gb": None,
@@ -103,8 +105,7 @@ def test_gpus_of_a_job():
     assert slurm.check_gpus(launcher()) == []
     assert slurm.check_gpus(launcher(gpus_per_node=1)) == []
     assert states(slurm.check_gpus(launcher(gpus_per_node=4))) == [("warning", "gpus")]
-    several = launcher(gpus_per_node=2)
-    several.tasks_per_node = 4
+    several = launcher(gpus_per_node=2, tasks_per_node=4)
     (found,) = slurm.check_gpus(several)
     assert found.words.endswith("set hydra.launcher.gpus_per_node=4")
 

@@ -174,7 +174,7 @@ def test_jobs_here_see_the_gpus_that_their_driver_sees(tmp_path, monkeypatch, se
     class Looking(LocalLauncher):
         work = staticmethod(look)
 
-    launcher = Looking(n_jobs=1, threads_per_job=None)
+    launcher = Looking(n_jobs=1, threads_per_job=None, tasks_per_node=1)
     launcher.submit([tmp_path], tmp_path, "x")
     launcher.settle()
     assert (tmp_path / "seen").read_text() == repr(seen)

@@ -81,7 +81,10 @@ def test_an_axis_needs_values():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"kind": "local", "n_jobs": 0, "threads_per_job": None}, r"hydra\.launcher\.n_jobs: .* at least 1"),
+        (
+            {"kind": "local", "n_jobs": 0, "threads_per_job": None, "tasks_per_node": 1},
+            r"hydra\.launcher\.n_jobs: .* at least 1",
+        ),
         ({"kind": "local", "n_job": 1, "threads_per_job": None}, r"n_job: there is no such key\. Did you mean"),
         ({"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"}, "expected local or slurm"),
     ],
