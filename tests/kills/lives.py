@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rlrt.ahead
 import rlrt.loop
 from rlrt.execute import execute
 from tests.helpers import settings
@@ -101,7 +102,8 @@ def arm(moment: Moment, folder: Path) -> None:
 
 
 def count_calls(moment: Moment, die: Callable[[], None]) -> None:
-    function, left = getattr(rlrt.loop, moment.name), [moment.count]
+    module = rlrt.ahead if moment.name == "step_prompts" else rlrt.loop  # where it is called
+    function, left = getattr(module, moment.name), [moment.count]
 
     def counted(*args: Any, **more: Any) -> Any:
         left[0] -= 1
@@ -109,7 +111,7 @@ def count_calls(moment: Moment, die: Callable[[], None]) -> None:
             die()
         return function(*args, **more)
 
-    setattr(rlrt.loop, moment.name, counted)
+    setattr(module, moment.name, counted)
 
 
 def count_changes(moment: Moment, folder: Path, die: Callable[[], None]) -> None:
