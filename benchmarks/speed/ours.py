@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.case import Case, settings_of
+from rlrt.ahead import Source
 from rlrt.build import build_learner
 from rlrt.loop import Run, train
 from rlrt.rollouts import Sampler
@@ -31,14 +32,14 @@ def main(case: Case, method: str, overrides: list[str]) -> None:
         if not sys.stdin.readline():
             sys.exit(0)
 
+    sampler = Sampler(settings.engine, learner.policy, learner.builder, settings.data, seed=0)
     print("ready", flush=True)
     sys.stdin.readline()
     train(
         Run(
-            sampler=Sampler(settings.engine, learner.policy, learner.builder, settings.data, seed=0),
+            source=Source(sampler, settings.train, 0, first=2),
             suites=[],
             learner=learner,
-            seed=0,
             train=settings.train,
             eval=settings.eval,
             position=1,  # no evaluation of the start
