@@ -53,20 +53,18 @@ def train(run: Run) -> int:
     Returns:
         the number of updates done: ``train.steps``, or fewer where the run was asked to stop (it has then saved).
     """
-    config = run.train
+    config, sampler = run.train, run.source.sampler
     if run.position == 0:
         run.record(0, evaluation(run))
     for step in range(run.position + 1, config.steps + 1):
         seconds, begin = dict[str, float](), perf_counter()
-        waited = run.source.sampler.waited_s
+        waited = sampler.waited_s
         with clock(seconds, "time/rollout_s"):
             draw = run.source.take(step)
             run.source.begin(step + 1)
-        seconds["time/grading_s"] = (
-            run.source.sampler.waited_s - waited
-        )  # of the rollout's: grades not yet there at its end
+        seconds["time/grading_s"] = sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
         run.release()
-        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, run.source.sampler.engine.exact)
+        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
         lr = learning_rate(config, step)
         result = learn(run.learner, draw.rollouts, signals, lr)
         metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics

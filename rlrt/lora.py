@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrt.distributed.sharding import is_share, whole
+from rlrt.distributed.sharding import whole
 from rlrt.errors import UserError
 from rlrt.seeds import derive
 
@@ -53,11 +53,8 @@ def weight_of(linear: Any) -> Tensor:
     """The weight by which a linear layer multiplies, its adapter's product included."""
     if not hasattr(linear, "get_delta_weight"):
         return whole(linear.weight)
-    weight = whole(linear.base_layer.weight)
-    if not is_share(linear.base_layer.weight):
-        return weight + linear.get_delta_weight(NAME)
     product = whole(linear.lora_B[NAME].weight) @ whole(linear.lora_A[NAME].weight)
-    return weight + product * linear.scaling[NAME]
+    return whole(linear.base_layer.weight) + product * linear.scaling[NAME]
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ class Engine(Protocol):
     max_new_tokens: int
     temperature: float
     exact: ClassVar[bool]
-    """Whether it samples by the trainer's own weights and arithmetic, and knows exact entropies."""
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""

@@ -40,10 +40,8 @@ def share_ddp(model: Any) -> None:
     device = next(model.parameters()).device
     plain = DistributedDataParallelKwargs(broadcast_buffers=False)  # they never change, and passes may differ in number
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[plain])
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`broadcast_buffers` is deprecated", FutureWarning
-        )  # accelerate knows no other word
+    with warnings.catch_warnings():  # accelerate knows no other word for it
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         ENTRIES[model] = accelerator.prepare_model(Entry(model), device_placement=False)
 
 

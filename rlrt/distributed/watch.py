@@ -51,6 +51,7 @@ class Watch:
         self._changed: dict[int, float] = {}
         self._beats, self._failure, self._over = 0, "", threading.Event()
         self._gone_since: float | None = None
+        self._explained: BaseException | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True, name="rlrt-watch")
 
@@ -87,8 +88,9 @@ class Watch:
 
         An error of this process's own is told to the others.
         """
-        if isinstance(error, RankLost):
+        if isinstance(error, RankLost) or error is self._explained:
             return error
+        self._explained = error
         if not is_of_collective(error):
             self._failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"[:300]
             with contextlib.suppress(RuntimeError):
@@ -110,15 +112,16 @@ class Watch:
             with contextlib.suppress(RuntimeError):  # the store is gone: ``_lost`` says so
                 self._tell()
             since = self._since
-            lost = self._lost()
-            if since is not None and time.monotonic() - since > self._patience_s:
-                lost = lost or self._behind()
+            waited = since is not None and time.monotonic() - since > self._patience_s
+            late = self._behind() if waited else ""
+            lost = self._lost() or late
             if not lost:
                 self._gone_since = None
                 continue
             self._gone_since = self._gone_since or time.monotonic()
             if time.monotonic() - self._gone_since > GRACE_S and not self._over.is_set():
-                self._end_late()
+                if late:  # whoever is only behind because another one is gone ends by itself, with what it has to write
+                    self._end_late()
                 log.error("rank %d ends: %s", self.rank, lost)
                 print(f"error: rank {self.rank} of {self.size} ends: {lost}", file=sys.stderr, flush=True)
                 self._leave(EXIT)

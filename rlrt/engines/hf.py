@@ -147,9 +147,7 @@ def replica(model: Any, before: Any) -> Any:
     """A model with the whole weights of one of which each process holds a share; the one made ``before`` is filled again."""
     if before is None:
         with torch.device(next(model.parameters()).device):
-            before = type(model)._from_config(
-                model.config, dtype=torch.float32
-            )  # the packed attention stays as configured
+            before = type(model)._from_config(model.config, dtype=torch.float32)
         before.requires_grad_(False)
         before.is_replica = True
         set_compute_dtype(before, getattr(model, "compute_dtype", torch.float32))

@@ -6,6 +6,7 @@ vLLM's own backends (NCCL, IPC) need CUDA.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -65,9 +66,9 @@ class Transfer(WeightTransferEngine):  # type: ignore[misc]
         """Load some weights."""
         self.wanted -= self.model.load_weights(self.read(update_info))
 
+    @abstractmethod
     def read(self, update_info: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Names and tensors."""
-        raise NotImplementedError
 
     def finish_weight_update(self) -> None:
         """Put the model together.
