@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tests.golden.world import HERE, loss_values, machine, three_updates
+from tests.golden.world import HERE, NAMES, loss_values, machine, main, three_updates
 from tests.helpers import METHODS
 
 
@@ -52,3 +52,24 @@ def test_the_recorded_losses_agree_with_plain_python():
         loss = -min(ratio * advantage, min(max(ratio, 0.8), 1.28) * advantage)
         assert golden["clipped_loss"][i] == pytest.approx(loss, abs=1e-12)
     assert golden["entropy"][0] == pytest.approx(-math.fsum(p * math.log(p) for p in s), abs=1e-12)
+
+
+def test_recording_one_golden_run_writes_one(tmp_path, capsys):
+    main(["grpo"], tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["grpo.json"]
+    steps = json.loads((tmp_path / "grpo.json").read_text())["steps"]
+    assert steps == three_updates("grpo")
+    assert capsys.readouterr().out == f"{tmp_path / 'grpo.json'}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["rlrtt"]])
+def test_nothing_is_recorded_without_a_known_name(tmp_path, capsys, words):
+    with pytest.raises(SystemExit) as end:
+        main(words, tmp_path)
+    assert end.value.code == 2
+    assert not list(tmp_path.iterdir())
+    assert "NAME" in capsys.readouterr().err
+
+
+def test_every_golden_file_has_a_name():
+    assert sorted(p.stem for p in HERE.glob("*.json")) == sorted(NAMES)

@@ -1,14 +1,17 @@
 """Golden runs: three updates of every method on committed rollouts, and loss values in float64.
 
-``python -m tests.golden.world`` records them anew; do that only with a change that is meant to change numbers, and say
-so in docs/LOG.md.
+``python -m tests.golden.world NAME ...`` records those files anew (a method, ``losses``, ``rollouts``, or ``all``) and leaves
+the others as they are; do that for a new method, or with a change that is meant to change numbers, and say so in docs/LOG.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import re
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +115,30 @@ def loss_values() -> dict[str, list[float]]:
     return {name: value.flatten().tolist() for name, value in values.items()}
 
 
-def main() -> None:
-    """Record everything."""
+NAMES = ("rollouts", "losses", *METHODS)
+"""What is recorded, in this order: the methods' updates are made on the recorded rollouts."""
+
+
+def recorded(name: str) -> str:
+    """The text of a golden file."""
+    if name == "rollouts":
+        return "[\n" + ",\n".join(json.dumps(r) for r in record_rollouts()) + "\n]\n"
+    if name == "losses":
+        return json.dumps(loss_values(), indent=1) + "\n"
+    golden = {"machine": machine(), "torch": torch.__version__, "steps": three_updates(name)}
+    return json.dumps(golden, indent=1) + "\n"
+
+
+def main(arguments: Sequence[str], folder: Path = HERE) -> None:
+    """Record what is named, and nothing else."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden.world", description=main.__doc__)
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=[*NAMES, "all"], help=", ".join([*NAMES, "all"]))
+    asked = parser.parse_args(arguments).names
     torch.set_num_threads(1)
-    (HERE / "rollouts.json").write_text("[\n" + ",\n".join(json.dumps(r) for r in record_rollouts()) + "\n]\n")
-    (HERE / "losses.json").write_text(json.dumps(loss_values(), indent=1) + "\n")
-    for method in METHODS:
-        golden = {"machine": machine(), "torch": torch.__version__, "steps": three_updates(method)}
-        (HERE / f"{method}.json").write_text(json.dumps(golden, indent=1) + "\n")
+    for name in NAMES if "all" in asked else [n for n in NAMES if n in asked]:
+        (folder / f"{name}.json").write_text(recorded(name))
+        print(folder / f"{name}.json")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
