@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlrt.paths import CHECKSUMS, TRAINER, listed
+from rlrt.paths import CHECKSUMS, STATE, TRAINER, listed
 
 PARTS = ("teacher", "adapters")
 """Named weights that a snapshot may hold besides the model's."""
@@ -82,10 +83,9 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
             copies = {k: v.detach().clone().contiguous() for k, v in weights.items()}
             save_file(copies, inner / f"{name}.safetensors")
     state = {"step": snapshot.step, "optimiser": rest, **snapshot.state}
-    (inner / "state.json").write_text(json.dumps(state, indent=1))
-    files = sorted(p for p in work.rglob("*") if p.is_file())
+    (inner / STATE).write_text(json.dumps(state, indent=1))
+    files = plain_files(work)
     for file in files:
-        os.chmod(file, 0o644)
         _sync(file)
     (work / CHECKSUMS).write_text(json.dumps({str(p.relative_to(work)): _digest(p) for p in files}, indent=1))
     for path in (work / CHECKSUMS, inner, work):
@@ -96,6 +96,22 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
     _sync(folder)
     drop_old(folder, keep_last)
     return target
+
+
+def plain_files(folder: Path) -> list[Path]:
+    """All files below a folder, sorted, with the rights that the umask gives to a new file.
+
+    safetensors writes its files for their owner alone, whatever the umask. Folders keep their rights: only root can enter a
+    folder that has lost its x bit.
+    """
+    probe = folder / ".rights"
+    probe.touch()
+    rights = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    for file in files:
+        file.chmod(rights)
+    return files
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -150,7 +166,7 @@ def drop_old(folder: Path, keep_last: int) -> None:
 def read(checkpoint: Path) -> Snapshot:
     """The parts that ``save`` wrote, the model apart."""
     inner = checkpoint / TRAINER
-    state = json.loads((inner / "state.json").read_text())
+    state = json.loads((inner / STATE).read_text())
     optimiser = unflatten_optimiser(load_file(inner / "optimiser.safetensors"), state.pop("optimiser"))
     files = {name: inner / f"{name}.safetensors" for name in PARTS}
     parts = {name: load_file(file) if file.is_file() else None for name, file in files.items()}

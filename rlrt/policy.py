@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from rlrt.distributed import sharding
 from rlrt.errors import UserError
 from rlrt.forward import evaluating
 from rlrt.lora import named_weights
+from rlrt.model_files import check_folder, check_hub, first_line, no_hub
 from rlrt.paths import resolve_path
 
 LONGEST = 1_000_000
@@ -29,7 +28,8 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
     the ratio of new to old log-probabilities would be noise, and a resumed run could not be the same.
 
     Raises:
-        UserError: for a folder without weights or with a broken config, and for a hub that cannot be reached.
+        UserError: for a folder without weights or with a broken config, for files that lead elsewhere, for weights that are
+            not those that the config asks for, and for a hub that cannot be reached.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -41,12 +41,12 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
     folder = Path(source)
     if folder.is_dir():
         check_folder(folder)
-    elif source.startswith((".", "/", "~")) or source.count("/") != 1:
+    elif folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(
             f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is not a folder here."
         )
     else:
-        check_hub(source, revision)
+        revision = check_hub(source, revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -60,17 +60,10 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
         )
     except Exception as error:  # transformers raises many types for one cause: the model cannot be had
         if folder.is_dir():
-            raise UserError(f"model.path: {path} could not be loaded: {_first_line(error)}") from error
-        raise UserError(
-            f"model.path: {path} could not be had from the hub ({_first_line(error)}); download it elsewhere and give its "
-            "folder as model.path=/path/to/folder."
-        ) from error
+            raise UserError(f"model.path: {path} could not be loaded: {first_line(error)}") from error
+        raise no_hub(path, first_line(error)) from error
     model, report = loaded
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
-        raise UserError(
-            f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
-        )
+    check_tensors(path, str(model.config.model_type), report)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:
         raise UserError(f"model.path: the tokenizer of {path} gives no tokens for '1'; is its tokenizer.json there?")
     for module in model.modules():
@@ -81,6 +74,29 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
     check_head(model)
     packed.enable(model)
     return model, tokenizer
+
+
+def check_tensors(path: str, kind: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights that are not those of the config: what is lacking would be random, what is left over was trained with.
+
+    Args:
+        kind: the config's ``model_type``.
+        report: transformers' loading info.
+
+    Raises:
+        UserError: with how many tensors differ, and the first.
+    """
+    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if lacking:
+        raise UserError(
+            f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
+        )
+    left = sorted(report["unexpected_keys"])
+    if left:
+        raise UserError(
+            f"model.path: the weights in {path} hold {len(left)} tensors that its config.json (model_type {kind}) has no use "
+            f"for ({left[0]}, ...); give the config.json that belongs to the weights, or save the model without these tensors."
+        )
 
 
 def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) -> None:
@@ -148,53 +164,6 @@ def check_attention(attention: str) -> None:
         )
 
 
-def check_hub(hub_id: str, revision: str | None) -> None:
-    """Refuse a hub id whose files are neither in the local cache nor to be had, at once and not after many retries.
-
-    Raises:
-        UserError: saying how to give a folder instead.
-    """
-    from huggingface_hub import constants, get_session, try_to_load_from_cache
-
-    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(hub_id, "config.json", revision=revision), str):
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=10)
-    except Exception as error:  # the http library's own types
-        raise UserError(
-            f"model.path: the hub at {constants.ENDPOINT} cannot be reached for {hub_id} ({_first_line(error)}); download "
-            "it elsewhere and give its folder as model.path=/path/to/folder."
-        ) from None
-
-
-def _first_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return text if len(text) <= 200 else text[:197] + "..."
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a model folder whose config cannot be read or that holds no safetensors weights.
-
-    Raises:
-        UserError: naming the file that is missing or broken.
-    """
-    config = folder / "config.json"
-    if (folder / "manifest.json").is_file() and not config.exists():
-        raise UserError(
-            f"model.path: the run in {folder} has no checkpoint yet; let it finish, or give another model.path."
-        )
-    try:
-        json.loads(config.read_text())
-    except FileNotFoundError:
-        raise UserError(f"model.path: expected a config.json in {folder}, found none.") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"model.path: {config} is not readable JSON ({_first_line(error)}).") from None
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(
-            f"model.path: expected weights as *.safetensors in {folder}, found none (other formats are not loaded)."
-        )
-
-
 class Policy:
     """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated).
 
@@ -248,8 +217,6 @@ class Policy:
         weights = dict(named_weights(self.model) if weights is None else weights)
         self.model.save_pretrained(folder, state_dict=weights)
         self.tokenizer.save_pretrained(folder)
-        for file in folder.iterdir():
-            os.chmod(file, 0o644)
 
 
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:

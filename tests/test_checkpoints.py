@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,19 @@ def test_nothing_is_pickled(tmp_path):
     assert {p.suffix for p in (tmp_path / "step_1").rglob("*") if p.is_file()} == {".json", ".safetensors"}
     json.loads((tmp_path / "step_1" / "trainer" / "state.json").read_text())
     assert "pickle" not in Path(checkpoints.__file__).read_text()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_files_have_the_rights_that_the_umask_gives_and_folders_keep_theirs(tmp_path, umask):
+    """safetensors writes for the owner alone; a folder without its x bit is closed to everybody but root."""
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "checkpoints", 1)
+        (tmp_path / "folder").mkdir()
+    finally:
+        os.umask(before)
+    inside = list((tmp_path / "checkpoints/step_1").rglob("*"))
+    assert {p.name for p in inside} >= {"trainer", "optimiser.safetensors", "model.safetensors", "checksums.json"}
+    for path in inside:
+        wanted = stat.S_IMODE((tmp_path / "folder").stat().st_mode) if path.is_dir() else 0o666 & ~umask
+        assert stat.S_IMODE(path.stat().st_mode) == wanted, path

@@ -16,7 +16,8 @@ from rlrt.build import closing
 from rlrt.config.schema import Settings
 from rlrt.datacheck import check_data, check_fit, drop_long_prompts, prepare_data
 from rlrt.errors import UserError
-from rlrt.policy import check_attention, check_folder
+from rlrt.model_files import check_folder
+from rlrt.policy import check_attention
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, source_of
 from rlrt.sweep.disk import checkpoint_bytes, gigabytes, written
@@ -184,7 +185,8 @@ def listens(host: str, port: int) -> bool:
 
 def check_tracking(uri: str | None) -> Finding:
     """Whether MLflow's store can be reached; never more than a warning, since the run's folder is the record."""
-    from rlrt.trackers.mlflow import absolute, without_password
+    from rlrt.secrets import without_password
+    from rlrt.trackers.mlflow import absolute
 
     if uri is None:
         return Finding("skipped", "tracking", "tracking.uri is null")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
+from rlrt.checkpoints import plain_files
 from rlrt.config.load import load
 from rlrt.errors import UserError
 from rlrt.hydra_setup import composed
@@ -46,8 +46,7 @@ def main() -> None:
         **numbers,
     }
     (folder / "start.json").write_text(json.dumps(record, indent=1) + "\n")
-    for file in folder.iterdir():
-        os.chmod(file, 0o644)
+    plain_files(folder)
     print(json.dumps(record, indent=1))
     print(f"written to {folder}; try it: python -m rlrt.run model.path={folder}")
 
