@@ -44,7 +44,7 @@ def beside(workers: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = [
-            {"prompt": f"{t}:{a} {b} 5", "answer": str(t)}
+            {"prompt": f"{t}:{a} {b} 5", "answer": f"{t}.0"}  # two whole numbers would be compared at sight
             for t in range(1, 60)
             for a in range(1, 4)
             for b in range(6, 9)

@@ -1,7 +1,8 @@
 """``python -m rlrt.audit_verifier data=...``: probes whose verdict is known, and what the verifier makes of them.
 
 A verifier that takes a wrong answer for right teaches that answer; one that takes a right one for wrong starves the signal.
-Probes: the expected answer itself, equivalent forms, near misses, junk, refusals, and an expression that never ends.
+Probes: the expected answer itself, equivalent forms, near misses, unfinished sums, junk, refusals, and an expression that never
+ends. What could not be probed is said.
 """
 
 from __future__ import annotations
@@ -12,17 +13,28 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from rlrt.config.load import load
 from rlrt.hydra_setup import composed
-from rlrt.run import guarded
+from rlrt.refused import guarded
 from rlrt.terminal import table
 from rlrt.types import Prompt
+from rlrt.verifiers.literals import plain_decimal
 
 HANGING = "\\boxed{9^{9^{9^{9^{9^{9}}}}}}"
 SHOWN = 12
 """Wrong verdicts that are printed."""
+LARGEST_FACTOR = 1000
+"""A whole number's smaller factor is looked for up to here."""
+KINDS = (
+    "expected answer", "equivalent form", "without a box", "near miss", "unfinished sum", "many boxes, the last one wrong",
+    "many answers in one box", "thought without an end", "junk", "refusal",
+)  # fmt: skip
+"""Kinds of probes, as the table lists them, asked or not."""
+NUMBERS_ONLY = "equivalent forms, near misses and unfinished sums"
 
 
 @dataclass(frozen=True)
@@ -41,31 +53,78 @@ class Probe:
 
 
 def number_probes(answer: str) -> list[Probe]:
-    """Equivalent forms and near misses of a whole number; none of anything else."""
-    if not re.fullmatch(r"-?\d{1,12}", answer):
+    """Equivalent forms, near misses and unfinished sums of a whole or decimal number; none of anything else."""
+    digits = plain_decimal(answer)
+    if digits is None or len(digits) > 13:
         return []
-    n = int(answer)
+    return decimal_probes(digits) if "." in digits else whole_probes(int(digits))
+
+
+def whole_probes(n: int) -> list[Probe]:
+    """The probes of a whole number."""
     equal = [f"\\boxed{{{n}.0}}", f"\\boxed{{\\frac{{{2 * n}}}{{2}}}}", f"\\boxed{{ {n} }}", f"\\boxed{{{n + 1}-1}}"]
     near = [n + 1, n - 1, n * 10 + 1, -n if n else 7]
+    factor = next((a for a in range(2, LARGEST_FACTOR) if n % a == 0 and a * a <= n), None)
+    products = [] if factor is None else [f"There are {factor} * {n // factor} = ", f"{n // factor} \\times {factor}"]
     return [
         *(Probe("equivalent form", text, True) for text in equal),
-        Probe("without a box", f"Therefore the answer is ${n}$.", True),
         *(Probe("near miss", f"\\boxed{{{m}}}", False) for m in near),
+        *sums(str(n), str(n - 3), "3", str(n + 1)),
+        *(Probe("unfinished sum", text, False) for text in products),
         Probe("many boxes, the last one wrong", f"\\boxed{{{n}}} or rather \\boxed{{{n + 3}}}", False),
         Probe("many answers in one box", f"\\boxed{{{n}, {n + 1}, {n + 2}}}", False),
     ]
 
 
+def decimal_probes(digits: str) -> list[Probe]:
+    """The probes of a decimal number: ``145.0`` is 145, ``1.50`` is 1.5 and neither 1.51 nor 15."""
+    value = Decimal(digits)
+    places = len(digits.partition(".")[2])
+    last = Decimal(1).scaleb(-places)
+    shortest = f"{value.normalize():f}"
+    equal = {f"{digits}0", shortest, f"\\frac{{{value.scaleb(places):.0f}}}{{{10**places}}}"} - {digits}
+    near = [value + last, value - last, value * 10 if value else last * 10, -value if value else Decimal(7)]
+    return [
+        *(Probe("equivalent form", f"\\boxed{{{text}}}", True) for text in sorted(equal)),
+        *(Probe("near miss", f"\\boxed{{{m:f}}}", False) for m in near),
+        *sums(digits, f"{value - 3:f}", "3", f"{value + 1:f}"),
+    ]
+
+
+def sums(answer: str, first: str, second: str, other: str) -> list[Probe]:
+    """Answers without a box: a sentence and a sum that end with the answer, and sums that are left unfinished.
+
+    An unfinished sum says no value, or another one than the answer, or has the answer as its last number.
+
+    Args:
+        answer: the expected number.
+        first, second: numbers whose sum it is.
+        other: another number.
+    """
+    total = f"{first} + {second}"
+    last = f"11 - {answer[1:]}" if answer.startswith("-") else f"4 + {answer}"
+    texts = (total, f"{total} =", f"{total} = \\box{{{other})", f"{total} = \\box{{{other}}}", f"${total}$", last)
+    return [
+        Probe("without a box", f"Therefore the answer is ${answer}$.", True),
+        Probe("without a box", f"{total} = {answer}", True),
+        *(Probe("unfinished sum", text, False) for text in texts),
+    ]
+
+
 def fraction_probes(answer: str) -> list[Probe]:
-    """Equivalent forms and near misses of a LaTeX fraction of whole numbers."""
-    match = re.fullmatch(r"\\[dt]?frac\{(-?\d+)\}\{(\d+)\}", answer)
-    if match is None:
+    """Equivalent forms, near misses and unfinished sums of a fraction of whole numbers; none of anything else."""
+    number = r"\d{1,12}"
+    match = re.fullmatch(rf"(-?)(?:\\[dt]?frac\{{(-?{number})\}}\{{({number})\}}|({number})/({number}))", answer)
+    if match is None or int(match[3] or match[5]) == 0:
         return []
-    over, under = int(match[1]), int(match[2])
+    over, under = int(match[1] + "1") * int(match[2] or match[4]), int(match[3] or match[5])
     return [
         Probe("equivalent form", f"\\boxed{{\\dfrac{{{over}}}{{{under}}}}}", True),
         Probe("equivalent form", f"\\boxed{{{over}/{under}}}", True),
         Probe("near miss", f"\\boxed{{\\frac{{{over + under}}}{{{under}}}}}", False),
+        *sums(
+            str(Fraction(over, under)), f"\\frac{{{over - under}}}{{{under}}}", "1", f"\\frac{{{over + 1}}}{{{under}}}"
+        ),
     ]
 
 
@@ -88,7 +147,7 @@ def probes_of(prompt: Prompt) -> list[Probe]:
 
 
 def audit(task: Any, prompts: Sequence[Prompt]) -> str:
-    """The table of verdicts by kind of probe, the wrong ones, and how long the hanging expression took."""
+    """The table of verdicts by kind of probe, what was not probed, wrong verdicts, and how long the hanging expression took."""
     asked = [(prompt, probe) for prompt in prompts for probe in probes_of(prompt)]
     grades = grade_all(task, [(prompt, probe.text) for prompt, probe in asked])
     begin = time.monotonic()
@@ -96,7 +155,7 @@ def audit(task: Any, prompts: Sequence[Prompt]) -> str:
     seconds = time.monotonic() - begin
     rows = [["probe", "asked", "as it should", "taken for right", "taken for wrong", "errors"]]
     wrong = []
-    for kind in dict.fromkeys(probe.kind for _, probe in asked):
+    for kind in KINDS:
         mine = [(prompt, probe, g) for (prompt, probe), g in zip(asked, grades, strict=True) if probe.kind == kind]
         errors = sum(g.error for _, _, g in mine)
         accepted = [(p, q) for p, q, g in mine if g.correct and not q.right]
@@ -106,10 +165,41 @@ def audit(task: Any, prompts: Sequence[Prompt]) -> str:
         wrong += [f"taken for right: {q.text!r:.60} for {p.final!r:.40}" for p, q in accepted]
         wrong += [f"taken for wrong: {q.text!r:.60} for {p.final!r:.40}" for p, q in rejected]
     verdict = "an error" if late.error else "taken for right" if late.correct else "wrong"
-    lines = [table(rows), f"an expression that never ends: {verdict} after {seconds:.1f} s", *wrong[:SHOWN]]
+    lines = [
+        table(rows),
+        *unprobed(prompts),
+        f"an expression that never ends: {verdict} after {seconds:.1f} s",
+        *wrong[:SHOWN],
+    ]
     if len(wrong) > SHOWN:
         lines.append(f"and {len(wrong) - SHOWN} more")
     return "\n".join(lines)
+
+
+def unprobed(prompts: Sequence[Prompt]) -> list[str]:
+    """What could not be asked, a line for each reason; nothing where all was."""
+    finals = [p.final for p in prompts if p.final is not None]
+    other = [f for f in finals if not number_probes(f) and not fraction_probes(f)]
+    whole = [f for f in finals if "." not in (plain_decimal(f) or ".")]
+    silent = sum(p.final is None and p.solution is None for p in prompts)
+    count, lines = len(prompts), []
+    if other:
+        lines.append(
+            f"not probed for {NUMBERS_ONLY}: {len(other)} of {count} answers are no number and no fraction (for example "
+            f"{other[0]!r:.60})"
+        )
+    if len(finals) < count:
+        lines.append(
+            f"not probed for {NUMBERS_ONLY}, nor with a thought without an end: {count - len(finals)} of {count} problems "
+            "have no final answer as text"
+        )
+    if not whole:
+        lines.append("not probed with many boxes, nor with many answers in one box: no answer is a whole number")
+    if silent:
+        lines.append(
+            f"not probed with the expected answer: {silent} of {count} problems have neither answer nor solution as text"
+        )
+    return lines
 
 
 def grade_all(task: Any, pairs: Sequence[tuple[Prompt, str]]) -> list[Any]:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 
-from rlrt.audit_verifier import audit, fraction_probes, number_probes, probes_of
+from rlrt.audit_verifier import HANGING, KINDS, audit, fraction_probes, number_probes, probes_of, unprobed
 from rlrt.types import Grade, Prompt
+from rlrt.verifiers.math import equal
 from tests.helpers import settings
 
 
@@ -24,13 +27,13 @@ def rows_of(text):
 
 @pytest.fixture
 def problems(tmp_path):
-    answers = ["42", "-7", "\\frac{3}{4}", "0"]
+    answers = ["42", "-7", "\\frac{3}{4}", "0", "145.0", "1.50", "-1/2"]
     lines = [json.dumps({"prompt": f"{i}?", "answer": a}) for i, a in enumerate(answers)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     return tmp_path / "a.jsonl"
 
 
-@pytest.mark.parametrize(("verifier", "rejected"), [("math", 0), ("exact", 11)])
+@pytest.mark.parametrize(("verifier", "rejected"), [("math", 0), ("exact", 18)])
 def test_what_the_shipped_verifiers_make_of_it(problems, verifier, rejected):
     data = settings("data=file", f"data.path={problems}", f"data.verifier={verifier}", "data.heldout_share=0.1").data
     data.prepare()
@@ -39,9 +42,13 @@ def test_what_the_shipped_verifiers_make_of_it(problems, verifier, rejected):
     finally:
         data.close()
     rows = rows_of(text)
-    assert rows["expected answer"] == (4, 4, 0, 0, 0)
-    for kind in ("near miss", "junk", "refusal", "thought without an end", "many boxes, the last one wrong"):
+    assert list(rows) == list(KINDS)
+    assert rows["expected answer"] == (7, 7, 0, 0, 0)
+    assert rows["unfinished sum"][0] == 7 * 6 + 2
+    for kind in set(KINDS) - {"equivalent form", "without a box"}:
         assert rows[kind][2:] == (0, 0, 0), kind
+    assert rows["without a box"][3] == (14 if rejected else 0)
+    assert "not probed" not in text
     assert rows["equivalent form"][3] == rejected
     assert ("taken for wrong: " in text) == (rejected > 0)
     assert "an expression that never ends: " in text
@@ -64,16 +71,80 @@ def test_a_verifier_that_takes_everything_or_fails_is_shown_up():
     assert rows_of(audit(Broken(), [prompt]))["expected answer"] == (1, 0, 0, 0, 1)
 
 
-def test_probes_are_what_they_say():
-    """Numbers in Python's own arithmetic: every equivalent form is equal, every near miss is not."""
-    for answer in ("42", "-7", "0"):
-        for probe in number_probes(answer):
-            inside = probe.text.rsplit("\\boxed{", 1)[-1].rstrip("}") if "\\boxed" in probe.text else answer
-            if probe.kind in ("equivalent form", "near miss") and "frac" not in inside:
-                assert (eval(inside, {}) == int(answer)) == probe.right
-    assert [p.right for p in fraction_probes("\\frac{3}{4}")] == [True, True, False]
-    assert fraction_probes("3") == number_probes("x") == []
+def value_of(text):
+    """A formula's value, exact."""
+    plain = re.sub(r"\\d?frac\{(-?\d+)\}\{(\d+)\}", r"(\1/\2)", text).replace("\\times", "*")
+    return eval(re.sub(r"\d+(?:\.\d+)?", r"Fraction('\g<0>')", plain), {"Fraction": Fraction})
+
+
+NUMBERS = [
+    "42",
+    "-7",
+    "0",
+    "7",
+    "145.0",
+    "1.50",
+    "0.05",
+    "-2.5",
+    r"\frac{3}{4}",
+    r"-\frac{3}{4}",
+    "5/7",
+    r"\frac{4}{2}",
+]
+
+
+@pytest.mark.parametrize("answer", NUMBERS)
+def test_probes_are_what_they_say(answer):
+    """Equal forms and finished sums are equal, near misses are not; an unfinished sum is equal or ends with the answer."""
+    expected, probes = value_of(answer), [*number_probes(answer), *fraction_probes(answer)]
+    for probe in probes:
+        text = re.sub(r"^(Therefore the answer is|There are)|[$.]+$|\$", "", probe.text).strip()
+        if probe.kind in ("equivalent form", "near miss"):
+            assert (value_of(text.removeprefix("\\boxed{")[:-1]) == expected) == probe.right, probe
+        elif probe.kind == "without a box":
+            assert {value_of(side) for side in text.split(" = ")} == {expected}, probe
+        elif probe.kind == "unfinished sum":
+            total = text.partition("=")[0].strip()
+            assert value_of(total) == expected or abs(value_of(total.split()[-1])) == abs(expected), probe
+        assert probe.right == (probe.kind in ("equivalent form", "without a box"))
+    assert sum(p.kind == "unfinished sum" for p in probes) == (8 if answer == "42" else 6)
+
+
+def test_what_is_no_number_has_no_number_probes():
+    assert fraction_probes("3") == number_probes("x") == number_probes("1" * 20) == fraction_probes("1/0") == []
+    assert number_probes("9 (apples)") == fraction_probes("x/2") == []
+    assert number_probes("1,234") == number_probes("1234")
     assert {p.kind for p in probes_of(Prompt("a", "x", None, "s"))} == {"expected answer", "junk", "refusal"}
+
+
+def test_what_could_not_be_probed_is_said():
+    units = [Prompt(str(i), "x", None, None, f"{i} (apples)") for i in range(9, 12)]
+    assert unprobed(units) == [
+        "not probed for equivalent forms, near misses and unfinished sums: 3 of 3 answers are no number and no fraction "
+        "(for example '9 (apples)')",
+        "not probed with many boxes, nor with many answers in one box: no answer is a whole number",
+    ]
+    (line,) = unprobed([*units, Prompt("a", "x", None, None, "5")])
+    assert "3 of 4 answers" in line
+    assert unprobed([Prompt("a", "x", None, None, "5")]) == []
+    assert [line.partition(":")[2] for line in unprobed([Prompt("a", "x", None)])] == [
+        " 1 of 1 problems have no final answer as text",
+        " no answer is a whole number",
+        " 1 of 1 problems have neither answer nor solution as text",
+    ]
+
+
+def test_a_verifier_that_finishes_sums_is_shown_up():
+    """math-verify itself, given whole responses."""
+
+    class Finishing:
+        def grade(self, prompt, text):
+            correct = text != HANGING and equal(prompt.final, text)
+            return Grade(correct, float(correct))
+
+    text = audit(Finishing(), [Prompt("a", "x", "35", None, "35")])
+    assert rows_of(text)["unfinished sum"][2] > 4
+    assert "taken for right: '32 + 3' for '35'" in text
 
 
 def test_the_command_on_the_embedded_task(tmp_path):

@@ -13,6 +13,8 @@ Pending = Callable[[], list[Grade]]
 """Waits for grades that were asked for, and gives them in order."""
 FIRST_S = 60.0
 """Seconds that a process may take for its first answer: it has to import what it needs."""
+GRACE_S = 5.0
+"""Seconds that the processes get to end by themselves."""
 REMEMBERED = 100_000
 """Verdicts that are kept: the rollouts of a group often end in the same answer."""
 
@@ -119,8 +121,12 @@ class InProcesses:
     def close(self) -> None:
         """End the processes."""
         if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+            self._pool.close()
+            try:  # a process that is just starting ends by itself; killed, it would print a traceback of its own
+                self._pool.join(GRACE_S)
+            except TimeoutError:
+                self._pool.stop()
+                self._pool.join()
             self._pool = None
             self._asked.clear()
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from rlrt.verifiers.math import answer_part, equal, in_math, math_verify, whole_numbers
+from rlrt.verifiers.math import answer_part, at_sight, equal, in_math, math_verify, whole_numbers
 from rlrt.verifiers.verifier import InProcesses
 
 
@@ -42,6 +42,93 @@ def test_an_expected_answer_that_cannot_be_read_is_an_error_not_a_wrong_answer(v
     assert (grade.correct, grade.error) == (False, True)
 
 
+UNFINISHED = [
+    *(
+        ("11", text)
+        for text in (
+            "4 + 7",
+            "4 + 7 =",
+            "4 + 7 = nothing",
+            "4 + 7 = \\box{3)",
+            "7 + 4 = \\text{3}",
+            "4 + 7 = \\box{12}",
+        )
+    ),
+    ("35", "There are 7 * 5 = "),
+    ("7", "4 + 7"),
+    ("-7", "4 - 7"),
+    ("-3", "4 - 7"),
+    ("11", "22/2"),
+    ("2", "4 1/2"),
+    ("1", "1 1/2"),
+    ("\\frac{1}{2}", "1 1/2"),
+    ("\\frac{1}{2}", "1 + \\frac{1}{2}"),
+    ("0.5", "1/4 + 1/4"),
+    ("11", "11 apples"),
+    ("11", "\\sqrt{121}"),
+    ("(4,7)", "4, 7"),
+    ("x^2", "so x^2"),
+]
+FINISHED = [
+    ("11", "4 + 7 = 11"),
+    ("11", "#### 11"),
+    ("11", "**Answer: 11.0**"),
+    ("-7", "4 - 11 = -7."),
+    ("1234", "It is $1,234$."),
+    ("1234", "It is 1{,}234"),
+    ("0.5", "It is 1/2."),
+    ("\\frac{3}{2}", "1 1/2"),
+    ("1 1/2", "1 1/2"),
+    ("1 1/2", "\\boxed{1\\frac{1}{2}}"),
+    ("1 1/2", "\\boxed{1 1/2}"),
+    ("1.5", "= \\dfrac{3}{2}"),
+    ("6.02e23", "about 6.02 \\times 10^{23}"),
+    ("6.02 \\times 10^{23}", "6.02e23"),
+    ("6.02e23", "\\boxed{6.02e23}"),
+    ("145.0", "145"),
+    ("1e5", "\\boxed{1e5 \\text{ m}}"),
+    ("6e13", "\\boxed{6e13 \\text{ years}}"),
+    ("1 1/2", "\\boxed{1 1/2 \\text{ cups}}"),
+    ("1e5", "\\boxed{$1e5$}"),
+    ("1e5", "\\boxed{x = 1e5}"),
+    ("$1e5$", "\\boxed{1e5}"),
+    ("\\boxed{1 1/2}", "\\boxed{1 1/2}"),
+    ("listen", "\\boxed{listen}"),
+]
+OTHER = [
+    ("12", "4 + 7 = 11"),
+    ("11", "4 + 7 = 12"),
+    ("1", "\\boxed{1 1/2}"),
+    ("1.5", "11/2"),
+    ("6.02e23", "6.02e22"),
+    ("145.0", "1450"),
+]
+
+
+def test_without_a_box_only_a_plain_number_counts(verifier):
+    """Right, wrong and errors are counted apart; no answer is wrong, not an error, and needs no process."""
+    grades = verifier.start([*FINISHED, *UNFINISHED, *OTHER])()
+    right = len(FINISHED)
+    assert [pair for pair, grade in zip(FINISHED, grades[:right], strict=True) if not grade.correct] == []
+    wrong = zip([*UNFINISHED, *OTHER], grades[right:], strict=True)
+    assert [pair for pair, grade in wrong if grade.correct] == []
+    assert not any(grade.error for grade in grades)
+    assert sum(g.correct for g in grades) == right
+
+
+def test_no_answer_is_seen_to_be_wrong_without_a_process():
+    verifier = math_verify(10.0, 1)
+    grades = verifier.start(
+        [(expected, text) for expected in ("11", "", "x") for text in ("4 + 7", "", "\\boxed{}", "\\boxed{11")]
+    )()
+    assert {(g.correct, g.error) for g in grades} == {(False, False)}
+    assert verifier._pool is None
+    verifier.close()
+    assert at_sight("11", "") is False
+    assert at_sight("11", "\\boxed{11}") is True
+    assert at_sight("11", "\\boxed{x}") is None
+
+
 def slow_or_not(expected, response):
     if response == "hang":
         time.sleep(600)
@@ -70,6 +157,7 @@ def test_late_and_crashed_answers_are_errors_and_disturb_no_other():
 def test_what_math_verify_gets_wrong_is_known():
     """If this changes, the docs may too."""
     assert equal("1/2004!", "\\boxed{1/2006!}")
+    assert equal("0.0000001", "\\boxed{0.0000002}")  # it rounds to six places
 
 
 @pytest.mark.parametrize(("expected", "math_text"), [("42", "$42$"), ("$42$", "$42$"), ("\\boxed{42}", "\\boxed{42}")])
