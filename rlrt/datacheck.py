@@ -27,10 +27,10 @@ def prepare_data(settings: Settings) -> None:
     """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
 
     Raises:
-        UserError: for data that cannot be had or read.
+        UserError: for data that cannot be had or read, or whose ids repeat.
     """
     task = settings.data
-    task.prepare()
+    prepare_task(task)
     prepare_suites(settings.eval.suites)
     tested = {normalised(p.text) for suite in settings.eval.suites.values() for p in suite.heldout}
     kept = [p for p in task.train if normalised(p.text) not in tested]
@@ -39,15 +39,53 @@ def prepare_data(settings: Settings) -> None:
         task.train = kept
 
 
+def prepare_task(task: Any) -> None:
+    """Read a task's problems, and refuse those whose ids repeat: seeds and records know a problem by its id alone.
+
+    Raises:
+        UserError: for data that cannot be had or read, or two problems of one id.
+    """
+    task.prepare()
+    check_ids({"train": task.train, "heldout": task.heldout}, "data")
+
+
+def check_ids(parts: Mapping[str, Sequence[Prompt]], key: str) -> None:
+    """Refuse an id that names two prompts of one part, or different questions in two parts.
+
+    Args:
+        parts: prompts by the name of their part.
+        key: the section of the config that they come from, for messages.
+
+    Raises:
+        UserError: naming the id and both questions.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for part, prompts in parts.items():
+        for prompt in prompts:
+            if not isinstance(prompt.id, str):
+                raise UserError(
+                    f"{key}: expected a text as the id of every problem, got {prompt.id!r:.80} for {prompt.text!r:.80}."
+                )
+            first = known.get(prompt.id)
+            if first is None:
+                known[prompt.id] = (part, prompt.text)
+            elif first[0] == part or first[1] != prompt.text:
+                raise UserError(
+                    f"{key}: expected an id of its own for every problem, got {prompt.id!r} for {first[1]!r:.80} "
+                    f"({first[0]}) and for {prompt.text!r:.80} ({part}); give each Prompt an id that no other has."
+                )
+
+
 def prepare_suites(suites: Mapping[str, Benchmark]) -> None:
     """Read benchmarks; what one drops is said at once. Those with equal verifiers share one.
 
     Raises:
-        UserError: for a benchmark that cannot be had or read.
+        UserError: for a benchmark that cannot be had or read, or whose ids repeat.
     """
     first: dict[Any, Benchmark] = {}
     for name, suite in suites.items():
         suite.prepare()
+        check_ids({name: suite.heldout}, f"eval.suites.{name}")
         suite.share(first.setdefault((suite.verifier, suite.verifier_timeout_s, suite.verifier_workers), suite))
         if suite.dropped:
             log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))

@@ -1,15 +1,32 @@
-"""What the loop asks of a task."""
+"""What the loop asks of a task, and ids that are functions of a problem's content."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Protocol
 
 from rlrt.types import Grade, Prompt
 
+ID_DIGITS = 16
+"""Hexadecimal digits of an id: two of a million problems get the same one with a probability of about 3e-8."""
+
+
+def content_id(*texts: str) -> str:
+    """An id that is a function of what a problem is, not of the file, the row or the folder where the problem stands.
+
+    Args:
+        texts: what makes the problem: question, answer, solution. Written as JSON, so that ("ab", "c") is not ("a", "bc").
+    """
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:ID_DIGITS]
+
 
 class Task(Protocol):
-    """Prompts and a verifier. Implementations are dataclasses whose fields are the keys of ``data.*``."""
+    """Prompts and a verifier. Implementations are dataclasses whose fields are the keys of ``data.*``.
+
+    A prompt's id is the name of its problem in seeds and records: no two prompts may have the same (``rlrt.datacheck``).
+    """
 
     def prepare(self) -> None:
         """Read or enumerate the problems; called once, before anything else. Raises UserError for bad data."""

@@ -9,6 +9,7 @@ from importlib import metadata
 
 from rlrt.errors import UserError, nearest
 from rlrt.keys import key
+from rlrt.tasks.base import content_id
 from rlrt.tasks.graded import Graded
 from rlrt.types import Prompt
 from rlrt.verifiers.answers import after_thinking, final_answer, normalised
@@ -86,7 +87,7 @@ class ReasoningGym(Graded):
                 self.dropped["repeated question"] += 1
                 continue
             seen.add(normalised(question))
-            name = f"{self.task}:{seed}:{number}"
+            name = f"{self.task}:{content_id(question, answer)}"
             prompts.append(Prompt(name, question, problem, final=answer, instruction=self.instruction))
         return prompts
 

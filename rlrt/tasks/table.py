@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rlrt.keys import key
+from rlrt.tasks.base import content_id
 from rlrt.tasks.graded import Graded, function_at, verifier_of
 from rlrt.tasks.rows import field_of, rows_of, table_files
 from rlrt.types import Prompt
@@ -57,8 +57,8 @@ class Table(Graded):
         prompts: list[Prompt] = []
         seen = set(known)
         for file in table_files(path, pattern, self.revision, where):
-            for number, (place, row) in enumerate(rows_of(file, where), 1):
-                prompt = self._prompt(row, place, f"{Path(file).stem}:{number}", where.rpartition(".")[0])
+            for place, row in rows_of(file, where):
+                prompt = self._prompt(row, place, where.rpartition(".")[0])
                 if prompt is None:
                     continue
                 if normalised(prompt.text) in seen:
@@ -68,7 +68,7 @@ class Table(Graded):
                 prompts.append(prompt)
         return prompts
 
-    def _prompt(self, row: Any, place: str, name: str, section: str) -> Prompt | None:
+    def _prompt(self, row: Any, place: str, section: str) -> Prompt | None:
         question = text_of(field_of(row, self.prompt_field, f"{section}.prompt_field", place))
         answer = self._final(text_of(field_of(row, self.answer_field, f"{section}.answer_field", place)))
         for value, what in ((question, "no question"), (answer, "no answer")):
@@ -76,6 +76,7 @@ class Table(Graded):
                 self.dropped[what] += 1
                 return None
         solution = text_of(row.get(self.solution_field)) if self.solution_field else ""
+        name = content_id(question, answer, solution)
         return Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
 
     def _final(self, text: str) -> str:

@@ -39,6 +39,29 @@ def test_reads_splits_and_grades(tmp_path):
     assert prompt.solution
 
 
+def test_ids_are_of_content_whatever_the_file(tmp_path):
+    """Two folders with files of one name: no id comes twice. A file that is renamed or sorted keeps its ids."""
+    for folder, first in (("a", 12), ("b", 40)):
+        (tmp_path / folder).mkdir()
+        write(
+            tmp_path / folder / "test.jsonl",
+            *[{"prompt": f"{n}:3 4 5", "answer": "x"} for n in range(first, first + 12)],
+        )
+    data = task(tmp_path, "data.heldout_share=0.5")
+    data.prepare()
+    both = {p.text: p.id for p in [*data.train, *data.heldout]}
+    assert len(set(both.values())) == len(both) == 24
+    lines = [{"prompt": text, "answer": "x"} for text in sorted(both, reverse=True)]
+    other = task(
+        write(tmp_path / "other.jsonl", *lines[:9]), f"data.heldout_path={write(tmp_path / 'held.jsonl', *lines)}"
+    )
+    other.prepare()
+    assert {p.text: p.id for p in [*other.train, *other.heldout]} == both
+    changed = task(write(tmp_path / "changed.jsonl", *[line | {"answer": "y"} for line in lines]))
+    changed.prepare()
+    assert not {p.id for p in [*changed.train, *changed.heldout]} & set(both.values())
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
