@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TextIO
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json
+from rlrt.folder import mapping, read_json
 from rlrt.lease import held, holder
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, whole
 from rlrt.sweep.table import Row, counted, table
+from rlrt.terminal import positive
 
 SWEEPS = Path("outputs/sweeps")
 WATCH_S = 2.0
@@ -47,7 +48,7 @@ def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]]
     open_ids = [i for f, i in ids.items() if read_json(f / "summary.json").get("state") not in DONE]
     says = slurm_states(open_ids)
     known = {} if says is None else {f: says[i] for f, i in ids.items() if i in says}
-    steps = {f: whole(s.get("plain", {}).get("train", {}).get("steps")) for f, s in specs.items()}
+    steps = {f: whole(mapping(mapping(s.get("plain")).get("train")).get("steps")) for f, s in specs.items()}
     return {f: (job_state(f, known.get(f), specs[f]), steps[f]) for f in folders}, says is None
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
     parser.add_argument("--watch", action="store_true", help="again every few seconds, until all jobs have ended")
-    parser.add_argument("--every", type=float, default=WATCH_S, help="seconds between two looks with --watch")
+    parser.add_argument("--every", type=positive, default=WATCH_S, help="seconds between two looks with --watch")
     arguments = parser.parse_args()
     try:
         folder = sweep_folder(arguments.sweep)

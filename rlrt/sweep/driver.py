@@ -31,7 +31,7 @@ from rlrt.sweep.launchers import (
     submitted_as,
 )
 from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
-from rlrt.sweep.plan import SPEC, Job
+from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.stop import scancel, terminate
@@ -164,7 +164,7 @@ class Driver:
             else:
                 self._hear_source()
                 self._start()
-            if not self._alive and (self._stop or not self._waiting):
+            if not self._alive and (self._stop or not (self._waiting or self.source.unfinished())):
                 return
             if isinstance(self.launcher, SlurmLauncher) and (self._stop or not self.launcher.wait):
                 return
@@ -186,10 +186,11 @@ class Driver:
                 terminate(folder, self._live.say)
 
     def _add(self, jobs: Iterable[Job]) -> None:
-        """Take jobs on. They count as alive until the next look, which finds out."""
+        """Take jobs on. They count as alive until the next look, which finds out; one that is known already is no new job."""
         for job in jobs:
             if job.folder in self._entries:
                 continue
+            refuse_anothers(job)
             self._put_aside(job)
             if not self.source.prunes and job.folder.is_dir():
                 RunFolder(job.folder).revive()
@@ -233,7 +234,7 @@ class Driver:
     def _note(self, folder: Path, **values: Any) -> None:
         entry = self._entries[folder]
         entry.spec |= values
-        write_json(folder / SPEC, entry.spec)
+        write_json(folder / SPEC, entry.spec, private=True)
 
     def _look(self) -> None:
         """See how the living are, and sort those that are no longer."""

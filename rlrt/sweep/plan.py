@@ -43,8 +43,22 @@ class Job:
             "choices": self.choices,
             "identity": self.identity,
         }
-        write_json(self.folder / SPEC, read_json(self.folder / SPEC) | spec | more)
-        (self.folder / SPEC).chmod(0o600)  # the config as it is: a tracking URI may hold a password
+        # the config as it is: a tracking URI may hold a password
+        write_json(self.folder / SPEC, read_json(self.folder / SPEC) | spec | more, private=True)
+
+
+def refuse_anothers(job: Job) -> None:
+    """Refuse a job whose folder holds another run than the job's: its numbers would stand under this one's name.
+
+    Raises:
+        UserError: naming both identities.
+    """
+    there = read_json(job.folder / "manifest.json").get("identity", job.identity)
+    if there != job.identity:
+        raise UserError(
+            f"hydra.sweep.dir: {job.folder} holds another run (identity {there}, the job's is {job.identity}); move that "
+            "folder away, or give another hydra.sweep.dir."
+        )
 
 
 def combinations(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:

@@ -2,7 +2,8 @@
 
 Only the driver writes the study. Jobs write their records as always, and the driver reads them while they grow: so pruning
 works the same from SLURM jobs, a job needs no Optuna, and a trial can be the mean over several seeds. A trial's jobs are found
-again by their folders, so a driver that takes over goes on with the trials that it finds running.
+again by their folders, so a driver that takes over goes on with the trials that it finds running, and a trial that repeats an
+earlier one is told what became of the jobs that are there.
 """
 
 from __future__ import annotations
@@ -134,11 +135,18 @@ class Search:
         return jobs
 
     def watch(self, ended: Ended) -> tuple[list[Path], list[str]]:
-        """Report what is new, ask what to prune, and tell Optuna how trials ended."""
+        """Report what is new, ask what to prune, and tell Optuna how trials ended.
+
+        A running trial's jobs are its own: a later trial that repeats it has no say in whether they are pruned.
+        """
         prune: list[Path] = []
         lines, self._lines = self._lines, []
-        for number, running in list(self._running.items()):
-            news = self._report(running)
+        owned: set[Path] = set()
+        for number, running in sorted(self._running.items()):
+            folders = {job.folder for job in running.jobs}
+            owner = owned.isdisjoint(folders)
+            owned |= folders
+            news = self._report(running) and owner
             states = [ended.get(job.folder) for job in running.jobs]
             if any(state is not None and waits_for_a_person(state) for state in states):
                 del self._running[number]  # still running in the study: the same command goes on with it
@@ -203,6 +211,10 @@ class Search:
     def _params(self, trial: Any) -> str:
         return " ".join(f"{k}={short(v)}" for k, v in trial.params.items())
 
+    def unfinished(self) -> bool:
+        """Whether trials are still to be told, or to be proposed: one that only repeats ended jobs keeps no job alive."""
+        return bool(self._running) or (not self._halted and self._asked() < self._most())
+
     def headline(self) -> str:
         """Trials so far, and the best of them."""
         best = self._best()
@@ -210,35 +222,38 @@ class Search:
         return f"trials: {self._asked()} of {self._most()}{found}"
 
     def _best(self) -> list[Any]:
-        """The best trial, or the Pareto front of several objectives; empty before one is complete."""
+        """The best trial, or the Pareto front of several objectives, its repeats once; empty before one is complete."""
         import optuna
 
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         if not complete:
             return []
-        return [self._study.best_trial] if len(self._plan.objectives) == 1 else list(self._study.best_trials)
+        if len(self._plan.objectives) == 1:
+            return [self._study.best_trial]
+        front = sorted(self._study.best_trials, key=lambda t: t.number, reverse=True)
+        return list({tuple(t.user_attrs.get("jobs", [t.number])): t for t in front}.values())[::-1]
 
     def close(self, ended: Ended) -> Closing:
-        """Counts and best parameters: printed, in ``best.json``, and as tags of the sweep's run in MLflow."""
+        """Counts and best parameters: printed, in ``best.json``, and as tags of the sweep's run in MLflow.
+
+        The code is 1 where no trial is complete, or where nothing is under way and fewer trials were told than asked for.
+        """
         trials = self._study.get_trials(deepcopy=False)
         counts = {name: sum(t.state.name == name for t in trials) for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
         finished = len(trials) - counts["RUNNING"]
         lines = [f"study {self._study.study_name}: " + ", ".join(f"{n} {k.lower()}" for k, n in counts.items() if n)]
         lines += [f"trial {t.number} failed: {t.user_attrs.get('error')}" for t in trials if t.state.name == "FAIL"]
+        under_way = any(job.folder not in ended for running in self._running.values() for job in running.jobs)
+        short = finished < self._most() and not under_way
+        if short:
+            lines.append(
+                f"only {finished} of {self._most()} trials have ended; the same command goes on with the search"
+            )
         best = self._best()
         if not best:
-            code = int(self._halted or finished >= self._most())
+            code = int(self._halted or short or finished >= self._most())
             return Closing([*lines, "no trial is complete yet"], code, {}, {}, finished)
-        found = [
-            {
-                "trial": t.number,
-                "values": dict(zip(self._plan.objectives, t.values, strict=True)),
-                "params": t.params,
-                "overrides": overrides_of(t.params),
-                "jobs": t.user_attrs.get("jobs", []),
-            }
-            for t in best
-        ]
+        found = [self._described(trial) for trial in best]
         write_json(self._sweep / "best.json", {"study": self._study.study_name, "best": found})
         for b in found:
             values = ", ".join(f"{name} {value:.4f}" for name, value in b["values"].items())
@@ -247,7 +262,16 @@ class Search:
         tags = {f"rlrt.best.{name}": text_of(value) for name, value in best[0].params.items()}
         tags |= {f"rlrt.trials.{name.lower()}": str(n) for name, n in counts.items()}
         metrics = {f"best/{name.replace('/', '_')}": v for name, v in found[0]["values"].items()} if self._told else {}
-        return Closing(lines, int(self._halted), tags, metrics, finished)
+        return Closing(lines, int(self._halted or short), tags, metrics, finished)
+
+    def _described(self, trial: Any) -> dict[str, Any]:
+        return {
+            "trial": trial.number,
+            "values": dict(zip(self._plan.objectives, trial.values, strict=True)),
+            "params": trial.params,
+            "overrides": overrides_of(trial.params),
+            "jobs": trial.user_attrs.get("jobs", []),
+        }
 
 
 def waits_for_a_person(state: JobState) -> bool:

@@ -54,6 +54,10 @@ class Source(Protocol):
         """Take note of what the jobs have reported; returns (folders of jobs to prune, lines for a person)."""
         ...
 
+    def unfinished(self) -> bool:
+        """Whether there is more to come where no job lives or waits: a job to propose, or an end to take note of."""
+        ...
+
     def headline(self) -> str:
         """Where it stands, for the live table."""
         ...
@@ -82,6 +86,10 @@ class Grid:
     def watch(self, ended: Ended) -> tuple[list[Path], list[str]]:
         """A grid prunes nothing."""
         return [], []
+
+    def unfinished(self) -> bool:
+        """A grid gave all its jobs at the start."""
+        return False
 
     def headline(self) -> str:
         """Nothing of its own."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.folder import read_json
+from rlrt.folder import mapping, read_json
 from rlrt.lease import LEASE, held
 from rlrt.sweep.plan import SPEC
 
@@ -123,8 +123,7 @@ def whole(value: Any) -> int:
 
 def planned_steps(folder: Path) -> int:
     """The updates that a job is to do; 0 where its ``job.json`` cannot tell."""
-    train = read_json(folder / SPEC).get("plain", {}).get("train", {})
-    return whole(train.get("steps"))
+    return whole(mapping(mapping(read_json(folder / SPEC).get("plain")).get("train")).get("steps"))
 
 
 def last_records(folder: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlrt.folder import write_json
@@ -15,12 +15,13 @@ class FolderLauncher:
     Args:
         at_once: jobs that may be alive at a time.
         ticks: looks for which a job is alive.
+        final: the numbers at a job's end.
     """
 
     outlives_driver = False
 
-    def __init__(self, at_once: int, ticks: int = 1) -> None:
-        self.at_once, self.ticks = at_once, ticks
+    def __init__(self, at_once: int, ticks: int = 1, final: Mapping[str, float] | None = None) -> None:
+        self.at_once, self.ticks, self.final = at_once, ticks, final or {}
         self._left: dict[Path, int] = {}
         self.started: list[Path] = []
 
@@ -39,7 +40,7 @@ class FolderLauncher:
             self._left[folder] -= 1
             if self._left[folder] < 0:
                 del self._left[folder]
-                write_json(folder / "summary.json", {"state": "finished", "step": 1, "final": {}})
+                write_json(folder / "summary.json", {"state": "finished", "step": 1, "final": self.final})
                 found[folder] = ""
             else:
                 found[folder] = "RUNNING"

@@ -7,7 +7,8 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from rlrt.hydra_setup import SWEEPS, composer, wished_sweeper
+from rlrt.hydra_setup import composer, wished_sweeper
+from rlrt.paths import SWEEPS
 from rlrt.sweep.command import configs, plain
 from tests.helpers import MODELS, settings
 

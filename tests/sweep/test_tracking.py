@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from rlrt.build import replay
 from rlrt.errors import UserError
 from rlrt.sweep import worker
 from rlrt.sweep.command import sweep
 from rlrt.sweep.launchers import LocalLauncher
+from rlrt.tracking import replay
 from tests.forked import submit_forks
 from tests.test_command import SMALL
 from tests.trackers.test_mlflow import client, go
