@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlrt.distributed.world import ALONE, World
 from rlrt.forward import Row, score
-from rlrt.methods.method import Method
+from rlrt.methods.method import Method, context_of
 from rlrt.methods.signals import Signals, TeacherSignal
 from rlrt.policy import Policy
 from rlrt.prompting import PromptBuilder
@@ -52,14 +52,14 @@ class Learner:
         """For every context that the method reads, the teacher's sequence of every rollout that wants one and can have one;
         and the counts of both, by the first context."""
         views, too_long = [], 0
-        written: dict[tuple[str, str], list[int]] = {}  # siblings share a context
+        written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a context
         limit = min(self.teacher_config.max_context_tokens, self.context_length - self.max_new_tokens)
         for kind in self.method.credit.contexts():
             rows: list[Row | None] = []
             for rollout, text, wanted in zip(rollouts, self.texts(rollouts, kind), wanted_B.tolist(), strict=True):
                 row = None
                 if wanted and text is not None:
-                    shown = (rollout.prompt.id, text)
+                    shown = (rollout.prompt.text, rollout.prompt.instruction, text)
                     prompt_ids = written.get(shown) or self.builder.teacher(rollout.prompt, text)
                     written[shown] = prompt_ids
                     if len(prompt_ids) <= limit:
@@ -77,9 +77,12 @@ class Learner:
 
     def texts(self, rollouts: Sequence[Rollout], kind: str) -> list[str | None]:
         """What the teacher is shown for each rollout in one of a credit's contexts."""
-        if kind != "default":
-            verdict, _, number = kind.partition(":")
-            return sibling_of_kind(rollouts, verdict == "correct", int(number or 0))
+        context = context_of(kind)
+        if context is None:
+            raise AssertionError(f"{kind!r} is no teacher context: the config check lets none through")
+        verdict, number = context
+        if verdict != "default":
+            return sibling_of_kind(rollouts, verdict == "correct", number)
         if self.teacher_config.context == "sibling":
             return sibling_contexts(rollouts, self.teacher_config.on_unique_correct)
         return [reference_text(r.prompt, self.teacher_config.context) for r in rollouts]

@@ -16,7 +16,7 @@ from rlrt.learner import Learner
 from rlrt.methods.aggregate import kl_penalty, token_weights
 from rlrt.methods.entropy import entropy
 from rlrt.methods.grpo import policy_ratio
-from rlrt.methods.signals import Credited, Distributions, Signals
+from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 
 
 @dataclass
@@ -122,11 +122,11 @@ def minibatch_step(
     weight_BT = token_weights(
         signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT, credited.select_weight
     )
-    dense_weight_BT = dense_weights(learner, contexts, signals, has_B)
-    left_B1 = method.left_to_terms(has_B)[:, None]
+    term_weights = auxiliary_weights(learner, contexts, signals, has_B, weight_BT)
+    left_B1 = method.left_to_terms(has_B, signals)[:, None]
     advantage_BT = torch.where(left_B1, torch.zeros_like(credited.advantage_BT), credited.advantage_BT)
     advantage_BT = advantage_BT * importance(signals, learner.importance_clip)
-    touched_B = method.touched_rows(advantage_BT, has_B)
+    touched_B = method.touched_rows(advantage_BT, has_B, signals)
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0]
@@ -135,7 +135,7 @@ def minibatch_step(
     for chosen, counted, last in passes(learner, rows, index):
         with sharding.gradients_stay(learner.policy.model, here=not last):
             done = forward_pass(learner, rows, contexts, signals, chosen) if ready is None else ready
-            loss, numbers, counts = micro_loss(learner, done, signals, advantage_BT, weight_BT, dense_weight_BT)
+            loss, numbers, counts = micro_loss(learner, done, signals, advantage_BT, weight_BT, term_weights)
             # gradients are averaged over processes, and the loss is a sum over all their rollouts
             (loss * (learner.world.size if counted else 0.0)).backward()
         if not counted:
@@ -184,20 +184,42 @@ def importance(signals: Signals, clip: float | None) -> Tensor:
     return torch.where(signals.mask_BT, weight_BT, torch.ones_like(weight_BT))
 
 
-def dense_weights(learner: Learner, contexts: Sequence[Row | None], signals: Signals, has_B: Tensor) -> Tensor:
-    """Weights of the tokens of rollouts with a teacher in the dense terms; they sum to 1 unless a term shares the policy
-    loss's denominator."""
-    mask_BT = signals.mask_BT & has_B[:, None]
-    term = next((t for t in learner.method.auxiliary if t.needs_teacher), None)
-    if term is None or not bool(mask_BT.any()):
-        return torch.zeros_like(signals.logp_BT, dtype=torch.float64)
-    counted_BT = signals.mask_BT if term.shared_denominator else mask_BT
-    weight_BT = mask_BT / counted_BT.sum().double()
-    if not term.weighs_tokens:
-        return weight_BT
+def auxiliary_weights(
+    learner: Learner, contexts: Sequence[Row | None], signals: Signals, has_B: Tensor, weight_BT: Tensor
+) -> list[Tensor]:
+    """weight_BT of every auxiliary term, each by its own rule.
+
+    A term without a teacher has the policy loss's weights. A term with one counts the tokens of its own rollouts that have a
+    teacher: their weights sum to 1, or under ``shared_denominator`` to their share of the mini-batch's tokens.
+
+    Args:
+        contexts: the teacher's sequences.
+        has_B: the rollouts that have a teacher.
+        weight_BT: the policy loss's.
+    """
+    method, weights = learner.method, list[Tensor]()
+    scored: TeacherSignal | None = None
+    for term in method.auxiliary:
+        mask_BT = signals.mask_BT & method.taught_rows(term, has_B, signals)[:, None]
+        if not term.needs_teacher:
+            weights.append(weight_BT)
+        elif not bool(mask_BT.any()):
+            weights.append(torch.zeros_like(signals.logp_BT, dtype=torch.float64))
+        else:
+            counted_BT = signals.mask_BT if term.shared_denominator else mask_BT
+            own_BT = mask_BT / counted_BT.sum().double()
+            if term.weighs_tokens:
+                scored = scored or teacher_view(learner, contexts, signals)
+                own_BT = own_BT * term.token_weights(scored, mask_BT)
+            weights.append(own_BT)
+    return weights
+
+
+def teacher_view(learner: Learner, contexts: Sequence[Row | None], signals: Signals) -> TeacherSignal:
+    """The teacher's log-probabilities and entropies of a mini-batch."""
     taught = signals.rows(torch.arange(len(signals)))
     learner.score(taught, [], torch.zeros(0, dtype=torch.bool), [contexts])
-    return weight_BT * term.token_weights(taught.teachers[0], mask_BT)
+    return taught.teachers[0]
 
 
 def micro_loss(
@@ -206,13 +228,13 @@ def micro_loss(
     signals: Signals,
     advantage_BT: Tensor,
     weight_BT: Tensor,
-    dense_weight_BT: Tensor,
+    term_weights: Sequence[Tensor],
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """All loss terms over the rollouts of one forward pass.
 
     Args:
         done: the pass.
-        signals, advantage_BT, weight_BT, dense_weight_BT: of the whole mini-batch.
+        signals, advantage_BT, weight_BT, term_weights: of the whole mini-batch; ``term_weights`` has one for each term.
 
     Returns:
         the weighted sum with its gradient; what each term adds to the loss; and sums over tokens that, divided by the
@@ -221,7 +243,7 @@ def micro_loss(
     method, device = learner.method, learner.policy.device
     part = signals.rows(done.index)
     mask_BT, advantage_BT = part.mask_BT.to(device), advantage_BT[done.index].to(device)
-    weight_N, dense_weight_N = (w[done.index].to(device)[mask_BT].float() for w in (weight_BT, dense_weight_BT))
+    weight_N, *term_weight_N = (w[done.index].to(device)[mask_BT].float() for w in (weight_BT, *term_weights))
     logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, done.logp_N)
     known_B1 = part.scored_B.to(device)[:, None] & (learner.train.minibatches > 1)
     logp_old_BT = torch.where(known_B1, part.logp_BT.to(device), logp_BT.detach())
@@ -234,9 +256,10 @@ def micro_loss(
         total = total + (loss_BT[mask_BT] * weight_N).sum()
         clipped_BT = method.policy_loss.clipped(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         counts["policy/clipped_share"] = clipped_BT[mask_BT].sum()
-    for term, loss_N in zip(method.auxiliary, done.term_N, strict=True):
-        term_loss = (loss_N * (dense_weight_N if term.needs_teacher else weight_N)).sum()
-        numbers[f"policy/{type(term).__name__.lower()}"] = term_loss.detach()
+    for term, loss_N, own_N in zip(method.auxiliary, done.term_N, term_weight_N, strict=True):
+        term_loss = (loss_N * own_N).sum()
+        name = f"policy/{type(term).__name__.lower()}"
+        numbers[name] = numbers.get(name, 0.0) + term_loss.detach()
         total = total + term_loss
     if learner.reference is not None and part.reference_logp_BT is not None:
         kl_N = kl_penalty(done.logp_N, part.reference_logp_BT.to(device)[mask_BT], learner.train.kl_estimator)

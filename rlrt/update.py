@@ -100,7 +100,7 @@ def pass_before_credit(
     if learner.train.minibatches > 1 or learner.world.size > 1:
         return None
     method = learner.method
-    run_B = read_B | method.touched_rows(advantage_B[:, None] * signals.mask_BT, read_B)
+    run_B = read_B | method.touched_rows(advantage_B[:, None] * signals.mask_BT, read_B, signals)
     if learner.reference is not None:
         run_B = torch.ones_like(run_B)
     index = run_B.nonzero()[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import math
 
@@ -254,6 +255,55 @@ def test_the_distillation_loss_is_over_rollouts_with_a_teacher():
     assert metrics["policy/skipped_share"] == pytest.approx(1 - metrics["teacher/share"])
     assert metrics["policy/loss"] > 0
     assert correct
+
+
+ROUTED, CLIPPED, WHOLE = "srpo.RoutedDistillation", "opsd.ClippedDistillation", "sdpo.Distillation"
+DENSE = ("method=srpo", "teacher.weights=frozen", "+method.distill_point_clip=0.3", "+method.distill_token_clip=null")
+
+
+def dense_gradient(*terms, credit=()):
+    """The gradient under these auxiliary terms alone."""
+    paths = ",".join(f"rlrt.methods.{term}" for term in terms)
+    keys = [k for k in DENSE if CLIPPED in terms or ("distill_point" not in k and "distill_token" not in k)]
+    keys = [*keys, "~method.srpo_beta"] if ROUTED not in terms else [*keys, "method.srpo_beta=2.0"]
+    if WHOLE not in terms and ROUTED not in terms:
+        keys += ["~method.distill_alpha", "~method.distill_top_k", "~method.distill_ratio_cap"]
+    learner, rollouts, _ = world(*keys, f"method.auxiliary=[{paths}]", "method.policy_loss=null", *credit)
+    return gradient(learner, rollouts)
+
+
+@pytest.mark.parametrize("terms", [(ROUTED, CLIPPED), (CLIPPED, ROUTED), (WHOLE, ROUTED), (WHOLE, CLIPPED)])
+def test_each_dense_term_keeps_its_own_rule_beside_another(terms):
+    """Losses add up, so gradients do: SRPO's routing, weights and denominator stay SRPO's whichever term stands first."""
+    both, parts = dense_gradient(*terms), [dense_gradient(term) for term in terms]
+    assert close(both, {name: parts[0][name] + parts[1][name] for name in both})
+    assert not close(both, {name: 2 * parts[0][name] for name in both}, 1e-3)
+
+
+def test_a_credits_teacher_does_not_take_its_rollouts_from_the_policy_loss():
+    """RLRT wants a teacher for correct rollouts, SRPO's term one for wrong ones: each slot has its own rollouts."""
+    learner, rollouts, _ = world(
+        "method=rlrt", "method.auxiliary=[rlrt.methods.srpo.RoutedDistillation]", "+method.distill_alpha=0.5",
+        "+method.distill_top_k=0", "+method.distill_ratio_cap=2.0", "+method.srpo_beta=1.0",
+    )  # fmt: skip
+    batch = signals_of(rollouts, 1, learner.policy.special_ids)
+    has_B = torch.ones(len(rollouts), dtype=torch.bool)
+    assert torch.equal(learner.method.left_to_terms(has_B, batch), ~batch.correct_B)
+    assert bool(batch.correct_B.any())
+
+
+def test_problems_of_one_id_have_teachers_of_their_own():
+    """Ids may repeat in a task of one's own; a teacher is shown its own rollout's question all the same."""
+    learner, rollouts, _ = world("method=rlrt", "teacher.context=answer")
+    pair = [copy.deepcopy(rollouts[0]), copy.deepcopy(rollouts[-1])]
+    for rollout in pair:
+        changes = {"id": "same", "final": "7", "states_answer": False}
+        rollout.prompt = dataclasses.replace(rollout.prompt, **changes)
+    views, _ = learner.teacher_views(pair, torch.ones(2, dtype=torch.bool))
+    shown = [learner.policy.tokenizer.decode(row.prompt_ids) for row in views[0]]
+    assert shown[0] != shown[1]
+    for text, rollout in zip(shown, pair, strict=True):
+        assert rollout.prompt.text.replace(" ", "") in text.replace(" ", "")
 
 
 def by_reference(learner):

@@ -76,6 +76,8 @@ def clipped_loss(
 class ClippedLoss(PolicyLoss):
     """The trust region of GRPO and all methods that keep it; its bounds are ``train.clip_low`` and ``clip_high``."""
 
+    train_keys = ("clip_low", "clip_high")
+
     clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
 

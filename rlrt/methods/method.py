@@ -8,6 +8,7 @@ declare; the trainer reads the declarations and knows no method by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,9 +18,24 @@ from torch import Tensor
 
 from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
 
+CONTEXT = re.compile(r"(default)|(correct|wrong)(?::(\d+))?")
+
+
+def context_of(text: Any) -> tuple[str, int] | None:
+    """(kind, number) of a teacher context as a credit writes it; None for what is no context.
+
+    ``default`` is the context of ``teacher.context``; ``correct:K`` and ``wrong:K`` are the K-th other rollout of the group
+    with that verdict, counted from 0; without a number the first.
+    """
+    match = CONTEXT.fullmatch(text) if isinstance(text, str) else None
+    return None if match is None else (match[1] or match[2], int(match[3] or 0))
+
 
 class Slot:
     """What all slots share: a state that is checkpointed. Stateless unless a slot says otherwise."""
+
+    train_keys: ClassVar[tuple[str, ...]] = ()
+    """Fields that take their value from the key of that name in ``train``, not from ``method``."""
 
     def state_dict(self) -> dict[str, float]:
         """Numbers that the slot carries from step to step."""
@@ -59,8 +75,7 @@ class Credit(Slot):
     """True where ``teacher_rows`` can be anything but empty."""
 
     def contexts(self) -> Sequence[str]:
-        """The teacher contexts that are read, one entry of ``signals.teachers`` each: ``default`` (by ``teacher.context``),
-        ``correct`` (a correct sibling), ``wrong:K`` (the K-th wrong sibling, from 0)."""
+        """The teacher contexts that are read, one entry of ``signals.teachers`` each; see ``context_of``."""
         return ("default",)
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
@@ -160,18 +175,27 @@ class Method:
                 wanted_B = wanted_B | term.teacher_rows(signals)
         return wanted_B
 
-    def left_to_terms(self, has_teacher_B: Tensor) -> Tensor:
-        """Bool_B: rollouts that the policy loss leaves to an exclusive term."""
-        exclusive = any(term.exclusive for term in self.auxiliary)
-        return has_teacher_B if exclusive else torch.zeros_like(has_teacher_B)
+    @staticmethod
+    def taught_rows(term: Auxiliary, has_teacher_B: Tensor, signals: Signals) -> Tensor:
+        """Bool_B: rollouts with a teacher that a term wants one for; a teacher may be there for another slot's sake."""
+        return has_teacher_B & term.teacher_rows(signals)
 
-    def touched_rows(self, advantage_BT: Tensor, has_teacher_B: Tensor) -> Tensor:
+    def left_to_terms(self, has_teacher_B: Tensor, signals: Signals) -> Tensor:
+        """Bool_B: rollouts that the policy loss leaves to an exclusive term."""
+        left_B = torch.zeros_like(has_teacher_B)
+        for term in self.auxiliary:
+            if term.exclusive:
+                left_B = left_B | self.taught_rows(term, has_teacher_B, signals)
+        return left_B
+
+    def touched_rows(self, advantage_BT: Tensor, has_teacher_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: rollouts that some term of the loss touches; the others need no forward and no backward pass."""
         touched = torch.zeros_like(has_teacher_B)
         if self.policy_loss is not None:
             touched = (advantage_BT != 0).any(1)
         for term in self.auxiliary:
-            touched = touched | (has_teacher_B if term.needs_teacher else torch.ones_like(has_teacher_B))
+            own = self.taught_rows(term, has_teacher_B, signals) if term.needs_teacher else torch.ones_like(touched)
+            touched = touched | own
         return touched
 
     def state_dict(self) -> dict[str, Any]:

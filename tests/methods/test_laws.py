@@ -142,8 +142,9 @@ def test_untouched_rollouts_are_those_no_term_touches(name, drawn):
     method = BUILT[name]
     advantage_BT = credit(name, batch)
     has = batch.teachers[0].has_B
-    touched = method.touched_rows(advantage_BT, has)
+    touched = method.touched_rows(advantage_BT, has, batch)
     for row in range(len(batch)):
         policy = method.policy_loss is not None and bool((advantage_BT[row] != 0).any())
-        dense = any(not term.needs_teacher or bool(has[row]) for term in method.auxiliary)
+        wanted = [bool(term.teacher_rows(batch)[row]) and bool(has[row]) for term in method.auxiliary]
+        dense = any(not t.needs_teacher or w for t, w in zip(method.auxiliary, wanted, strict=True))
         assert bool(touched[row]) == (policy or dense)

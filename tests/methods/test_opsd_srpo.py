@@ -61,9 +61,13 @@ def test_srpo_routes_wrong_rollouts_with_a_teacher_and_leaves_the_rest_to_grpo()
     wanted = method.teacher_rows(method.advantage(batch), batch)
     assert wanted.tolist() == [False, True, True, True]
     has = torch.tensor([False, True, False, False])  # group 1 has no correct sibling to show
-    assert method.left_to_terms(has).tolist() == [False, True, False, False]
+    assert method.left_to_terms(has, batch).tolist() == [False, True, False, False]
     (term,) = method.auxiliary
     assert isinstance(term, RoutedDistillation)
     view = TeacherSignal(has, batch.logp_BT, torch.ones_like(batch.logp_BT))
     assert term.token_weights(view, batch.mask_BT & has[:, None]).sum() == pytest.approx(2.0)
-    assert method_of("sd").left_to_terms(has).tolist() == [False] * 4
+    assert method_of("sd").left_to_terms(has, batch).tolist() == [False] * 4
+    everyone = torch.ones_like(
+        has
+    )  # the correct rollout has a teacher for another slot's sake: it stays with the policy loss
+    assert method.left_to_terms(everyone, batch).tolist() == [False, True, True, True]
