@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlrt.ahead import Source
 from rlrt.allocator import keep_freed_memory
-from rlrt.config.load import load as load_settings
 from rlrt.config.schema import Settings
 from rlrt.distributed import sharding
 from rlrt.distributed.world import ALONE, World
-from rlrt.errors import UserError
 from rlrt.evaluation import Suite
-from rlrt.folder import RunFolder, read_json, redacted
-from rlrt.identity import content_hash
+from rlrt.folder import RunFolder
 from rlrt.learner import Learner
 from rlrt.loop import Run
 from rlrt.lora import add_adapters
 from rlrt.monitor import Monitor
-from rlrt.paths import local_folder
 from rlrt.policy import Policy, adamw, context_length, load, set_stop_tokens
 from rlrt.precision import set_compute_dtype
 from rlrt.prompting import PromptBuilder
 from rlrt.resume import check_saved, save_checkpoint
 from rlrt.rollouts import Sampler
 from rlrt.teacher import Teacher, frozen_copy
-from rlrt.trackers.mlflow import Input, MlflowTracker
 
 log = logging.getLogger("rlrt")
-MLFLOW_STATUS = {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
-"""MLflow's word for a state; KILLED for all others."""
 
 
 def resolve_device(name: str, local_rank: int = 0) -> torch.device:
@@ -99,63 +91,6 @@ def build_learner(settings: Settings, world: World = ALONE) -> Learner:
     )
 
 
-def open_mlflow(settings: Settings, folder: RunFolder, name: str, more_tags: Mapping[str, str]) -> MlflowTracker | None:
-    """The MLflow tracker, where ``tracking.uri`` names one."""
-    tracking = settings.tracking
-    if tracking.uri is None:
-        return None
-    tags = {
-        "rlrt.method": settings.method.name,
-        "rlrt.model": settings.names.get("model", settings.model.path),
-        "rlrt.data": settings.names.get("data", type(settings.data).__name__),
-        "rlrt.seed": str(settings.seed),
-        "rlrt.identity": str(folder.manifest().get("identity")),
-        "rlrt.folder": str(folder.path.resolve()),
-        "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
-    }
-    lam = settings.plain["method"].get("lambda_init")
-    if lam is not None:
-        tags["rlrt.lambda"] = str(lam)
-    return MlflowTracker(
-        uri=tracking.uri,
-        experiment=tracking.experiment,
-        artifacts=tracking.artifacts,
-        run_id=folder.manifest().get("mlflow_run_id"),
-        key=folder.key(),
-        name=name,
-        tags=tags | dict(more_tags),
-        params=flat(redacted(settings.plain)),
-        warn=log.warning,
-        inputs=inputs_of(settings),
-    )
-
-
-def inputs_of(settings: Settings) -> list[Input]:
-    """The model, the data and the benchmarks of a run, for MLflow: by content where they are here, else by revision."""
-
-    def one(name: str, section: Mapping[str, Any], context: str) -> Input:
-        source = str(section.get("path", name))
-        folder = local_folder(source) if "path" in section else None
-        digest = content_hash(folder) if folder is not None else str(section.get("revision") or "newest")
-        return Input(name, digest, source, context)
-
-    plain, names = settings.plain, settings.names
-    found = [
-        one(names.get("model", settings.model.path), plain["model"], "model"),
-        one(names.get("data", type(settings.data).__name__), plain["data"], "training"),
-    ]
-    return found + [one(name, suite, "evaluation") for name, suite in (plain["eval"].get("suites") or {}).items()]
-
-
-def flat(plain: Any, prefix: str = "") -> dict[str, str]:
-    """Nested values as ``section.key: text``."""
-    if not isinstance(plain, dict):
-        return {prefix: str(plain)}
-    return {
-        k: v for name, value in plain.items() for k, v in flat(value, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
 @contextlib.contextmanager
 def closing(*parts: Any) -> Iterator[None]:
     """Let parts end what they started (a verifier's processes, an engine), however the run ends."""
@@ -165,50 +100,6 @@ def closing(*parts: Any) -> Iterator[None]:
         for part in parts:
             if hasattr(part, "close"):
                 part.close()
-
-
-def stored(path: Path, uri: str | None = None) -> tuple[Settings, dict[str, str]]:
-    """The settings of a run's folder, with the password of its tracking URI where that is known, and its tags of a sweep.
-
-    Raises:
-        UserError: if the folder's config cannot be read any more, or its URI lacks a password.
-    """
-    from omegaconf import OmegaConf
-
-    plain: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-    manifest, spec = RunFolder(path).manifest(), read_json(path / "job.json")
-    settings = load_settings(plain, manifest.get("choices", {}), manifest.get("overrides", []))
-    typed = spec.get("plain", {}).get("tracking", {}).get("uri")  # a sweep's job keeps it with its password
-    settings.tracking.uri = uri or typed or settings.tracking.uri
-    if "***" in str(settings.tracking.uri):
-        raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    return settings, spec.get("tags", {})
-
-
-def replay(path: Path, uri: str | None = None) -> bool:
-    """Bring to MLflow what it missed of a run: whatever its folder's record has and MLflow has not.
-
-    Args:
-        path: the run's folder.
-        uri: instead of the run's own tracking URI.
-
-    Returns:
-        whether MLflow now has everything (also where the run was never meant for it).
-
-    Raises:
-        UserError: if the folder's config cannot be read any more.
-    """
-    folder = RunFolder(path)
-    settings, tags = stored(path, uri)
-    tracker = open_mlflow(settings, folder, path.name, tags)
-    if tracker is None:
-        return True
-    monitor = Monitor(settings, folder, tracker, lambda step, metrics: None, log.warning)
-    monitor.catch_up()
-    monitor.send_samples()
-    monitor.close(MLFLOW_STATUS.get(str(folder.summary().get("state")), "KILLED"))
-    folder.note(mlflow_complete=monitor.complete)
-    return monitor.complete
 
 
 def assemble(

@@ -16,8 +16,10 @@ from typing import Any
 
 from rlrt.config.load import load
 from rlrt.config.schema import SECTIONS, Settings, Top
-from rlrt.hydra_setup import CONFIG, composed, composer
-from rlrt.run import guarded
+from rlrt.hydra_setup import composed, composer
+from rlrt.paths import CONFIG
+from rlrt.refused import guarded
+from rlrt.secrets import redacted
 from rlrt.sweep.command import plain
 from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
 from rlrt.tasks.benchmark import Benchmark
@@ -37,7 +39,7 @@ def rows_of(cls: type, prefix: str, values: dict[str, Any]) -> list[tuple[str, s
         about = field.metadata
         kind = " / ".join(about["choices"]) if about["choices"] else type_name(hints[field.name])
         unit = f" [{about['unit']}]" if about["unit"] else ""
-        default = json.dumps(values[field.name], ensure_ascii=False)
+        default = json.dumps(redacted(values[field.name], field.name), ensure_ascii=False)
         rows.append((f"{prefix}{field.name}", kind, default, about["meaning"] + unit))
     return rows
 

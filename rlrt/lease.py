@@ -70,13 +70,13 @@ def slurm_job() -> str | None:
 
 def held(path: Path) -> bool:
     """Whether a process of this machine (or of the cluster, where its file system shares locks) holds the lock."""
-    lock = path.with_suffix(".lock")
-    if not lock.exists():
+    try:
+        with path.with_suffix(".lock").open("rb") as handle:  # to read: whoever looks may have no right to write
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
         return False
-    handle = _try(lock)
-    if handle is None:
+    except BlockingIOError:
         return True
-    handle.close()
     return False
 
 

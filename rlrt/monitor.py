@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rlrt.config.schema import Settings
+from rlrt.config.schema import Tracking
 from rlrt.folder import RunFolder
 from rlrt.token_view import page
 from rlrt.trackers.mlflow import MlflowTracker
@@ -27,7 +27,7 @@ class Monitor:
     """Takes a run's metrics and samples.
 
     Args:
-        settings: the run's.
+        tracking: the section of that name.
         folder: its folder.
         tracker: MLflow, or None.
         show: progress for a person.
@@ -36,13 +36,13 @@ class Monitor:
 
     def __init__(
         self,
-        settings: Settings,
+        tracking: Tracking,
         folder: RunFolder,
         tracker: MlflowTracker | None,
         show: Callable[[int, dict[str, float]], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._settings, self._folder, self.tracker = settings, folder, tracker
+        self._tracking, self._folder, self.tracker = tracking, folder, tracker
         self._show, self._warn, self._told = show, warn, set[str]()
         self._first_length: float | None = None
         self._noted = folder.manifest().get("mlflow_run_id")
@@ -81,7 +81,7 @@ class Monitor:
         self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]
     ) -> None:
         """Rollouts worth keeping, with their per-token values, when they are due; and a page of them."""
-        tracking = self._settings.tracking
+        tracking = self._tracking
         if not tracking.samples_every or not tracking.samples:
             return
         if step != 1 and step % tracking.samples_every:

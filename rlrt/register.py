@@ -10,13 +10,14 @@ import os
 import sys
 from pathlib import Path
 
-from rlrt.build import stored
 from rlrt.checkpoints import damage
 from rlrt.errors import UserError
 from rlrt.folder import RunFolder
 from rlrt.paths import listed
 from rlrt.rerun import find
-from rlrt.trackers.mlflow import absolute, without_password
+from rlrt.secrets import masked, without_password
+from rlrt.trackers.mlflow import absolute
+from rlrt.tracking import stored
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
@@ -34,23 +35,24 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
     wrong = damage(saved[chosen])
     if wrong is not None:
         raise UserError(f"{saved[chosen]} is damaged ({wrong}); choose another with --step.")
-    settings, _ = stored(run, uri)
+    tracking = stored(run, uri).tracking
     run_id = RunFolder(run).manifest().get("mlflow_run_id")
-    if settings.tracking.uri is None or run_id is None:
+    if tracking.uri is None or run_id is None:
         raise UserError(f"{run} is not in MLflow; python -m rlrt.sync brings it where tracking.uri names a store.")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    client = MlflowClient(tracking_uri=absolute(settings.tracking.uri))
+    client = MlflowClient(tracking_uri=absolute(tracking.uri))
     try:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         tags = {"rlrt.step": str(chosen), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
         version = client.create_model_version(name, saved[chosen].resolve().as_uri(), run_id, tags=tags)
     except MlflowException as error:
-        place = without_password(settings.tracking.uri)
-        raise UserError(f"MLflow at {place} did not take it ({str(error).splitlines()[0][:200]}).") from None
+        uri = tracking.uri
+        reason = masked(str(error).splitlines()[0], uri)[:200]
+        raise UserError(f"MLflow at {without_password(uri)} did not take it ({reason}).") from None
     return str(version.version)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.reporting.page import read, write
+from rlrt.secrets import to_terminal
 from rlrt.sweep.parent import send_report
 
 
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--baseline", help="label that the others are compared with, seed by seed (default: grpo)")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     try:
         report = read(arguments.sweep, arguments.baseline)
         files = write(report)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rlrt.errors import UserError
 from rlrt.folder import read_json
 from rlrt.lease import LEASE, Held, held
+from rlrt.secrets import to_terminal
 from rlrt.sweep.parent import bring
 
 
@@ -29,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlrt.sync", description=main.__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--uri", help="tracking URI to use instead of the runs' own")
+    parser.add_argument("--trust", action="store_true", help="the runs' servers may get this environment's credentials")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     if not arguments.folder.is_dir():
         print(f"error: expected a folder of runs, got {arguments.folder}.", file=sys.stderr)
         raise SystemExit(2)
@@ -38,7 +40,7 @@ def main() -> None:
     done = 0
     for folder in folders:
         try:
-            done += bring(folder, arguments.uri)
+            done += bring(folder, arguments.uri, arguments.trust)
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
         except Held:

@@ -15,7 +15,8 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.hydra_setup import composed
-from rlrt.trackers.mlflow import absolute, without_password
+from rlrt.secrets import masked, without_password
+from rlrt.trackers.mlflow import absolute, check_uri
 
 HOST = "127.0.0.1"
 """Nobody but this machine is served."""
@@ -27,12 +28,13 @@ def store(uri: str | None) -> tuple[str, str]:
     """(tracking URI, experiment) to show: what was typed, or what the config names.
 
     Raises:
-        UserError: for a SQLite file that is not there yet, or a config without MLflow.
+        UserError: for a URI of no known kind, a SQLite file that is not there yet, or a config without MLflow.
     """
     tracking: Any = composed([]).tracking
     place = uri or tracking.uri
     if place is None:
         raise UserError("tracking.uri: the config names no MLflow; give one as --uri sqlite:///FILE.")
+    check_uri(place)
     file = Path(absolute(place).removeprefix("sqlite:///"))
     if place.startswith("sqlite:") and not file.is_file():
         raise UserError(f"--uri: expected a store of runs in {file}, found none; run something first, or give --uri.")
@@ -40,10 +42,18 @@ def store(uri: str | None) -> tuple[str, str]:
 
 
 def page_of(uri: str, experiment: str) -> str:
-    """The path of the experiment's page, in the view that shows runs and charts (MLflow opens on another one)."""
+    """The path of the experiment's page, in the view that shows runs and charts (MLflow opens on another one).
+
+    Raises:
+        UserError: for a store that does not answer.
+    """
     from mlflow import MlflowClient
 
-    found = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
+    try:
+        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
+    except Exception as error:  # MLflow's and the http library's own types
+        reason = masked((str(error).strip().splitlines() or [type(error).__name__])[0], uri)[:200]
+        raise UserError(f"--uri: {without_password(uri)} does not answer ({reason}).") from None
     return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
 
 
@@ -51,8 +61,10 @@ def free_port(wanted: int) -> int:
     """The port asked for (0: any that is free).
 
     Raises:
-        UserError: if something listens there already.
+        UserError: if something listens there already, or it is no port.
     """
+    if not 0 <= wanted <= 65535:
+        raise UserError(f"--port: expected a number from 0 to 65535, got {wanted}.")
     with socket.socket() as probe:
         try:
             probe.bind((HOST, wanted))

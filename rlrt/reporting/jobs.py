@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json
+from rlrt.folder import read_json, stored_config
 from rlrt.trackers.record import JsonLines
 
 UNREADABLE = "unreadable"
@@ -91,6 +91,18 @@ def read_job(folder: Path) -> Job:
     begun = (folder / "manifest.json").is_file()
     if (begun and not manifest) or not isinstance(summary.get("final", {}), dict):
         return Job(folder, UNREADABLE, 0, "its manifest.json or summary.json cannot be read", {}, 0.0)
+    try:
+        return job_of(folder, manifest, summary, spec)
+    except UserError as error:
+        return Job(folder, UNREADABLE, 0, str(error), {}, 0.0)
+    except (AttributeError, TypeError, ValueError):
+        return Job(
+            folder, UNREADABLE, 0, "its manifest.json, summary.json or job.json holds values of a wrong kind", {}, 0.0
+        )
+
+
+def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Job:
+    """A run from its papers; what they hold is not checked here."""
     overrides = manifest.get("overrides", spec.get("overrides", []))
     typed = [o for o in overrides if o.split("=")[0].split(".")[0] not in SILENT and not o.startswith("+sweep=")]
     label = " ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default"
@@ -108,11 +120,12 @@ def read_job(folder: Path) -> Job:
 
 
 def keys_of(folder: Path) -> dict[str, Any]:
-    """``section.key`` and value of a run's config; {} where there is none yet."""
-    from omegaconf import OmegaConf
+    """``section.key`` and value of a run's config; {} where there is none yet.
 
-    file = folder / "config.yaml"
-    plain: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    Raises:
+        UserError: for a config that cannot be read.
+    """
+    plain = stored_config(folder) if (folder / "config.yaml").is_file() else {}
     return {
         f"{name}.{key}": value
         for name, section in plain.items()

@@ -29,7 +29,7 @@ th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #333}tbody tr:nth-child(odd){background:#f6f6f6}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
 figure{margin:0}figure svg{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
-.note{font-size:.85rem;color:#444}.bad{color:#a00}code{overflow-wrap:anywhere}
+.note{font-size:.85rem;color:#444}.bad{color:#a00}code,pre{overflow-wrap:anywhere;white-space:pre-wrap}
 """
 
 
@@ -171,7 +171,7 @@ def question(sweep: Path) -> str:
     """What was asked: the study's question and the command."""
     note = read_json(sweep / "sweep.json")
     asked = "".join(f"<p>{html.escape(str(note[key]))}</p>" for key in ("question",) if note.get(key))
-    command = f"<p><code>{html.escape(str(note['command']))}</code></p>" if note.get("command") else ""
+    command = f"<pre class='command'>{html.escape(str(note['command']))}</pre>" if note.get("command") else ""
     return asked + command
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.folder import read_json, redacted, write_json
+from rlrt.errors import UserError
+from rlrt.folder import mapping, read_json, write_json
 from rlrt.lease import LEASE, held, hold
+from rlrt.secrets import command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
 from rlrt.trackers.mlflow import MlflowTracker
 
 NOTE = "sweep.json"
 """In a sweep's folder: its run in MLflow, and what is needed to make that run later."""
+FENCE = "``````"
+"""Around a command in a note of MLflow."""
 WAIT_S = 60.0
 """Seconds that a driver waits for MLflow to give the sweep its run."""
 
@@ -36,7 +39,11 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
         return None
     note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE) | {"tracking": redacted(dict(tracking))}
     write_json(sweep / NOTE, note)
-    said = "\n\n".join(str(note[k]) for k in ("question", "command") if note.get(k))
+    asked = [str(note["question"])] if note.get("question") else []
+    asked += (
+        [f"{FENCE}\n{note['command']}\n{FENCE}"] if note.get("command") else []
+    )  # the page reads the note as Markdown
+    said = "\n\n".join(asked)
     parent = MlflowTracker(
         uri=place,
         experiment=tracking["experiment"],
@@ -54,9 +61,9 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
     return parent
 
 
-def note_question(sweep: Path, overrides: Sequence[str], study: Path | None) -> None:
-    """Keep what was typed, and a study's question, with the sweep."""
-    command = redacted(f"python -m rlrt.run -m {' '.join(map(shlex.quote, overrides))}")
+def note_question(sweep: Path, words: Sequence[str], study: Path | None) -> None:
+    """Keep the command that was typed (``words`` follow its ``-m``), and a study's question, with the sweep."""
+    command = f"python -m rlrt.run -m {command_line(words)}"
     lines = study.read_text().splitlines() if study is not None and study.is_file() else []
     comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
     question = comment.partition("Question: ")[2].partition("?")[0]
@@ -81,9 +88,16 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
 
 def send_report(sweep: Path, files: Sequence[Path]) -> None:
     """A sweep's report to its run in MLflow, where it has one whose URI needs no password."""
+    from rlrt.tracking import refuse_to_send_credentials
+
     note = read_json(sweep / NOTE)
     tracking = note.get("tracking")
     if not note.get("mlflow_run_id") or not isinstance(tracking, dict) or "***" in str(tracking.get("uri")):
+        return
+    try:
+        refuse_to_send_credentials(sweep, tracking.get("uri"))
+    except UserError as error:
+        log.warning("the report stays here: %s", error)
         return
     parent = open_parent(sweep, tracking, log.warning)
     if parent is not None:
@@ -101,16 +115,17 @@ def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:
 def adopt(job: Path, uri: str | None = None) -> None:
     """Give a job its sweep's run as parent where MLflow was away when the sweep began."""
     spec, sweep = read_json(job / SPEC), job.parent
-    tags = spec.get("tags", {})
+    tags = mapping(spec.get("tags"))
     if not spec or tags.get("mlflow.parentRunId") or "rlrt.sweep" not in tags:
         return
     if "mlflow_run_id" not in read_json(sweep / NOTE):
-        parent = open_parent(sweep, spec.get("plain", {}).get("tracking", {}), log.warning, uri)
+        tracking = mapping(mapping(spec.get("plain")).get("tracking"))
+        parent = open_parent(sweep, tracking, log.warning, uri)
         if parent is not None:
             parent.close("FINISHED")
     known = read_json(sweep / NOTE).get("mlflow_run_id")
     if known:
-        write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": known}})
+        write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": known}}, private=True)
 
 
 def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
@@ -119,20 +134,26 @@ def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
         return
     job = queue.pop(0)
     try:
-        bring(job)
+        bring(job, trust=True)  # a job of the sweep that this driver drives
     except Exception as error:
-        say(f"WARNING: {job.name} is not in MLflow yet ({error}); python -m rlrt.sync brings it")
+        say(f"WARNING: {job.name} is not in MLflow yet ({masked(str(error))}); python -m rlrt.sync brings it")
 
 
-def bring(job: Path, uri: str | None = None) -> bool:
+def bring(job: Path, uri: str | None = None, trust: bool = False) -> bool:
     """Bring to MLflow whatever a job's folder has and MLflow has not; returns whether it now has everything.
+
+    Args:
+        job: its folder.
+        uri: instead of its own tracking URI.
+        trust: whether its own server may get this environment's credentials.
 
     Raises:
         Held: if a process runs the job: it talks to MLflow itself.
         UserError: if the job's config cannot be read any more.
     """
-    from rlrt.build import replay
+    from rlrt.tracking import replay, stored
 
     with hold(job / LEASE):
+        stored(job, uri, trust)  # refused before anybody is spoken to
         adopt(job, uri)
-        return replay(job, uri)
+        return replay(job, uri, trust)

@@ -16,6 +16,7 @@ from rlrt.errors import DiskFull, RankLost, UserError
 from rlrt.folder import RunFolder, or_logged, read_json
 from rlrt.identity import identity
 from rlrt.lease import LEASE, Held, hold, slurm_job
+from rlrt.secrets import MaskingFormatter
 from rlrt.stop import StopFlag
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
@@ -75,7 +76,7 @@ def _run(path: Path, stop: StopFlag) -> str:
 
     handler = logging.FileHandler(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt"), delay=not main)
     handler.setLevel(logging.INFO if main else logging.WARNING)
-    handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(MaskingFormatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     spec, kind = read_json(path / SPEC), "config"

@@ -13,13 +13,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from rlrt.errors import UserError
+from rlrt.secrets import masked, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 KEY = "rlrt.key"
 """Tag by which a run is found again before its id could be noted."""
+LOCKED_S = 60
+"""Seconds for which one process waits while another writes a SQLite store."""
 BATCH = 1000
 """Metrics that one call of MLflow's log_batch takes at most."""
 
@@ -51,7 +54,13 @@ def check_uri(uri: str) -> None:
     """
     scheme = uri.split("://")[0].split("+")[0] if "://" in uri else ""
     if uri.rstrip("/") == "sqlite:":
-        raise UserError(f"tracking.uri: expected a file after sqlite:///, got {uri!r}.")
+        raise UserError(f"tracking.uri: expected a file after sqlite:///, got {without_password(uri)!r}.")
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:  # whose own words may repeat a password
+        raise UserError(
+            f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}, which is no such address."
+        ) from None
     if scheme not in SCHEMES:
         raise UserError(
             f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a kind that "
@@ -59,18 +68,15 @@ def check_uri(uri: str) -> None:
         )
 
 
-def without_password(uri: str) -> str:
-    """The URI with user and password masked."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rsplit("@", 1)[1]))
-
-
 def absolute(uri: str) -> str:
     """A relative SQLite path made absolute, so that the line shown to open MLflow works from anywhere."""
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)
     return f"sqlite:///{Path(match[1]).resolve()}" if match else uri
+
+
+def patient(uri: str) -> str:
+    """A SQLite URI whose writers wait for each other: by default sqlite3 gives up after 5 seconds, and a sweep has many."""
+    return f"{uri}?timeout={LOCKED_S}" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
 class MlflowTracker:
@@ -166,7 +172,7 @@ class MlflowTracker:
     def _fail(self, error: BaseException) -> None:
         if not self.failed:
             self.failed = True
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+            text = masked((str(error).strip().splitlines() or [type(error).__name__])[0], self.uri)[:160]
             self._warn(
                 f"MLflow at {without_password(self.uri)} failed ({text}); the run goes on and its folder records everything."
             )
@@ -182,7 +188,7 @@ class MlflowTracker:
             from mlflow.entities import Metric, Param
 
             self._entities = (Metric, Param)
-            client = MlflowClient(tracking_uri=self.uri)
+            client = MlflowClient(tracking_uri=patient(self.uri))
             found = client.get_experiment_by_name(self._experiment)
             if found is None:
                 local = self.uri.split("://")[0] not in ("http", "https")

@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from rlrt.build import replay
+from rlrt.tracking import replay
 from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, wait_for
 from tests.trackers.test_mlflow import client, go
 
