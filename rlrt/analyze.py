@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.analysis import PLACES, RARE, Shift, by_difficulty, intervene, shift
-from rlrt.build import MLFLOW_STATUS, closing, open_mlflow, stored
+from rlrt.build import closing
 from rlrt.errors import UserError
 from rlrt.evaluate import chosen, measure, policy_and_suites, read_problems, runs_of, summarised
 from rlrt.folder import RunFolder
 from rlrt.paths import listed
+from rlrt.refused import guarded
 from rlrt.reporting.figures import SHARE, Picture, axes, legend, line
 from rlrt.reporting.jobs import read_job
+from rlrt.rerun import Reading, add_reading, reading
 from rlrt.rollouts import student_rows
-from rlrt.run import guarded
+from rlrt.secrets import to_terminal
+from rlrt.tracking import MLFLOW_STATUS, open_mlflow, stored
 
 FOLDER = "analysis"
 """In a run's folder, and in the folder that the runs share."""
@@ -56,7 +59,7 @@ class Findings:
     pass_at: dict[str, list[float]] = field(default_factory=dict)
 
 
-def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
+def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Findings:
     """All analyses of a run.
 
     Raises:
@@ -67,7 +70,7 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
         raise UserError(f"{run}: expected a checkpoint, found none; let the run finish.")
     papers = read_job(run)
     found = Findings(f"{papers.label} seed={papers.seed}")
-    start = chosen(run, 0, typed).settings
+    start = chosen(run, 0, typed, how).settings
     read_problems(start)
     with closing(start.data, start.engine, *start.eval.suites.values()):
         base, (suite, *_) = policy_and_suites(start)
@@ -75,7 +78,7 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
         hard, easy = by_difficulty(rollouts, SAMPLES)
         found.hard, found.easy = len(hard), len(easy)
         for step in [0, *steps]:
-            settings = chosen(run, step, typed).settings
+            settings = chosen(run, step, typed, how).settings
             settings.data, settings.engine, settings.eval.suites = start.data, start.engine, start.eval.suites
             policy, (here, *_) = policy_and_suites(settings)
             put_in = policy.tokenizer(insertion, add_special_tokens=False)["input_ids"] if insertion else []
@@ -97,7 +100,7 @@ def study(run: Path, typed: Sequence[str], insertion: str) -> Findings:
                 rows = student_rows(here.sampler(hard, SAMPLES, ("shift",)))
                 found.shift = shift(policy.model, base.model, rows, policy.temperature, budget)
     for name, step in (("start", 0), ("last", steps[-1])):
-        summary = next(iter(summarised(measure(chosen(run, step, typed), lambda text: None)).values()))
+        summary = next(iter(summarised(measure(chosen(run, step, typed, how), lambda text: None)).values()))
         found.pass_at[name] = [value for value, _, _ in summary["pass_at"].values()]
     return found
 
@@ -208,11 +211,10 @@ def pictures(all_found: Sequence[Findings]) -> list[Picture]:
     return [*made, Picture("analysis_pass_at_k", "pass@k before and after", "Start and last checkpoint.", figure)]
 
 
-def to_mlflow(run: Path, files: Sequence[Path]) -> None:
+def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
     """The files into the run's own MLflow run."""
     folder = RunFolder(run)
-    settings, tags = stored(run)
-    tracker = open_mlflow(settings, folder, run.name, tags)
+    tracker = open_mlflow(stored(run, trust=trust), folder, run.name)
     if tracker is not None:
         for file in files:
             tracker.artifact(file, FOLDER)
@@ -231,8 +233,10 @@ def main() -> None:
         help="text put in where a rollout is continued (Wait, let me reconsider.); default: none",
     )
     parser.add_argument("--out", type=Path, help="folder of the figures (default: analysis/ beside the runs)")
+    add_reading(parser)
     given = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    how = reading(given)
+    logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     typed = [w for w in given.words if "=" in w and not Path(w).is_dir()]
 
     def act() -> None:
@@ -241,10 +245,10 @@ def main() -> None:
             raise UserError("expected at least one run's folder, got overrides alone.")
         all_found = []
         for run in runs:
-            found = study(run, typed, given.insert)
+            found = study(run, typed, given.insert, how)
             all_found.append(found)
             files = write(found, run / FOLDER)
-            to_mlflow(run, files)
+            to_mlflow(run, files, how.trust)
             print(
                 f"{run}: {found.hard} hard and {found.easy} easy problems, {len(files)} tables in {run / FOLDER}",
                 flush=True,

@@ -15,22 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.build import MLFLOW_STATUS, closing, load_model, open_mlflow, prompt_builder, stored, suites_of
+from rlrt.build import closing, load_model, prompt_builder, suites_of
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_fit, drop_long_prompts, prepare_suites
+from rlrt.datacheck import check_fit, drop_long_prompts, prepare_suites, prepare_task
 from rlrt.errors import UserError
 from rlrt.evaluation import Suite, distinct, rollouts_of
 from rlrt.folder import RunFolder, write_json
 from rlrt.hydra_setup import composed
 from rlrt.identity import identity
+from rlrt.overrides import grammar
 from rlrt.paths import listed
 from rlrt.policy import Policy, context_length
-from rlrt.rerun import expand, grammar, is_run
-from rlrt.run import forget_empty, guarded, leased
+from rlrt.refused import guarded
+from rlrt.rerun import OWN, TRUST, Reading, add_reading, expand, is_run, reading
+from rlrt.run import forget_empty, leased
+from rlrt.secrets import to_terminal
 from rlrt.statistics import bootstrap_intervals, ladder, pass_at_k
 from rlrt.terminal import table
 from rlrt.trackers.record import JsonLines
+from rlrt.tracking import MLFLOW_STATUS, open_mlflow, stored
 from rlrt.types import Sampling
 
 HELD_OUT = "heldout"
@@ -56,18 +60,19 @@ class Evaluation:
     folder: Path
 
 
-def chosen(run: Path, step: int | None, typed: Sequence[str]) -> Evaluation:
+def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> Evaluation:
     """The evaluation of a run's checkpoint.
 
     Args:
         run: its folder.
         step: which checkpoint; None: the newest; 0: the model before training.
         typed: overrides.
+        how: what the command line says of reading stored configs.
 
     Raises:
         UserError: if there is no such checkpoint.
     """
-    overrides = expand([f"+from={run}", *typed])
+    overrides = expand([f"+from={run}", *typed, *([TRUST] if how.trust else [])], how.config_dirs)
     saved = {int(p.name.removeprefix("step_")): p for p in listed(run / "checkpoints")}
     if step != 0:
         found = max(saved, default=None) if step is None else step
@@ -79,7 +84,7 @@ def chosen(run: Path, step: int | None, typed: Sequence[str]) -> Evaluation:
         step = found
         overrides += [f"model.path={grammar(str(saved[step].resolve()))}", "model.lora=null"]
     names = RunFolder(run).manifest().get("choices", {})
-    settings = load(composed(overrides), names, overrides)
+    settings = load(composed(overrides, how.config_dirs), names if isinstance(names, dict) else {}, overrides)
     return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
 
 
@@ -92,7 +97,7 @@ def read_problems(settings: Settings) -> None:
     if settings.eval.suites:
         prepare_suites(settings.eval.suites)
     else:
-        settings.data.prepare()
+        prepare_task(settings.data)
 
 
 def policy_and_suites(settings: Settings) -> tuple[Policy, list[Suite]]:
@@ -135,7 +140,8 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
                 record.append(rows_of(part, settings, evaluation.step))
                 record.sync()
             say(f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(left)} of them measured before")
-    return record.read()
+    asked = {(suite.name or HELD_OUT, p.id) for suite in suites for p in suite.prompts}
+    return [row for row in record.read() if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
 
 
 def rows_of(part: Suite, settings: Settings, step: int) -> list[dict[str, Any]]:
@@ -220,11 +226,10 @@ def write(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]]) -> Non
         out.writerows([name, k, *values] for name, m in found.items() for k, values in m["pass_at"].items())
 
 
-def to_mlflow(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]]) -> None:
+def to_mlflow(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
     """The figures into the run's own MLflow run, at the checkpoint's step, under ``eval/SUITE/...``; once."""
     folder, samples = RunFolder(evaluation.run), evaluation.settings.eval.samples_per_prompt
-    settings, tags = stored(evaluation.run)
-    tracker = open_mlflow(settings, folder, evaluation.run.name, tags)
+    tracker = open_mlflow(stored(evaluation.run, trust=trust), folder, evaluation.run.name)
     if tracker is None:
         return
     values: dict[str, float] = {}
@@ -259,9 +264,9 @@ def runs_of(given: Sequence[Path]) -> list[Path]:
     return runs
 
 
-def evaluate(run: Path, step: int | None, typed: Sequence[str]) -> None:
+def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:
     """Measure, write, show."""
-    evaluation = chosen(run, step, typed)
+    evaluation = chosen(run, step, typed, how)
     try:
         with leased(evaluation.folder):
             rows = measure(evaluation, lambda line: print(line, flush=True))
@@ -270,7 +275,7 @@ def evaluate(run: Path, step: int | None, typed: Sequence[str]) -> None:
     except UserError:
         forget_empty(evaluation.folder)
         raise
-    to_mlflow(evaluation, found)
+    to_mlflow(evaluation, found, how.trust)
     print(f"\n{run}, step {evaluation.step}")
     print(shown(found, evaluation.settings.eval.samples_per_prompt))
     print(f"every problem, every k: {evaluation.folder}\n", flush=True)
@@ -283,8 +288,10 @@ def main() -> None:
         "words", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"
     )
     parser.add_argument("--step", type=int, help="checkpoint of this step (default: the newest); 0: before training")
+    add_reading(parser)
     given = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    how = reading(given)
+    logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     typed = [w for w in given.words if "=" in w and not Path(w).is_dir()]
     folders = [Path(w) for w in given.words if w not in typed]
 
@@ -292,7 +299,7 @@ def main() -> None:
         if not folders:
             raise UserError("expected at least one run's folder, got overrides alone.")
         for run in runs_of(folders):
-            evaluate(run, given.step, typed)
+            evaluate(run, given.step, typed, how)
 
     try:
         code = guarded(act, typed)

@@ -13,18 +13,20 @@ from typing import Any
 
 import torch
 
-from rlrt.build import MLFLOW_STATUS, assemble, build_learner, closing, open_mlflow, resolve_device
+from rlrt.build import assemble, build_learner, closing, resolve_device
 from rlrt.config.schema import Settings
 from rlrt.datacheck import check_data, check_prompts, drop_long_prompts, prepare_data
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
-from rlrt.folder import RunFolder, environment, git_state, or_logged, redacted
+from rlrt.folder import RunFolder, config_text, environment, git_state, or_logged, replace_text
 from rlrt.identity import PACKAGE, identity
 from rlrt.loop import train
 from rlrt.monitor import Monitor
 from rlrt.paths import listed
-from rlrt.resume import restore_checkpoint, starting_point
+from rlrt.resume import refuse_another_run, restore_checkpoint, starting_point
+from rlrt.secrets import redacted, without_password
 from rlrt.terminal import Progress, before_after, phases
+from rlrt.tracking import MLFLOW_STATUS, open_mlflow, tracked
 
 log = logging.getLogger("rlrt")
 PATIENCE_S = 60.0
@@ -78,7 +80,12 @@ def execute(
 
 
 def over(settings: Settings, folder: RunFolder, say: Callable[[str], None]) -> bool:
-    """Whether there is nothing left to do in a run's folder."""
+    """Whether there is nothing left to do in a run's folder.
+
+    Raises:
+        UserError: if another run lies there.
+    """
+    refuse_another_run(settings, folder)
     if folder.summary().get("state") == "finished" and settings.resume != "never":
         say(f"This run finished before and was not run again (resume=never would): {folder.path}")
         return True
@@ -167,8 +174,9 @@ def open_monitor(
     """Where a run's numbers go, its papers written and its state set."""
     write_papers(settings, folder, world)
     folder.set_state("running", step=position, mlflow_complete=False)
-    tracker = open_mlflow(settings, folder, folder.path.name, tags)
-    monitor = Monitor(settings, folder, tracker, shown.show if shown else lambda step, metrics: None, log.warning)
+    tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
+    show = shown.show if shown else lambda step, metrics: None
+    monitor = Monitor(settings.tracking, folder, tracker, show, log.warning)
     monitor.catch_up()
     return monitor
 
@@ -189,10 +197,7 @@ def full_disk(folder: RunFolder) -> DiskFull:
 
 
 def write_papers(settings: Settings, folder: RunFolder, world: World) -> None:
-    """``config.yaml`` and ``manifest.json``, without secrets."""
-    from omegaconf import OmegaConf
-
-    (folder.path / "config.yaml").write_text(OmegaConf.to_yaml(redacted(settings.plain)))
+    """``manifest.json``, which says whose folder this is, and then ``config.yaml``; without secrets."""
     folder.write_manifest(
         identity=identity(settings.plain),
         choices=settings.names,
@@ -202,6 +207,7 @@ def write_papers(settings: Settings, folder: RunFolder, world: World) -> None:
         **environment(),
         **git_state(PACKAGE),
     )
+    replace_text(folder.path / "config.yaml", config_text(redacted(settings.plain)))
 
 
 def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
@@ -232,7 +238,7 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
         words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
     words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
     if settings.tracking.uri is not None:
-        from rlrt.trackers.mlflow import absolute, without_password
+        from rlrt.trackers.mlflow import absolute
 
         beside = Path(sys.executable).with_name("mlflow")
         command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)

@@ -8,53 +8,47 @@ import os
 import platform
 import re
 import secrets
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
+from rlrt.secrets import MASK, command_line, masked, names_secret
 from rlrt.trackers.record import JsonLines
 
 PRUNE = "prune"
+NUMBER_LIKE = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*([eE][-+]?\d+)?")
+"""Texts that YAML 1.1 or 1.2 may take for a number."""
+LARGEST_CONFIG = 1_000_000
+"""Characters of a stored config that are read."""
 STAYS = ("log.txt", "lease.lock", "lease.json")
 """Files of a run's folder that are in use while an earlier run is put aside."""
 log = logging.getLogger("rlrt")
-SECRET = re.compile(r"(?i)(token|password|passwd|secret|api_?key|credential)")
 REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegaconf", "mlflow", "optuna", "submitit")
 
 
-def redacted(plain: Any, name: str = "") -> Any:
-    """A config without secrets: values of secret-sounding keys, and user and password in URIs."""
-    if isinstance(plain, dict):
-        return {k: redacted(v, str(k)) for k, v in plain.items()}
-    if isinstance(plain, list):
-        return [redacted(v, name) for v in plain]
-    if isinstance(plain, str):
-        if is_secret(name):
-            return "***"
-        words = re.sub(r"([\w.+~/-]+)=(\S+)", lambda m: f"{m[1]}=***" if is_secret(m[1]) else m[0], plain)
-        return re.sub(r"(\w+://)[^/\s]+@", r"\1***@", words)
-    return plain
+def write_json(path: Path, value: Any, private: bool = False) -> None:
+    """Replace a small JSON file in one go.
+
+    Args:
+        private: whether its owner alone may read the file, from its first byte on.
+    """
+    replace_text(path, json.dumps(value, indent=1, default=str) + "\n", private)
 
 
-def is_secret(name: str) -> bool:
-    """Whether a key sounds like one that holds a secret."""
-    return bool(SECRET.search(name)) and not name.endswith("_tokens")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a small JSON file in one go."""
-    work = path.with_name(
-        f"{path.name}.{os.getpid()}.tmp"
-    )  # two processes may write one file: the last one wins, whole
-    work.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    if path.exists():
-        work.chmod(path.stat().st_mode & 0o777)
+def replace_text(path: Path, text: str, private: bool = False) -> None:
+    """Replace a small text file in one go; two processes may write one file: the last one wins, whole."""
+    work = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
+    work.unlink(missing_ok=True)
+    with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "w", encoding="utf-8") as file:
+        file.write(text)
     work.replace(path)
 
 
@@ -65,6 +59,52 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A value of somebody's JSON where an object belongs; {} for all else."""
+    return value if isinstance(value, dict) else {}
+
+
+def config_text(plain: Mapping[str, Any]) -> str:
+    """A config as YAML that every reader takes back as it is: texts that look like numbers to some of them are quoted."""
+    import yaml
+
+    class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+        """With the rule for texts."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar(
+            "tag:yaml.org,2002:str", value, style="'" if NUMBER_LIKE.fullmatch(value) else None
+        )
+
+    Dumper.add_representer(str, text)
+    return yaml.dump(dict(plain), Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False)
+
+
+def stored_config(folder: Path) -> dict[str, Any]:
+    """``config.yaml`` of a run's folder as plain values: data, whose texts nothing resolves.
+
+    Raises:
+        UserError: for a file that is missing, larger than any config, no mapping, or no YAML, or YAML with aliases: rlrt writes
+            none, and a few lines of them can stand for gigabytes.
+    """
+    import yaml
+
+    file = folder / "config.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+        if len(text) > LARGEST_CONFIG:
+            raise ValueError(f"expected at most {LARGEST_CONFIG} characters, found {len(text)}")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ValueError("it holds an alias")
+        plain = yaml.safe_load(text)
+        if not isinstance(plain, dict):
+            raise ValueError(f"expected a mapping, found a {type(plain).__name__}")
+    except Exception as error:  # YAML and the file system have many types for one cause
+        said = " ".join(str(error).split())[:160]
+        raise UserError(f"{file} cannot be read as a run's config: {said or type(error).__name__}.") from None
+    return {str(k): v for k, v in plain.items()}
 
 
 @contextmanager
@@ -104,6 +144,8 @@ class RunFolder:
 
     def set_state(self, state: str, **more: Any) -> None:
         """Update ``summary.json``; state is queued, running, finished, failed, interrupted or pruned."""
+        if "error" in more:
+            more["error"] = masked(str(more["error"]))
         job = os.environ.get("SLURM_JOB_ID")
         extra = {"slurm_job_id": job} if job else {}
         self.note(state=state, changed=time.time(), **extra, **more)
@@ -141,15 +183,24 @@ class RunFolder:
             self.write_manifest(key=secrets.token_hex(8))
         return str(self.manifest()["key"])
 
+    def begun(self) -> bool:
+        """Whether a run has left anything here: what is in it may be damaged."""
+        return (self.path / "summary.json").exists() or "identity" in self.manifest() or self.holds_more()
+
+    def holds_more(self) -> bool:
+        """Whether there is more of a run than its state and its name: what is written once the manifest says whose it is."""
+        left = (self.path / "config.yaml", self.record.path, self.samples.path)
+        return any(p.exists() for p in left) or any(self.checkpoints.glob("step_*"))
+
     def put_aside(self) -> Path | None:
         """Rename an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost."""
-        if not self.summary():
+        if not self.begun():
             return None
-        number = 1
-        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+        number, here = 1, self.path.resolve()  # of a link the folder that it leads to: on the same disk
+        while (target := here.with_name(f"{here.name}.old-{number}")).exists():
             number += 1
         target.mkdir()
-        for item in list(self.path.iterdir()):
+        for item in list(here.iterdir()):
             if item.name not in STAYS:
                 item.rename(target / item.name)
         return target
@@ -179,7 +230,7 @@ def environment() -> dict[str, Any]:
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         },
         "host": platform.node(),
-        "command": redacted(" ".join(sys.argv)),
+        "command": command_line(sys.argv),
     }
 
 
@@ -207,7 +258,7 @@ def git_state(where: Path) -> dict[str, Any]:
     if commit is None:
         return {}
     lines = [
-        "***" if SECRET.search(line) and re.search(r"[=:]", line) and line[:1] in "+-" else line
+        MASK if line[:1] in "+-" and re.search(r"[=:]", line) and names_secret(line) else masked(line)
         for line in (diff or "").splitlines()
     ]
     return {"git_commit": commit.strip(), "git_diff": "\n".join(lines)[:1_000_000]}

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rlrt.identity import identity, readable
-
-PACKAGE = Path(__file__).parent
-
-
-def _shipped(name: str) -> Path:
-    """``conf`` or ``sweeps``: inside an installed wheel, or beside the package in a checkout."""
-    inside = PACKAGE / name
-    return inside if inside.is_dir() else PACKAGE.parent / name
-
-
-CONFIG = _shipped("conf")
-SWEEPS = _shipped("sweeps")
+from rlrt.options import content, inherited, option_file
+from rlrt.overrides import grammar
+from rlrt.paths import CONFIG, SWEEPS
 
 
 def register() -> None:
@@ -79,22 +72,114 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
     register()
     GlobalHydra.instance().clear()
     more = [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
-    read: dict[tuple[str, ...], Any] = {}
+    folders = [CONFIG, *map(Path, config_dirs)]
+    read: dict[tuple[str, ...], tuple[Any, list[str]]] = {}
 
     def composed_of(overrides: Sequence[str]) -> Any:
         loader: Any = GlobalHydra.instance().config_loader()
-        groups = set(loader.list_groups("")) | {"hydra"}
+        own = {p.name for folder in folders[1:] for p in folder.iterdir() if p.is_dir()}  # Hydra does not list them yet
+        groups = set(loader.list_groups("")) | own | {"hydra"}
         values = [o for o in overrides if is_value(o, groups)]
         choices = tuple(o for o in overrides if o not in values)
         if choices not in read:
-            whole = compose("config", overrides=[*more, *wished_sweeper(choices), *choices], return_hydra_config=True)
-            read[choices] = whole
-        config = copy.deepcopy(read[choices])
-        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides(values), config)
+            chosen = [*more, *wished_sweeper(choices), *choices]
+            whole = compose("config", overrides=chosen, return_hydra_config=True)
+            inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
+            if [o for o in inherits if o.startswith(TUNED)]:
+                whole = compose("config", overrides=[*chosen, *inherits], return_hydra_config=True)
+                inherits = []
+            read[choices] = whole, inherits
+        whole, inherits = read[choices]
+        config = copy.deepcopy(whole)
+        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides([*inherits, *values]), config)
         return config
 
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         yield composed_of
+
+
+TUNED = "tuned@_global_"
+"""The config group of values that belong to a pair of model and method."""
+
+
+def tuned_by_ancestor(choices: Mapping[str, Any], typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The overrides by which a derived method gets the tuned values of the method it derives from; said on standard error.
+
+    A choice of that method's pair, which then stands where the pair stands for that method; single values where the derived
+    method sets some of them itself. None where something of the kind was typed.
+
+    Args:
+        choices: the option of every config group.
+        typed: what was typed.
+        folders: where config groups are.
+    """
+    if any(o.lstrip("+~").startswith("tuned") for o in typed):
+        return []
+    model, method = str(choices.get("model")), str(choices.get("method"))
+    ancestor, values, whole = inherited(model, method, folders)
+    if not values:
+        return []
+    shown = [f"{name}={grammar(value)}" for name, value in values.items()]
+    if (model, method) not in _said:
+        _said.add((model, method))
+        print(
+            f"method={method} has no tuned values of its own for model={model} and takes those of {ancestor}: "
+            f"{' '.join(shown)} (a file tuned/{model}_{method}.yaml would go first)",
+            file=sys.stderr,
+        )
+    return [f"{TUNED}={model}_{ancestor}"] if whole else shown
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def with_tuned(arguments: Sequence[str]) -> list[str]:
+    """A single run's command line with the tuned values that its method inherits; ``composer`` gives them to all else."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    dirs = config_dirs_of(arguments)
+    folders = [CONFIG, *map(Path, dirs)]
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and a not in dirs]
+    if not dirs and not any(o.startswith("experiment=") for o in overrides):
+        choices = {group: choice(group, arguments, folders) for group in ("model", "method")}
+    else:
+        try:
+            with composer(dirs) as compose:
+                choices = dict(compose(overrides).hydra.runtime.choices)
+        except (
+            HydraException,
+            OmegaConfBaseException,
+            ValueError,
+            OSError,
+            RecursionError,
+        ):  # the run itself says what is wrong
+            return list(arguments)
+    names = {o.split("=", 1)[0].lstrip("+~") for o in overrides}
+    more = [o for o in tuned_by_ancestor(choices, arguments, folders) if o.split("=", 1)[0] not in names]
+    chosen = (i for i, a in enumerate(arguments) if a.startswith(("method=", "experiment=")))
+    at = next(chosen, len(arguments))  # beside the choice: options and overrides must not mix
+    return [*arguments[:at], *more, *arguments[at:]]
+
+
+def config_dirs_of(arguments: Sequence[str]) -> list[str]:
+    """The folders of ``--config-dir``, in both of its spellings."""
+    flags = ("--config-dir", "-cd")
+    after = [b for a, b in itertools.pairwise(arguments) if a in flags]
+    return after + [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{flag}=" for flag in flags))]
+
+
+def choice(group: str, arguments: Sequence[str], folders: Sequence[Path]) -> str:
+    """The option of a group that a command line chooses: by itself, by its experiment, or by default."""
+    typed = {a.split("=", 1)[0]: a.split("=", 1)[1].strip("'\"") for a in arguments if "=" in a}
+    if group in typed:
+        return typed[group]
+    experiment = option_file("experiment", typed.get("experiment", ""), folders)
+    for file, name in ((experiment, f"override /{group}"), (CONFIG / "config.yaml", group)):
+        for default in content(file).get("defaults", []) if file is not None else []:
+            if isinstance(default, dict) and name in default:
+                return str(default[name])
+    return ""
 
 
 def is_value(override: str, groups: Collection[str]) -> bool:
@@ -121,11 +206,11 @@ def wished_sweeper(overrides: Sequence[str]) -> list[str]:
     return [f"hydra/sweeper={name}" for name in named]
 
 
-def composed(overrides: Sequence[str]) -> Any:
-    """The config of one run, without the ``hydra`` section."""
+def composed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Any:
+    """The config of one run, without the ``hydra`` section; ``config_dirs`` are more folders to look for config groups in."""
     from omegaconf import OmegaConf
 
-    with composer() as compose:
+    with composer(config_dirs) as compose:
         whole = compose(overrides)
     return OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
 

@@ -11,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rlrt.paths import CHECKSUMS, TRAINER, local_folder
+from rlrt.paths import CHECKSUMS, STATE, TRAINER, local_folder
+from rlrt.secrets import redacted
+from rlrt.user_code import sources
 
 PACKAGE = Path(__file__).parent
-IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial")
+IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
 IGNORED_TRAIN = ("save_every", "keep_last")
 IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
 """Keys that say where and how a run is kept, not what it computes."""
@@ -27,6 +29,10 @@ OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "reasoning-gym": lambda config: "ReasoningGym" in str(config.get("data", {}).get("_target_")),
 }
 """Packages that count for the runs that use them alone."""
+PLACES = ("path", "file", "weight", "checkpoint", "model", "adapter", "tokenizer", "corpus", "dataset", "source")
+"""Last words of keys (or their plurals) whose text may be a path, also one without a slash, to a file or a folder."""
+LONGEST_PATH = 4096
+"""Characters of a text that may be a path."""
 NO_PART = ("hydra", "resume", "tracking")
 """Beginnings of overrides that change nothing of what is computed: no part of a name or of a sweep's hash."""
 MAX_NAME = 80
@@ -34,17 +40,18 @@ MAX_NAME = 80
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 over a file, or over the names and contents of a folder's files; cached by size and time of change.
+    """SHA-256 over a file and its ending, or over the names and contents of a folder's; cached by size and time of change.
 
     Of a checkpoint the model counts alone, and not what the trainer needs to go on.
     """
     inside = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    own = (path / TRAINER, path / CHECKSUMS)
-    files = [path] if path.is_file() else [p for p in inside if p not in own and path / TRAINER not in p.parents]
+    trainers = path / TRAINER
+    own = (trainers, path / CHECKSUMS) if (trainers / STATE).is_file() and (path / CHECKSUMS).is_file() else ()
+    files = [path] if path.is_file() else [p for p in inside if p not in own and not {*own} & {*p.parents}]
     total = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        total.update(str(file.relative_to(path) if file != path else file.name).encode())
+        total.update(str(file.relative_to(path) if file != path else file.suffix).encode())
         total.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
     return total.hexdigest()
 
@@ -85,32 +92,63 @@ def identity(plain: Mapping[str, Any]) -> str:
     Args:
         plain: the resolved config as nested plain values.
     """
-    config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
-    config["train"] = {k: v for k, v in config.get("train", {}).items() if k not in IGNORED_TRAIN}
-    config["engine"] = {k: v for k, v in config.get("engine", {}).items() if k not in IGNORED_ENGINE}
-    contents = {}
-    for section, key in (("model", "path"), ("data", "path"), ("data", "heldout_path")):
-        path = config.get(section, {}).get(key)
-        folder = local_folder(path) if isinstance(path, str) else None
-        if folder is not None:
-            config[section] = {k: v for k, v in config[section].items() if k != key}
-            contents[section if key == "path" else f"{section}.{key}"] = content_hash(folder)
+    contents: dict[str, str] = {}
+    config = by_content(counted(plain), contents)
     used = {name: metadata.version(name) for name, uses in OPTIONAL.items() if uses(config) and installed(name)}
-    suites = config.get("eval", {}).get("suites") or {}
-    for name, suite in suites.items():
-        folder = local_folder(suite["path"]) if isinstance(suite, dict) and isinstance(suite.get("path"), str) else None
-        if folder is not None:
-            contents[f"eval.suites.{name}"] = content_hash(folder)
-            suites = {**suites, name: {k: v for k, v in suite.items() if k != "path"}}
-    if suites:
-        config["eval"] = config["eval"] | {"suites": suites}
-    text = json.dumps([config, contents, code_hash(), versions() | used], sort_keys=True, default=str)
+    everything = [config, contents, code_hash(), sources(plain), versions() | used]
+    text = json.dumps(everything, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def counted(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config that says what a run computes."""
+    config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
+    for section, ignored in (("train", IGNORED_TRAIN), ("engine", IGNORED_ENGINE)):
+        values = config.get(section, {})
+        if isinstance(values, Mapping):  # loading says in a sentence that nothing else will do
+            config[section] = {k: v for k, v in values.items() if k not in ignored}
+    return config
+
+
+def by_content(value: Any, contents: dict[str, str], key: str = "") -> Any:
+    """Nested plain values without the paths that lead to something here; ``contents`` gets its digest by the key in full.
+
+    So weights and data count by what they are, wherever they lie and whatever the key is called (see ``here``).
+    """
+    if isinstance(value, str):
+        found = here(key, value)
+        if found is None:
+            return value
+        contents[key] = content_hash(found)
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): by_content(v, contents, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, list):
+        return [by_content(v, contents, f"{key}.{i}") for i, v in enumerate(value)]
+    return value
+
+
+def here(key: str, text: str) -> Path | None:
+    """The file or folder of this machine that a text of a config means; None for all other texts.
+
+    Under a key like ``path`` or ``weights`` any text that leads to a file or a folder; under any other key a text with a slash
+    that leads to a file: a folder may be one that a run writes to.
+    """
+    parts = key.split(".")
+    words = re.split(r"[_0-9]+", parts[-2] if parts[-1].isdigit() and len(parts) > 1 else parts[-1])
+    named = bool({*PLACES} & {words[-1], words[-1].removesuffix("s")}) and parts[0] not in ("teacher", "method")
+    if not (named or "/" in text) or "\n" in text or len(text) > LONGEST_PATH:
+        return None
+    try:
+        found = local_folder(text)
+        return found if found is not None and (named or found.is_file()) else None
+    except (OSError, ValueError, RuntimeError):  # no path at all
+        return None
 
 
 def readable(overrides: Iterable[str], fallback: str) -> str:
     """A folder name from command-line overrides: ``method=rlrt seed=1`` gives ``method=rlrt,seed=1``."""
-    kept = [o.lstrip("+~") for o in overrides if not o.lstrip("+~").startswith(NO_PART)]
+    kept = [redacted(o).lstrip("+~") for o in overrides if not o.lstrip("+~").startswith((*NO_PART, "tuned@"))]
     short = re.sub(r"\d+\.\d{5,}(e[+-]?\d+)?", lambda m: f"{float(m[0]):.4g}", ",".join(kept))
     name = re.sub(r"[^A-Za-z0-9=.,_+-]+", "_", short) or fallback
     return name if len(name) <= MAX_NAME else name[:MAX_NAME]

@@ -1,14 +1,26 @@
-"""Where a model or data path leads, without loading anything."""
+"""Where things lie: config groups, studies, the embedded model, and what a model or data path leads to; nothing is loaded."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-EMBEDDED = Path(__file__).parent / "embedded"
+PACKAGE = Path(__file__).parent
+
+
+def _shipped(name: str) -> Path:
+    """``conf`` or ``sweeps``: inside an installed wheel, or beside the package in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.is_dir() else PACKAGE.parent / name
+
+
+CONFIG = _shipped("conf")
+SWEEPS = _shipped("sweeps")
+EMBEDDED = PACKAGE / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` made it."""
 TRAINER = "trainer"
 """Folder of a checkpoint that only the trainer reads: the rest is the model."""
-
+STATE = "state.json"
+"""In that folder: where the run stands."""
 CHECKSUMS = "checksums.json"
 """A checkpoint's list of its files."""
 

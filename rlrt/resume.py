@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,13 +14,20 @@ from rlrt import checkpoints
 from rlrt.config.schema import Settings
 from rlrt.distributed.sharding import like, put, whole
 from rlrt.errors import UserError
-from rlrt.folder import RunFolder
+from rlrt.folder import RunFolder, read_json, stored_config
+from rlrt.identity import counted, identity
 from rlrt.learner import Learner
 from rlrt.lora import adapters, named_weights
+from rlrt.overrides import leaves
 from rlrt.paths import CHECKSUMS, resolve_path
 from rlrt.policy import load
+from rlrt.secrets import redacted
 
 log = logging.getLogger("rlrt")
+SHOWN = 6
+"""Differences of two configs that a message names."""
+NOTHING = "nothing"
+"""In place of a value where a config has no such key."""
 
 
 def check_saved(path: str) -> None:
@@ -98,6 +106,63 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
         put(dict(moving.named_parameters()), snapshot.teacher)
     learner.method.load_state_dict(snapshot.state["method"])
     return snapshot.step, snapshot.state.get("pending")
+
+
+def refuse_another_run(settings: Settings, folder: RunFolder) -> None:
+    """Refuse to go on, under today's identity, with another run that lies in a folder that was typed.
+
+    Raises:
+        UserError: naming what differs; under ``resume=never``, which puts a run aside, only for what is no run's folder.
+    """
+    there, now = folder.manifest().get("identity"), identity(settings.plain)
+    refuse_no_runs_folder(folder.path, now)
+    if settings.resume == "never" or there == now:
+        return
+    if there is None and folder.summary().get("state") not in ("finished", "pruned") and not folder.holds_more():
+        return  # a life that ended before it wrote who it was left nothing to go on with
+    if there is None:
+        reason = "its manifest.json cannot be read"
+    else:
+        try:
+            different = differences(stored_config(folder.path), redacted(settings.plain))
+        except UserError:
+            different = []
+        shown = "; ".join(different[:SHOWN]) + (
+            f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
+        )
+        reason = shown or "the code, a library, or the content of the model or the data has changed since"
+    raise UserError(
+        f"hydra.run.dir: {folder.path} holds another run (identity {there}, this one is {now}): {reason}; give another "
+        "folder, or resume=never, which puts that run aside."
+    )
+
+
+def refuse_no_runs_folder(path: Path, identity: str) -> None:
+    """Refuse to run in a sweep's folder, in the folder of another job of a sweep, in a checkpoint, and among evaluations.
+
+    Raises:
+        UserError: saying what is there.
+    """
+    planned = read_json(path / "job.json").get("identity", identity)
+    kinds = {"sweep.json": "a sweep", CHECKSUMS: "a checkpoint", "problems.jsonl": "an evaluation"}
+    what = next((kind for name, kind in kinds.items() if (path / name).exists()), None)
+    if planned != identity:
+        what = f"a job of a sweep with another identity ({planned}, this one is {identity})"
+    if what is not None:
+        raise UserError(f"hydra.run.dir: {path} is the folder of {what}; give another folder.")
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """``key is A there and B here`` for every value of two configs that differs, of what makes a run's identity."""
+    before, after = (leaves(counted(plain)) for plain in (there, here))
+    keys = [k for k in {**before, **after} if before.get(k, NOTHING) != after.get(k, NOTHING)]
+    return [f"{k} is {short(before.get(k, NOTHING))} there and {short(after.get(k, NOTHING))} here" for k in keys]
+
+
+def short(value: Any) -> str:
+    """A value of a config on a part of a line."""
+    text = NOTHING if value == NOTHING else json.dumps(value, ensure_ascii=True, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def starting_point(settings: Settings, folder: RunFolder) -> Path | None:

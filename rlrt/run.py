@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rlrt.distributed.rank import is_main
-from rlrt.errors import RankLost, UserError, nearest
+from rlrt.errors import RankLost, UserError
 from rlrt.folder import STAYS
-from rlrt.hydra_setup import CONFIG, GROUPS, SWEEPS, composed_keys, hydra_keys, register
+from rlrt.hydra_setup import register, with_tuned
 from rlrt.identity import readable, sweep_hash
 from rlrt.lease import LEASE, Held, hold
+from rlrt.paths import CONFIG, SWEEPS
+from rlrt.refused import guarded
 from rlrt.rerun import expand
+from rlrt.secrets import masked, to_terminal
 from rlrt.stop import StopFlag
 
 log = logging.getLogger("rlrt")
@@ -41,6 +43,7 @@ def job(config: Any, codes: Codes) -> float | None:
     the folder's ``log.txt``, for anything else (1). A run that a signal ended early, after saving, gives 128 + signal.
     """
     from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
     path = Path(hydra.runtime.output_dir)
@@ -52,15 +55,14 @@ def job(config: Any, codes: Codes) -> float | None:
         codes.codes.append(2)
         return None
     names = {k: str(v) for k, v in hydra.runtime.choices.items() if "/" not in k and v is not None}
-    to_terminal = logging.StreamHandler(sys.stderr)
-    to_terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    to_terminal.setLevel(logging.WARNING)
-    log.addHandler(to_terminal)
+    handler = to_terminal()
+    log.addHandler(handler)
     try:
-        return run_one(config, path, names, list(hydra.overrides.task), codes)
+        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation is a text here
+        return run_one(config, path, names, typed, codes)
     except UserError as error:
         if main:  # all processes of a run are told the same
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {masked(str(error))}", file=sys.stderr)
             forget_empty(path)
         codes.codes.append(2)
     except RankLost as error:
@@ -70,7 +72,7 @@ def job(config: Any, codes: Codes) -> float | None:
         log.exception("the run in %s failed; what it saved is still there, and the same command goes on from it", path)
         codes.codes.append(1)
     finally:
-        log.removeHandler(to_terminal)
+        log.removeHandler(handler)
     return None
 
 
@@ -136,68 +138,6 @@ def forget_empty(path: Path) -> None:
             folder.rmdir()
 
 
-def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """Hydra's complaint as one sentence with the nearest valid name."""
-    text = str(error)
-    if match := re.search(r"Could not override '([^']+)'", text):
-        name = match[1]
-        return f"{name}: there is no such key.{nearest(name, known_names(arguments))}"
-    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{match[1]}: several values make a sweep; add -m, or write a list as [a,b]."
-    if match := re.search(r"Could not find '([^']+?)/([^'/]+)'", text):
-        whole = f"{match[1]}/{match[2]}"
-        group = whole.split("/")[0] if whole.split("/")[0] in GROUPS else match[1]  # experiment=paper/x is one choice
-        name = whole.removeprefix(f"{group}/")
-        options = [o for o in re.findall(r"^\t(\S+)$", text, re.MULTILINE) if "/" not in name]
-        nested = [str(p.relative_to(CONFIG / group).with_suffix("")) for p in (CONFIG / group).rglob("[!_]*.yaml")]
-        known = sorted({*nested, *(o for o in options if o[0] != "_")})
-        return f"{group}={name}: there is no such {group}.{nearest(name, known)}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    typed = next((a for a in arguments if a in text), "")
-    said = " ".join(line for line in lines[:2] if not line.endswith(":")) or type(error).__name__
-    return f"{typed}: {said}" if typed and not said.startswith(typed) else said
-
-
-def known_names(arguments: Sequence[str]) -> list[str]:
-    """Every name that could have been meant: keys, config groups, and the launcher's and sweeper's keys."""
-    from hydra.errors import HydraException
-
-    try:
-        keys = composed_keys(arguments)
-    except HydraException:
-        keys = composed_keys([])
-    return [*keys, *GROUPS, *hydra_keys(arguments)]
-
-
-def guarded(action: Callable[[], Any], arguments: Sequence[str]) -> int:
-    """Run ``action``; errors that a user can mend become one sentence on standard error and an exit code.
-
-    Returns:
-        0; 1 for what Hydra refuses, 2 for what rlrt refuses.
-    """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        action()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {explain(error, arguments)}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        if error.filename is None or ("outputs" not in str(error.filename) and not any("dir=" in a for a in arguments)):
-            raise
-        key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
-        print(
-            f"error: {key}: {error.filename} cannot be written ({error.strerror}); give a folder that can, as {key}=FOLDER.",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
-
-
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
     """Overrides, ``--config-dir`` folders and the ``--cfg`` kind of a multirun's command line.
 
@@ -249,6 +189,8 @@ def main() -> None:
     refused = guarded(lambda: arguments.extend(expand(sys.argv[1:])), sys.argv[1:])
     if refused:
         sys.exit(refused)
+    several = bool({"-m", "--multirun"} & set(arguments))
+    arguments = arguments if several else with_tuned(arguments)
     sys.argv[1:] = arguments  # hydra.main reads it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
@@ -258,7 +200,6 @@ def main() -> None:
         return job(config, codes)
 
     study = next((a for a in overrides if a.startswith("+sweep=")), None)
-    several = bool({"-m", "--multirun"} & set(arguments))
     known = study is not None and (SWEEPS / "sweep" / f"{study.removeprefix('+sweep=')}.yaml").is_file()
     if known and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
         print(f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}", file=sys.stderr)

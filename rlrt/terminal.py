@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -109,3 +110,11 @@ def phases(records: Sequence[Mapping[str, Any]]) -> str:
         per = sum(values) / max(1, len([r for r in records if r["step"] > 0]))
         rows.append([name.removeprefix("time/").removesuffix("_s"), f"{per:.3f}"])
     return table(rows)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value

@@ -12,8 +12,9 @@ from omegaconf import OmegaConf
 
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
-from rlrt.hydra_setup import CONFIG, composer
+from rlrt.hydra_setup import composer
 from rlrt.methods.signals import Signals, TeacherSignal
+from rlrt.paths import CONFIG
 from rlrt.types import Generation, Grade, Prompt, Rollout
 
 METHODS = sorted(p.stem for p in (CONFIG / "method").glob("*.yaml"))

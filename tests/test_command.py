@@ -89,6 +89,11 @@ def test_a_method_of_ones_own_as_the_docs_say(tmp_path):
     done = forked("run", typed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "finished after 2 steps" in done.stdout
+    (tmp_path / "my_methods.py").write_text(code.replace("return self.scale *", "return 100 * self.scale *"))
+    again = forked("run", typed, tmp_path)  # the old numbers must not stand under the new code
+    assert again.returncode == 0, again.stderr
+    assert "was not run again" not in again.stdout
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 2
 
 
 def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
@@ -102,24 +107,24 @@ def test_a_sweep_with_a_bad_job_names_it_before_anything_starts(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["method=nothing"], 1, "error: method=nothing: there is no such method. Valid: antisd, cispo, dapo"),
-        (["method=rlrtt"], 1, "Did you mean 'rlrt'"),
-        (["experiment=paper/qwen3_4b_base/rlt"], 1, "Did you mean 'paper/qwen3_4b_base/rlrt'"),
-        (["experiment=nothing"], 1, "error: experiment=nothing: there is no such experiment."),
-        (["train.lrr=1"], 1, "error: train.lrr: there is no such key. Did you mean 'train.lr'"),
-        (["+sweep=nothing"], 1, "sweep"),
+        (["method=nothing"], 2, "error: method=nothing: there is no such method. Valid: antisd, cispo, dapo"),
+        (["method=rlrtt"], 2, "Did you mean 'rlrt'"),
+        (["experiment=paper/qwen3_4b_base/rlt"], 2, "Did you mean 'paper/qwen3_4b_base/rlrt'"),
+        (["experiment=nothing"], 2, "error: experiment=nothing: there is no such experiment."),
+        (["train.lrr=1"], 2, "error: train.lrr: there is no such key. Did you mean 'train.lr'"),
+        (["+sweep=nothing"], 2, "sweep"),
         (["+sweep=methods"], 2, "error: +sweep=methods: a study is run with -m"),
         (["train.lr=-1"], 2, "error: train.lr: expected a number above 0, got -1."),
         (["model.path=/nowhere"], 2, "error: model.path: expected a folder or a hub id"),
         (["hydra.run.dir=/dev/null/x"], 2, "cannot be written"),
         (["train.lr="], 2, "error: train.lr: expected a number"),
-        (["train.lr=1e-3", "a b"], 1, "error: "),
-        (["tuned=zzz"], 1, "error: "),
-        (["methd=grpo"], 1, "Did you mean 'method'"),
-        (["seed=1,2"], 1, "add -m"),
+        (["train.lr=1e-3", "a b"], 2, "error: "),
+        (["tuned=zzz"], 2, "error: "),
+        (["methd=grpo"], 2, "Did you mean 'method'"),
+        (["seed=1,2"], 2, "add -m"),
         (["hydra.run.dir=."], 2, "error: hydra.run.dir: expected a folder of the run's own"),
         (["train.prompts_per_step=50000"], 2, "error: train.prompts_per_step: a step takes 50000 different prompts"),
-        (["-m", "hydra.launcher.n_job=1"], 1, "Did you mean 'hydra.launcher.n_jobs'"),
+        (["-m", "hydra.launcher.n_job=1"], 2, "Did you mean 'hydra.launcher.n_jobs'"),
         (["-m", "hydra.sweeper.max_retries=text"], 2, "error: hydra.sweeper.max_retries"),
         (["-m", "seed=0", "--cfg", "nope"], 2, "error: --cfg"),
         (["-m", "seed=0", "--config-dir=nope"], 2, "error: --config-dir: expected a folder"),
@@ -137,7 +142,7 @@ def test_bad_input_is_one_sentence(tmp_path, arguments, code, says):
 @pytest.mark.parametrize(
     ("module", "arguments", "code", "says"),
     [
-        ("describe", ["method=zzz"], 1, "there is no such method"),
+        ("describe", ["method=zzz"], 2, "there is no such method"),
         ("report", ["nowhere"], 2, "found none"),
         ("status", ["nowhere"], 2, "found none"),
         ("cancel", ["nowhere"], 2, "found none"),
@@ -153,7 +158,7 @@ def test_the_other_commands_too(tmp_path, module, arguments, code, says):
 def test_bad_input_is_one_sentence_in_an_interpreter_too(tmp_path):
     """Importing says nothing, whatever a fork of an interpreter that has imported may show."""
     done = command("train.lrr=1", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr == "error: train.lrr: there is no such key. Did you mean 'train.lr'?\n"
     quick, slow = "describe, report, status, cancel, sync, ui", "evaluate, analyze, register"
     code = f"import sys; from rlrt import {quick}; assert 'torch' not in sys.modules; from rlrt import {slow}"

@@ -12,7 +12,8 @@ from rlrt.errors import UserError
 from rlrt.execute import execute
 from rlrt.hydra_setup import composed
 from rlrt.identity import identity
-from rlrt.rerun import expand, grammar
+from rlrt.overrides import grammar
+from rlrt.rerun import expand
 from tests.forked import forked
 
 SMALL = ("train.steps=2", "train.prompts_per_step=2", "eval.prompts=4", "train.eval_every=0", "tracking=none")
@@ -94,9 +95,15 @@ def test_text_survives_the_grammar():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parse = OverridesParser.create().parse_override
-    for text in ("a", "a'b", "a\\", "a\\'b", "{x}>", "a\nb", "", "null", "1", "${x}", "\\n", "a\\\\'"):
-        value = parse(f"k={grammar(text)}").value()
-        assert getattr(value, "text", value) == text  # Hydra keeps the quotes of a quoted text beside it
+    texts = ["a", "a'b", "a\\", "a\\'b", "{x}>", "a\nb", "", "null", "1", "\\n", "a\\\\'"]
+    texts += ["${x}", "a${oc.env:HOME}b", "\\${x}", "\\\\${x}", "${", "$x", "'${x}'", "${a}${b}"]
+    for text in texts:
+        made = config([f"model.prompt_template={grammar(text)}"])
+        assert made["model"]["prompt_template"] == text
+    (made,) = [
+        config([f"++eval.suites={grammar({'a': {'path': '${x}', 'n': 1, 'list': ['x', None]}})}"])["eval"]["suites"]
+    ]
+    assert made == {"a": {"path": "${x}", "n": 1, "list": ["x", None]}}
     for value in (1e-05, True, None, 3):
         assert parse(f"k={grammar(value)}").value() == value
 

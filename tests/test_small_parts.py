@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import platform
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 import torch
 
 from rlrt.errors import UserError
-from rlrt.folder import RunFolder, redacted
+from rlrt.folder import RunFolder, config_text, stored_config
 from rlrt.identity import identity, readable, sweep_hash
 from rlrt.loop import due, learning_rate
 from rlrt.terminal import Progress, before_after, table
@@ -67,20 +66,6 @@ def test_readable_names():
     assert "/" not in readable(["model.path=/a b/../c"], "d")
     assert len(readable([f"k{i}=1" for i in range(100)], "d")) <= 80
     assert sweep_hash(["b=1", "a=2"]) == sweep_hash(["a=2", "b=1", "hydra.verbose=true"])
-
-
-def test_secrets_are_masked():
-    plain = {
-        "tracking": {"uri": "http://me:pw@h/x", "api_key": "k"},
-        "train": {"token_budget": 5},
-        "l": ["http://u:p@h"],
-    }
-    shown = json.dumps(redacted(plain))
-    assert "pw" not in shown
-    assert "u:p" not in shown
-    assert redacted(plain)["tracking"]["api_key"] == "***"
-    assert redacted(plain)["train"]["token_budget"] == 5
-    assert redacted({"engine": {"max_new_tokens": "9"}}) == {"engine": {"max_new_tokens": "9"}}
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -166,3 +151,40 @@ def test_the_gpu_benchmark_says_when_there_is_no_gpu():
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 1
     assert done.stderr.strip() == "benchmarks.gpu: expected a CUDA GPU, found none here; run it where there is one."
+
+
+def test_a_config_comes_back_from_its_file_as_it_was(tmp_path):
+    texts = [
+        "1e-3",
+        "1e-06",
+        "1_000",
+        ".5",
+        "",
+        "yes",
+        "null",
+        "${x}",
+        "${",
+        "a: b",
+        "a\nb ",
+        " x",
+        "é\u2028",
+        "2020-01-01",
+        "- x",
+        "'",
+        "0x1f",
+        "~",
+    ]
+    plain = {
+        "texts": texts,
+        "numbers": [1e-6, 1.0, 3, True, None, 1e22],
+        "empty": {},
+        "none": [],
+        "deep": {"a": {"b": "1e5"}},
+    }
+    (tmp_path / "config.yaml").write_text(config_text(plain), encoding="utf-8")
+    assert stored_config(tmp_path) == plain
+    from omegaconf import OmegaConf
+
+    plain["texts"].remove("${")  # which OmegaConf takes for a broken interpolation
+    (tmp_path / "config.yaml").write_text(config_text(plain), encoding="utf-8")
+    assert OmegaConf.to_container(OmegaConf.load(tmp_path / "config.yaml")) == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from rlrt.config.checks import check
 from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.errors import UserError, nearest
 from rlrt.keys import check_ranges
+from rlrt.options import elsewhere
 from rlrt.tasks.benchmark import Benchmark
 
 PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "release", "close", "exact")}
@@ -39,8 +41,13 @@ def fields_of(cls: type) -> list[str]:
     return [f.name for f in dataclasses.fields(cls) if f.init]
 
 
-def refuse_unknown(values: Mapping[str, Any], known: list[str], path: str) -> None:
+def refuse_unknown(values: Mapping[str, Any], known: list[str], path: str, option: str = "") -> None:
     """Refuse keys that nobody declares, with the full path and the nearest name.
+
+    Args:
+        values, known: the keys that came, and those there are.
+        path: the section.
+        option: what was chosen in a section whose keys depend on a choice.
 
     Raises:
         UserError: for the first such key.
@@ -48,6 +55,8 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], path: str) -> No
     for name in values:
         if name not in known:
             prefix = f"{path}." if path else ""
+            if others := elsewhere(path, name, option):
+                raise UserError(f"{prefix}{name}: {others}")
             raise UserError(
                 f"{prefix}{name}: there is no such key.{nearest(f'{prefix}{name}', [prefix + k for k in known])}"
             )
@@ -70,10 +79,12 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
     converted = {}
     for name in fields:
         full = f"{path}.{name}" if path else name
-        if type(values[name]) in _plain_types(hints[name]):  # nothing to convert: most keys of most configs
+        if _fits(values[name], hints[name]):  # nothing to convert: most keys of most configs
             converted[name] = values[name]
             continue
         try:
+            if isinstance(values[name], str) and "${" in values[name]:  # a text; only Hydra's own composition resolves
+                raise OmegaConfBaseException("an interpolation")
             one = dataclasses.make_dataclass(cls.__name__, [(name, hints[name])])
             plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))
             converted[name] = plain[name]
@@ -99,10 +110,18 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _plain_types(hint: Any) -> Sequence[Any]:
-    """The types of a hint that is made of plain ones."""
-    parts = _parts(hint)
-    return parts if all(part in (int, float, bool, str, type(None)) for part in parts) else ()
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a plain type that a hint names, or a list of such values."""
+    import typing
+
+    for part in _parts(hint):
+        if part in (int, float, bool, str, type(None)) and type(value) is part:
+            return True
+        if typing.get_origin(part) is list and type(value) is list:
+            (inner,) = typing.get_args(part)
+            if all(_fits(v, inner) for v in value):
+                return True
+    return False
 
 
 def _parts(hint: Any) -> Sequence[Any]:
@@ -119,7 +138,28 @@ def _kind(hint: Any) -> str:
     return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 
 
-def component(values: Mapping[str, Any], path: str) -> Any:
+def refuse_no_section(name: str, values: Any) -> None:
+    """Refuse a value where a section of keys belongs.
+
+    Raises:
+        UserError: naming the section.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: expected a section of keys ({name}.KEY=VALUE), got {values!r}.")
+
+
+def section(name: str, values: Any) -> Any:
+    """One of the sections that are the same for every run, from plain values.
+
+    Raises:
+        UserError: for a key that is unknown or missing, or a value that is wrong.
+    """
+    refuse_no_section(name, values)
+    refuse_unknown(values, fields_of(SECTIONS[name]), name)
+    return typed(SECTIONS[name], values, name)
+
+
+def component(values: Mapping[str, Any], path: str, option: str | None = None) -> Any:
     """An instance of the class that a section names in ``_target_``, from the section's other keys."""
     rest = {k: v for k, v in values.items() if k != "_target_"}
     if "_target_" not in values:
@@ -128,7 +168,7 @@ def component(values: Mapping[str, Any], path: str) -> Any:
     lacking = [name for name in PARTS[path] if not hasattr(cls, name)]
     if lacking:
         raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}.")
-    refuse_unknown(rest, fields_of(cls), path)
+    refuse_unknown(rest, fields_of(cls), path, option or cls.__name__)
     return typed(cls, rest, path)
 
 
@@ -165,20 +205,25 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
     for slot, cls in classes:
         if not issubclass(cls, kinds[slot]):
             raise UserError(f"method.{slot}: expected a kind of {kinds[slot].__name__}, got {cls.__name__}.")
-    own = [k for _, cls in classes for k in fields_of(cls) if not hasattr(train, k)]
-    refuse_unknown(values, [*structural, *own], "method")
+    for slot, cls in classes:
+        for name in cls.train_keys:
+            if not hasattr(train, name) or name not in fields_of(cls):
+                raise UserError(f"method.{slot}: {cls.__name__} takes {name!r} from train, which has no such key.")
+    own = [k for _, cls in classes for k in fields_of(cls) if k not in cls.train_keys]
+    refuse_unknown(values, [*structural, *own], "method", values["name"])
     if values["policy_loss"] is None and not auxiliary:
         raise UserError(
             "method.policy_loss: a method without auxiliary losses needs one, got null: nothing would be learned."
         )
     filled: dict[str, Any] = {"auxiliary": []}
     for slot, cls in classes:
-        given = {k: getattr(train, k) if hasattr(train, k) else values.get(k, "???") for k in fields_of(cls)}
+        given = {k: getattr(train, k) if k in cls.train_keys else values.get(k, "???") for k in fields_of(cls)}
         instance = typed(cls, given, "method")
         if slot == "auxiliary":
             filled["auxiliary"].append(instance)
         else:
             filled[slot] = instance
+    check_contexts(filled["credit"], filled["auxiliary"])
     return Method(
         name=values["name"],
         advantage=filled["advantage"],
@@ -188,11 +233,37 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
     )
 
 
+def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
+    """Refuse a credit that asks for a teacher context which nobody can show, or that would change a dense term's context.
+
+    Raises:
+        UserError: naming the context and those there are.
+    """
+    from rlrt.methods.method import context_of
+
+    asked = credit.contexts()
+    if isinstance(asked, str) or not asked:
+        raise UserError(f"method.credit: {type(credit).__name__}.contexts() gives a list of contexts, got {asked!r}.")
+    for text in asked:
+        if context_of(text) is None:
+            raise UserError(
+                f"method.credit: {type(credit).__name__} asks for the teacher context {text!r}; expected 'default', 'correct', "
+                "'correct:K' or 'wrong:K' (K counts siblings from 0)."
+            )
+    dense = [type(term).__name__ for term in auxiliary if term.needs_teacher]
+    if dense and context_of(asked[0]) != ("default", 0):
+        raise UserError(
+            f"method.auxiliary: the teacher of the dense term {dense[0]} would be shown {asked[0]!r}, the first context of "
+            f"{type(credit).__name__}, and not teacher.context; use a credit whose first context is 'default'."
+        )
+
+
 def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequence[str] = ()) -> Settings:
     """``Settings`` from a composed config.
 
     Args:
-        config: a DictConfig, or plain nested values; the ``hydra`` section is ignored.
+        config: a DictConfig, whose interpolations are resolved, or plain nested values, whose texts are texts; the ``hydra``
+            section is ignored.
         names: the choice made in every config group, for the manifest.
         overrides: what was typed, for the manifest.
 
@@ -202,8 +273,9 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    plain: Any
     try:
-        plain: Any = OmegaConf.to_container(OmegaConf.create(config), resolve=True)
+        plain = copy.deepcopy(config) if isinstance(config, dict) else OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"config: {str(error).splitlines()[0]}") from None
     plain.pop("hydra", None)
@@ -211,15 +283,11 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     top = fields_of(Top)
     refuse_unknown(plain, [*top, *SECTIONS, *components], "")
     for name in [*SECTIONS, *components]:
-        if not isinstance(plain.get(name), dict):
-            raise UserError(f"{name}: expected a section of keys ({name}.KEY=VALUE), got {plain.get(name)!r}.")
+        refuse_no_section(name, plain.get(name))
     values = dataclasses.asdict(typed(Top, {k: plain.get(k, "???") for k in top}, ""))
-    for name, cls in SECTIONS.items():
-        refuse_unknown(plain[name], fields_of(cls), name)
-        values[name] = typed(cls, plain[name], name)
+    values |= {name: section(name, plain[name]) for name in SECTIONS}
     values["eval"].suites = {name: benchmark(name, entry) for name, entry in values["eval"].suites.items()}
-    values["engine"] = component(plain["engine"], "engine")
-    values["data"] = component(plain["data"], "data")
+    values |= {name: component(plain[name], name, (names or {}).get(name)) for name in ("engine", "data")}
     values["method"] = method(plain["method"], values["train"])
     settings = Settings(**values, names=dict(names or {}), plain=plain, overrides=list(overrides))
     check(settings)

@@ -17,9 +17,11 @@ from rlrt.preflight.finding import Finding
 from rlrt.preflight.memory import findings, groups_of, shown
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.slurm import check_slurm
-from rlrt.run import guarded
+from rlrt.refused import guarded
+from rlrt.rerun import TRUST
 from rlrt.sweep.disk import one_checkpoint
 from rlrt.sweep.launchers import SlurmLauncher
+from rlrt.terminal import positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,15 +38,8 @@ def parser() -> argparse.ArgumentParser:
         "--memory-gb", type=positive, help="memory of one device in 10^9 bytes, for nodes that are not here"
     )
     made.add_argument("--step-seconds", type=positive, help="how long a step takes, for SLURM's signal to save")
+    made.add_argument(TRUST, action="store_true", help="+from=RUN may name code from outside rlrt: it is imported")
     return made
-
-
-def positive(text: str) -> float:
-    """A number above 0."""
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return value
 
 
 def data_of(planned: Planned) -> list[Finding]:
@@ -104,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes: list[int] = []
 
     def act() -> None:
-        planned = plan(given.overrides, given.multirun, given.config_dir)
+        planned = plan([*given.overrides, *([TRUST] if given.trust else [])], given.multirun, given.config_dir)
         codes.append(preflight(planned, given.memory_gb, given.step_seconds))
 
     return guarded(act, given.overrides) or max(codes, default=0)

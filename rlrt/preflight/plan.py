@@ -44,7 +44,7 @@ def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = (
     Raises:
         UserError: what ``rlrt.run`` would say.
     """
-    overrides = expand(arguments)
+    overrides = expand(arguments, config_dirs)
     os.environ["RLRT_SWEEP_NAME"] = f"{readable(overrides, 'sweep')}-{sweep_hash(overrides)}"
     with composer(config_dirs) as compose:
         base = compose([o for o in overrides if not several or not is_axis(o)])

@@ -6,14 +6,17 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Plug
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlrt.config.load import load
 from rlrt.errors import UserError
-from rlrt.hydra_setup import SWEEPS, composer
+from rlrt.folder import config_text
+from rlrt.hydra_setup import composer
 from rlrt.identity import identity, readable
+from rlrt.paths import SWEEPS
+from rlrt.secrets import redacted
 from rlrt.sweep.disk import check_disk
 from rlrt.sweep.driver import Driver, dry_run
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
@@ -42,6 +45,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
     with composer(config_dirs) as compose:
         base = compose([o for o in overrides if not is_axis(o)])
         folder = Path(str(base.hydra.sweep.dir))
+        refuse_no_sweeps_folder(folder)
         launcher = launcher_of(plain(base.hydra.launcher))
         source, retries, first = source_of(base, overrides, folder, compose, launcher)
         if isinstance(launcher, SlurmLauncher):
@@ -50,8 +54,21 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
                 return dry_run(launcher, first, folder)
         folder.mkdir(parents=True, exist_ok=True)
         study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
-        note_question(folder, overrides, SWEEPS / "sweep" / f"{study}.yaml" if study else None)
+        words = [*(word for place in config_dirs for word in ("--config-dir", place)), *overrides]
+        note_question(folder, words, SWEEPS / "sweep" / f"{study}.yaml" if study else None)
         return Driver(folder, source, launcher, retries, plain(base.tracking)).run()
+
+
+def refuse_no_sweeps_folder(folder: Path) -> None:
+    """Refuse to sweep in the current folder, and in the folder of a run.
+
+    Raises:
+        UserError: saying what is there.
+    """
+    if folder.resolve() == Path.cwd():
+        raise UserError("hydra.sweep.dir: expected a folder of the sweep's own, got the current one.")
+    if (folder / "manifest.json").exists():
+        raise UserError(f"hydra.sweep.dir: {folder} is the folder of a run; give another folder.")
 
 
 def source_of(
@@ -140,11 +157,10 @@ def check_resume(job: Job) -> None:
 
 def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[tuple[str, str]]:
     """(overrides, config as YAML) of every job of a sweep, for ``--cfg job``; nothing is run."""
-    from omegaconf import OmegaConf
 
     with composer(config_dirs) as compose:
         jobs, _ = planned(compose([o for o in overrides if not is_axis(o)]), overrides, Path(), compose)
-    return [(" ".join(job.overrides), OmegaConf.to_yaml(dict(job.plain))) for job in jobs]
+    return [(" ".join(job.overrides), config_text(redacted(dict(job.plain)))) for job in jobs]
 
 
 def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose) -> tuple[list[Job], int]:
@@ -180,10 +196,14 @@ def named(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
     return [placed(sweep, job, [o for o in job.overrides if o not in common], known) for job in jobs]
 
 
-def placed(sweep: Path, job: Job, telling: Sequence[str], known: Mapping[str, Path]) -> Job:
-    """A job in its folder: the one that its identity has already, whatever its name, or a new one named after ``telling``."""
+def placed(sweep: Path, job: Job, telling: Sequence[str], known: MutableMapping[str, Path]) -> Job:
+    """A job in its folder: the one that its identity has already, whatever its name, or a new one named after ``telling``.
+
+    Args:
+        known: the folder of each identity; a new one is added.
+    """
     new = sweep / f"{readable(telling, 'default')}-{job.identity}"
-    return dataclasses.replace(job, folder=known.get(job.identity, new))
+    return dataclasses.replace(job, folder=known.setdefault(job.identity, new))
 
 
 def folders_by_identity(sweep: Path) -> dict[str, Path]:

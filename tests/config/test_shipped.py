@@ -8,7 +8,7 @@ import pytest
 
 from rlrt.config.load import fields_of
 from rlrt.config.schema import SECTIONS, Top
-from rlrt.hydra_setup import CONFIG
+from rlrt.paths import CONFIG
 from tests.helpers import METHODS, MODELS, settings
 
 GROUPS = {

@@ -53,31 +53,33 @@ def test_the_gradient_is_that_of_one_process(found, strategy):
     assert mine[f"sd, two mini-batches, {strategy}"]["steps"] == 2
 
 
-def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path):
+def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path, held):
     """FSDP, adapters' full model, a moving teacher: stopped by a signal to the second process alone."""
-    words = ("teacher.weights=ema", "train.save_every=0", *SMALL)
+    hold = held(5)
+    words = ("teacher.weights=ema", "train.save_every=0", "train.steps=8", *SMALL, *hold.keys)
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     together = tmp_path / "together"
     process = start(
-        tmp_path, *TORCHRUN, "rlrt.run", "distributed.strategy=fsdp", "train.steps=4000", *words, f"hydra.run.dir={together}",
-        module="torch.distributed.run", OMP_NUM_THREADS="1",
+        tmp_path, *TORCHRUN, "rlrt.run", "distributed.strategy=fsdp", *words, f"hydra.run.dir={together}",
+        module="torch.distributed.run", **more,
     )  # fmt: skip
-    wait_for(lambda: (together / "metrics.jsonl").exists() and len(records(together)) > 3)
+    wait_for(lambda: len(hold.waiting()) == 2)
     second = next(pid for pid in ranks(together.parent, "RANK=1"))
     os.kill(second, signal.SIGUSR2)
+    hold.release()
     _, output = finish(process)
     stopped = json.loads((together / "summary.json").read_text())
-    assert stopped["state"] == "interrupted", output
+    assert (stopped["state"], stopped["step"]) == ("interrupted", 6), output
     assert json.loads((together / "manifest.json").read_text())["processes"] == 2
     assert output.count("interrupted after") == 1  # one of them speaks
-    steps = stopped["step"] + 2
     said = []
     for folder in (together, tmp_path / "alone"):
-        code, output = run(tmp_path, f"train.steps={steps}", *words, f"hydra.run.dir={folder}", OMP_NUM_THREADS="1")
+        code, output = run(tmp_path, *words, f"hydra.run.dir={folder}", **more)
         assert code == 0, output
         said.append(output)
     assert "Going on from" in said[0]
     both = list(zip(records(together), records(tmp_path / "alone"), strict=True))
-    assert len(both) == steps + 1
+    assert len(both) == 8 + 1
     for mine, other in both[:4]:
         assert alike(mine, other), (mine, other)
     assert both[-1][0]["eval/avg_at_8"] == pytest.approx(both[-1][1]["eval/avg_at_8"], abs=0.1)

@@ -105,8 +105,8 @@ def test_a_model_that_is_not_here_is_said_in_one_sentence(tmp_cwd, capsys):
 @pytest.mark.parametrize(
     ("words", "says", "code"),
     [
-        (["method=nothing"], r"error: method=nothing: there is no such method", 1),
-        (["train.stepz=3"], r"error: train\.stepz: there is no such key\. Did you mean 'train\.steps'\?", 1),
+        (["method=nothing"], r"error: method=nothing: there is no such method", 2),
+        (["train.stepz=3"], r"error: train\.stepz: there is no such key\. Did you mean 'train\.steps'\?", 2),
         (["train.rollouts_per_prompt=1"], r"error: train\.rollouts_per_prompt: method rlrt compares", 2),
         (
             ["-m", "seed=0,1", "train.lr=0"],
