@@ -190,7 +190,8 @@ class RunFolder:
     def holds_more(self) -> bool:
         """Whether there is more of a run than its state and its name: what is written once the manifest says whose it is."""
         left = (self.path / "config.yaml", self.record.path, self.samples.path)
-        return any(p.exists() for p in left) or any(self.checkpoints.glob("step_*"))
+        written = any(p.exists() and p.stat().st_size > 0 for p in left)  # a run that begins makes empty ones first
+        return written or any(self.checkpoints.glob("step_*"))
 
     def put_aside(self) -> Path | None:
         """Rename an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost."""

@@ -129,6 +129,8 @@ def test_a_life_that_ended_before_it_wrote_who_it_was(tmp_path):
     """A worker sets the state first; a kill then leaves a summary alone."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "summary.json").write_text('{"state": "running"}')
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / "run" / name).touch()
     assert go(tmp_path / "run")["state"] == "finished"
 
 
