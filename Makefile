@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check gym trl vllm test-vllm slurm test-slurm test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
+.PHONY: run test check gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -40,8 +40,10 @@ test-vllm: vllm
 	env -u PYTHONDONTWRITEBYTECODE .venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
 # opens report, token view and MLflow's pages in Debian's chromium (installed where it is missing; needs root then)
-test-browser: setup
+chromium:
 	command -v chromium > /dev/null || (apt-get update -qq && apt-get install -y -qq chromium > /dev/null)
+
+test-browser: setup chromium
 	$(BIN)/python -m pytest -m browser tests/browser
 
 # runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
