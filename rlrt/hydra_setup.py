@@ -147,14 +147,8 @@ def with_tuned(arguments: Sequence[str]) -> list[str]:
         try:
             with composer(dirs) as compose:
                 choices = dict(compose(overrides).hydra.runtime.choices)
-        except (
-            HydraException,
-            OmegaConfBaseException,
-            ValueError,
-            OSError,
-            RecursionError,
-        ):  # the run itself says what is wrong
-            return list(arguments)
+        except (HydraException, OmegaConfBaseException, ValueError, OSError, RecursionError):
+            return list(arguments)  # the run itself says what is wrong
     names = {o.split("=", 1)[0].lstrip("+~") for o in overrides}
     more = [o for o in tuned_by_ancestor(choices, arguments, folders) if o.split("=", 1)[0] not in names]
     chosen = (i for i, a in enumerate(arguments) if a.startswith(("method=", "experiment=")))

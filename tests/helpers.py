@@ -19,6 +19,13 @@ from rlrt.types import Generation, Grade, Prompt, Rollout
 
 METHODS = sorted(p.stem for p in (CONFIG / "method").glob("*.yaml"))
 MODELS = sorted(p.stem for p in (CONFIG / "model").glob("[!_]*.yaml"))
+ONE_STEP = (
+    "train.steps=1",
+    "train.prompts_per_step=2",
+    "train.eval_every=0",
+    "eval.prompts=2",
+    "eval.samples_per_prompt=2",
+)
 
 
 def settings(*overrides: str) -> Settings:

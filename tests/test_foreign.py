@@ -18,17 +18,10 @@ from rlrt.hydra_setup import composed
 from rlrt.preflight.plan import plan
 from rlrt.rerun import expand
 from tests.forked import forked
-from tests.helpers import settings
+from tests.helpers import ONE_STEP, settings
 
 SECRET = "s3cr3t-of-this-machine"
-SMALL = (
-    "train.steps=1",
-    "train.prompts_per_step=2",
-    "train.eval_every=0",
-    "eval.prompts=2",
-    "eval.samples_per_prompt=2",
-    "tracking=none",
-)
+SMALL = (*ONE_STEP, "tracking=none")
 EVIL = """
 from pathlib import Path
 Path("MARK").touch()

@@ -13,6 +13,7 @@ from rlrt.secrets import MaskingFormatter, command_line, is_secret, masked, reda
 from rlrt.trackers.mlflow import check_uri
 from tests.conftest import ROOT
 from tests.forked import forked
+from tests.helpers import ONE_STEP
 
 SECRET = "hunter2"
 
@@ -177,16 +178,7 @@ def test_a_command_can_be_typed_again():
     assert json.loads(done.stdout) == NASTY
 
 
-SMALL = (
-    "train.steps=1",
-    "train.prompts_per_step=2",
-    "train.eval_every=0",
-    "eval.prompts=2",
-    "eval.samples_per_prompt=2",
-)
 URI = "http://user:hunter2@127.0.0.1:9"  # nobody listens there
-
-
 RUN = ("hydra.run.dir=out",)
 SWEEP = ("-m", "method=grpo,rlrt", "hydra.sweep.dir=out")
 REFUSED = ("-m", "seed=0", "hydra.sweep.dir=out", "method.lambda_init=nan")
@@ -197,7 +189,11 @@ REFUSED = ("-m", "seed=0", "hydra.sweep.dir=out", "method.lambda_init=nan")
 def test_a_password_shows_nowhere(tmp_path, spelled, words):
     """Terminal, log, manifest, record: of a run, of a sweep, of a sweep that is refused, while MLflow is away."""
     done = forked(
-        "run", [*words, *SMALL, f"tracking.uri={spelled}"], tmp_path, report=True, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0"
+        "run",
+        [*words, *ONE_STEP, f"tracking.uri={spelled}"],
+        tmp_path,
+        report=True,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
     )
     assert done.returncode == (2 if words == REFUSED else 0), done.stderr
     assert SECRET not in done.stdout + done.stderr
@@ -211,7 +207,7 @@ def test_a_password_shows_nowhere(tmp_path, spelled, words):
 
 
 def test_a_uri_that_is_none_is_refused_at_once(tmp_path):
-    done = forked("run", [*SMALL, "tracking.uri='http://u:hunter2@[::1'"], tmp_path)
+    done = forked("run", [*ONE_STEP, "tracking.uri='http://u:hunter2@[::1'"], tmp_path)
     assert done.returncode == 2
     assert SECRET not in done.stderr
     assert done.stderr.startswith("error: tracking.uri: expected HOST:PORT")

@@ -40,9 +40,8 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
     note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE) | {"tracking": redacted(dict(tracking))}
     write_json(sweep / NOTE, note)
     asked = [str(note["question"])] if note.get("question") else []
-    asked += (
-        [f"{FENCE}\n{note['command']}\n{FENCE}"] if note.get("command") else []
-    )  # the page reads the note as Markdown
+    if note.get("command"):  # MLflow's page reads the note as Markdown
+        asked.append(f"{FENCE}\n{note['command']}\n{FENCE}")
     said = "\n\n".join(asked)
     parent = MlflowTracker(
         uri=place,
