@@ -19,11 +19,11 @@ from typing import Any
 
 import torch
 
-from rlrt import packed
 from rlrt.engines.hf import HfEngine
-from rlrt.forward import Row, micro_batches, over_tokens, response_hidden, score
-from rlrt.policy import adamw
-from rlrt.precision import set_compute_dtype
+from rlrt.model import packed
+from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
+from rlrt.model.policy import adamw
+from rlrt.model.precision import set_compute_dtype
 
 CONFIG = Path(__file__).parent.parent / "tests" / "hub_configs" / "qwen3_1.7b.json"
 DOCS = Path(__file__).parent.parent / "docs" / "gpu.md"

@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from rlrt.config.compose import composed
 from rlrt.config.load import load
-from rlrt.execute import execute
-from rlrt.folder import RunFolder
-from rlrt.hydra_setup import composed
+from rlrt.execution.execute import execute
+from rlrt.records.folder import RunFolder
 from rlrt.verifiers.math import math_verify
 
 ANSWERS = 2048

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlrt.hydra_setup import composer
-from rlrt.sweep.command import check, job_of, named
+from rlrt.config.compose import composer
 from rlrt.sweep.driver import Driver
+from rlrt.sweep.jobs import check, job_of, named
 from rlrt.sweep.launchers import LocalLauncher
 from rlrt.sweep.plan import grid_jobs
 from rlrt.sweep.source import Grid

@@ -17,10 +17,10 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from rlrt.config.compose import composed
 from rlrt.config.load import load
-from rlrt.hydra_setup import composed
-from rlrt.refused import guarded
-from rlrt.terminal import table
+from rlrt.config.refused import guarded
+from rlrt.reporting.terminal import table
 from rlrt.types import Prompt
 from rlrt.verifiers.literals import plain_decimal
 

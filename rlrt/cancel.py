@@ -9,11 +9,10 @@ import socket
 import sys
 from pathlib import Path
 
-from rlrt.errors import UserError
-from rlrt.lease import held, holder
-from rlrt.status import sweep_folder
-from rlrt.sweep.state import job_folders
-from rlrt.sweep.stop import cancel
+from rlrt.config.refused import guarded
+from rlrt.records.lease import held, holder
+from rlrt.sweep.cancelling import cancel
+from rlrt.sweep.state import job_folders, sweep_folder
 
 
 def main() -> None:
@@ -21,11 +20,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlrt.cancel", description=main.__doc__)
     parser.add_argument("sweep", type=Path)
     arguments = parser.parse_args()
-    try:
-        sweep = sweep_folder(arguments.sweep)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+    sys.exit(guarded(lambda: stop(arguments.sweep)))
+
+
+def stop(given: Path) -> None:
+    """Ask the driver of a sweep, then its jobs, to end.
+
+    Raises:
+        UserError: if there is no such sweep.
+    """
+    sweep = sweep_folder(given)
     if held(sweep / "driver"):
         who = holder(sweep / "driver")
         if who.get("host") == socket.gethostname():

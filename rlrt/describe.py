@@ -14,13 +14,13 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from rlrt.config.compose import composed, composer
 from rlrt.config.load import load
+from rlrt.config.refused import guarded
 from rlrt.config.schema import SECTIONS, Settings, Top
-from rlrt.hydra_setup import composed, composer
 from rlrt.paths import CONFIG
-from rlrt.refused import guarded
-from rlrt.secrets import redacted
-from rlrt.sweep.command import plain
+from rlrt.records.secrets import redacted
+from rlrt.sweep.jobs import plain
 from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
 from rlrt.tasks.benchmark import Benchmark
 

@@ -32,3 +32,9 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f" Did you mean '{close[0]}'?"
     return f" Valid: {', '.join(names)}." if 0 < len(names) <= MOST_NAMES else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, at most 200 characters; the name of its type where it says nothing."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+    return text if len(text) <= 200 else text[:197] + "..."

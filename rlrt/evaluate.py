@@ -10,194 +10,30 @@ import argparse
 import csv
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.build import closing, load_model, prompt_builder, suites_of
-from rlrt.config.load import load
-from rlrt.config.schema import Settings
-from rlrt.datacheck import check_fit, drop_long_prompts, prepare_suites, prepare_task
+from rlrt.config.refused import guarded
+from rlrt.config.rerun import OWN, Reading, add_reading, reading
 from rlrt.errors import UserError
-from rlrt.evaluation import Suite, distinct, rollouts_of
-from rlrt.folder import RunFolder, write_json
-from rlrt.hydra_setup import composed
-from rlrt.identity import identity
-from rlrt.overrides import grammar
-from rlrt.paths import listed
-from rlrt.policy import Policy, context_length
-from rlrt.refused import guarded
-from rlrt.rerun import OWN, TRUST, Reading, add_reading, expand, is_run, reading
-from rlrt.run import forget_empty, leased
-from rlrt.secrets import to_terminal
-from rlrt.statistics import bootstrap_intervals, ladder, pass_at_k
-from rlrt.terminal import table
-from rlrt.trackers.record import JsonLines
-from rlrt.tracking import MLFLOW_STATUS, open_mlflow, stored
-from rlrt.types import Sampling
+from rlrt.evaluation.checkpoint import (
+    Evaluation,
+    chosen,
+    measure,
+    runs_of,
+    summarised,
+)
+from rlrt.execution.tracking import open_mlflow, stored
+from rlrt.records.files import write_json
+from rlrt.records.folder import RunFolder, forget_empty
+from rlrt.records.lease import leased
+from rlrt.records.mlflow import status_of
+from rlrt.records.secrets import to_terminal
+from rlrt.reporting.terminal import table
+from rlrt.statistics import ladder
 
-HELD_OUT = "heldout"
-"""Name of the held-out problems of the run's own data among suites."""
-MEAN = "mean"
 log = logging.getLogger("rlrt")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated.
-
-    Attributes:
-        run: the run's folder.
-        step: of the checkpoint; 0: the model before training.
-        settings: the run's, its model being the checkpoint, with what was typed.
-        folder: where the results go: named by the step and the identity of all this.
-    """
-
-    run: Path
-    step: int
-    settings: Settings
-    folder: Path
-
-
-def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> Evaluation:
-    """The evaluation of a run's checkpoint.
-
-    Args:
-        run: its folder.
-        step: which checkpoint; None: the newest; 0: the model before training.
-        typed: overrides.
-        how: what the command line says of reading stored configs.
-
-    Raises:
-        UserError: if there is no such checkpoint.
-    """
-    overrides = expand([f"+from={run}", *typed, *([TRUST] if how.trust else [])], how.config_dirs)
-    saved = {int(p.name.removeprefix("step_")): p for p in listed(run / "checkpoints")}
-    if step != 0:
-        found = max(saved, default=None) if step is None else step
-        if found is None or found not in saved:
-            asked = "a checkpoint" if step is None else f"the checkpoint of step {step}"
-            raise UserError(
-                f"{run}: expected {asked}, found {', '.join(map(str, sorted(saved))) or 'none'}; see --step."
-            )
-        step = found
-        overrides += [f"model.path={grammar(str(saved[step].resolve()))}", "model.lora=null"]
-    names = RunFolder(run).manifest().get("choices", {})
-    settings = load(composed(overrides, how.config_dirs), names if isinstance(names, dict) else {}, overrides)
-    return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
-
-
-def read_problems(settings: Settings) -> None:
-    """Read what is evaluated on, and nothing else.
-
-    Raises:
-        UserError: for data that cannot be had.
-    """
-    if settings.eval.suites:
-        prepare_suites(settings.eval.suites)
-    else:
-        prepare_task(settings.data)
-
-
-def policy_and_suites(settings: Settings) -> tuple[Policy, list[Suite]]:
-    """A policy that is only looked at, and what it is looked at on, whose problems have been read.
-
-    Raises:
-        UserError: for a model that cannot be had, or problems that leave no room for a response.
-    """
-    model, tokenizer = load_model(settings)
-    policy = Policy(model, tokenizer, None, settings.engine.temperature)
-    builder = prompt_builder(settings, tokenizer)
-    if not settings.eval.suites:
-        drop_long_prompts(settings.data, builder)
-    suites = suites_of(settings, policy, builder)
-    prompts = [p for suite in suites for p in suite.prompts]
-    length = context_length(model, settings.model.context_length)
-    check_fit(prompts, builder, length, settings.engine.max_new_tokens)
-    return policy, suites
-
-
-def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for every problem of every suite; those that were measured before are not sampled again.
-
-    Raises:
-        UserError: for data or a model that cannot be had.
-    """
-    settings = evaluation.settings
-    evaluation.folder.mkdir(parents=True, exist_ok=True)
-    record = JsonLines(evaluation.folder / "problems.jsonl")
-    read_problems(settings)
-    _, suites = policy_and_suites(settings)
-    done = {(row["suite"], row["prompt_id"]) for row in record.read()}
-    at_once = max(1, getattr(settings.engine, "max_rows", 512) // settings.eval.samples_per_prompt)
-    with closing(settings.data, settings.engine, *settings.eval.suites.values()):
-        for suite in suites:
-            name = suite.name or HELD_OUT
-            left = [p for p in suite.prompts if (name, p.id) not in done]
-            for start in range(0, len(left), at_once):
-                part = Suite(name, suite.sampler, left[start : start + at_once])
-                record.append(rows_of(part, settings, evaluation.step))
-                record.sync()
-            say(f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(left)} of them measured before")
-    asked = {(suite.name or HELD_OUT, p.id) for suite in suites for p in suite.prompts}
-    return [row for row in record.read() if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
-
-
-def rows_of(part: Suite, settings: Settings, step: int) -> list[dict[str, Any]]:
-    """Sample and grade some problems of a suite."""
-    config, samples = settings.eval, settings.eval.samples_per_prompt
-    greedy, rollouts = rollouts_of(part, samples, Sampling(config.temperature, config.top_p, config.top_k))
-    rows = []
-    for i, prompt in enumerate(part.prompts):
-        group = rollouts[i * samples : (i + 1) * samples]
-        rows.append(
-            {
-                "step": step,
-                "suite": part.name,
-                "prompt_id": prompt.id,
-                "greedy": int(greedy[i].grade.correct),
-                "correct": sum(r.grade.correct for r in group),
-                "samples": samples,
-                "distinct_correct": distinct(part.sampler, group),
-                "verifier_errors": sum(r.grade.error for r in [greedy[i], *group]),
-                "truncated": sum(r.generation.truncated for r in group),
-                "tokens": sum(len(r.generation.token_ids) for r in group),
-            }
-        )
-    return rows
-
-
-def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The figures of every suite, and of their mean where there are several: each (value, low, high) over problems."""
-    samples = int(rows[0]["samples"])
-    suites = {name: [r for r in rows if r["suite"] == name] for name in dict.fromkeys(str(r["suite"]) for r in rows)}
-    groups = {name: [mine] for name, mine in suites.items()}
-    if len(suites) > 1:
-        groups[MEAN] = list(suites.values())
-    found = {}
-    for name, strata in groups.items():
-        values = [[figures(row) for row in stratum] for stratum in strata]
-        intervals = bootstrap_intervals(values)
-        problems = [row for stratum in strata for row in stratum]
-        total = len(problems) * samples
-        found[name] = {
-            "problems": len(problems),
-            "greedy": intervals[0],
-            f"avg_at_{samples}": intervals[1],
-            "pass_at": dict(enumerate(intervals[2:], 1)),
-            "distinct_correct": sum(r["distinct_correct"] for r in problems) / len(problems),
-            "length_mean": sum(r["tokens"] for r in problems) / total,
-            "truncated_share": sum(r["truncated"] for r in problems) / total,
-            "verifier_error_share": sum(r["verifier_errors"] for r in problems) / (total + len(problems)),
-        }
-    return found
-
-
-def figures(row: Mapping[str, Any]) -> list[float]:
-    """A problem's greedy verdict, its share of correct samples, and pass@1, 2, ... samples."""
-    samples, correct = int(row["samples"]), int(row["correct"])
-    return [row["greedy"], correct / samples, *(pass_at_k(samples, correct, k) for k in range(1, samples + 1))]
 
 
 def shown(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
@@ -242,26 +78,7 @@ def to_mlflow(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]], tr
     tracker.late_metrics(evaluation.step, values)
     for file in ("results.json", "pass_at_k.csv"):
         tracker.artifact(evaluation.folder / file, f"evaluations/{evaluation.folder.name}")
-    tracker.close(MLFLOW_STATUS.get(str(folder.summary().get("state")), "KILLED"))
-
-
-def runs_of(given: Sequence[Path]) -> list[Path]:
-    """The runs named, and of a sweep's folder those that finished.
-
-    Raises:
-        UserError: for a folder that is neither.
-    """
-    runs: list[Path] = []
-    for folder in given:
-        inside = sorted(p.parent for p in folder.glob("*/manifest.json") if is_run(p.parent))
-        done = [p for p in inside if RunFolder(p).summary().get("state") == "finished"]
-        if not is_run(folder) and not done:
-            raise UserError(f"expected a run's folder, or a sweep's with finished runs, got {folder}.")
-        for run in inside if not is_run(folder) else []:
-            if run not in done:
-                print(f"left out, not finished: {run}", file=sys.stderr)
-        runs += [folder] if is_run(folder) else done
-    return runs
+    tracker.close(status_of(folder.summary().get("state")))
 
 
 def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:

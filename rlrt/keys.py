@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrt.errors import UserError, nearest
@@ -66,3 +66,18 @@ def check_ranges(section: Any, path: str) -> None:
             limit = limits[bound]
             if limit is not None and wrong(value, limit):
                 raise UserError(f"{name}: expected a number {words} {limit:g}, got {value:g}.")
+
+
+def leaves(plain: Mapping[str, Any], prefix: str = "", keep_empty: bool = False) -> dict[str, Any]:
+    """Nested plain values by their dotted names (``train.lr``).
+
+    Args:
+        prefix: in front of every name.
+        keep_empty: whether a section without keys counts as a value.
+    """
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        full = f"{prefix}{name}"
+        section = isinstance(value, dict) and (value or not keep_empty)
+        found |= leaves(value, full + ".", keep_empty) if section else {full: value}
+    return found

@@ -41,5 +41,14 @@ def local_folder(path: str) -> Path | None:
 
 def listed(folder: Path) -> list[Path]:
     """Finished checkpoints of a run, oldest first."""
-    found = [p for p in folder.glob("step_*") if p.name[5:].isdigit()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    return sorted((p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint's folder, ``step_N``."""
+    return int(checkpoint.name.removeprefix("step_"))
+
+
+def saved_steps(run: Path) -> dict[int, Path]:
+    """The finished checkpoints of a run's folder by their steps, oldest first."""
+    return {step_of(p): p for p in listed(run / "checkpoints")}

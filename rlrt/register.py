@@ -10,14 +10,15 @@ import os
 import sys
 from pathlib import Path
 
-from rlrt.checkpoints import damage
-from rlrt.errors import UserError
-from rlrt.folder import RunFolder
-from rlrt.paths import listed
-from rlrt.rerun import find
-from rlrt.secrets import masked, without_password
-from rlrt.trackers.mlflow import absolute
-from rlrt.tracking import stored
+from rlrt.config.refused import guarded
+from rlrt.config.rerun import find
+from rlrt.errors import UserError, first_line
+from rlrt.execution.tracking import stored
+from rlrt.paths import saved_steps
+from rlrt.records.checkpoints import damage
+from rlrt.records.folder import RunFolder
+from rlrt.records.mlflow import absolute
+from rlrt.records.secrets import masked, without_password
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
@@ -26,7 +27,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
     Raises:
         UserError: for a run without that checkpoint, a damaged one, a run that MLflow does not know, or a server that fails.
     """
-    saved = {int(p.name.removeprefix("step_")): p for p in listed(run / "checkpoints")}
+    saved = saved_steps(run)
     chosen = max(saved, default=None) if step is None else step
     if chosen is None or chosen not in saved:
         raise UserError(
@@ -51,7 +52,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
         version = client.create_model_version(name, saved[chosen].resolve().as_uri(), run_id, tags=tags)
     except MlflowException as error:
         uri = tracking.uri
-        reason = masked(str(error).splitlines()[0], uri)[:200]
+        reason = masked(first_line(error), uri)
         raise UserError(f"MLflow at {without_password(uri)} did not take it ({reason}).") from None
     return str(version.version)
 
@@ -64,13 +65,13 @@ def main() -> None:
     parser.add_argument("--step", type=int, help="checkpoint of this step; default: the newest")
     parser.add_argument("--uri", help="MLflow's store, instead of the run's")
     given = parser.parse_args()
-    try:
+
+    def act() -> None:
         run = find(given.run)
         version = register(run, given.name, given.step, given.uri)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(f"{given.name}, version {version}: {run}")
+        print(f"{given.name}, version {version}: {run}")
+
+    sys.exit(guarded(act))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
-from rlrt.errors import UserError
+from rlrt.config.refused import guarded
+from rlrt.records.secrets import to_terminal
 from rlrt.reporting.page import read, write
-from rlrt.secrets import to_terminal
 from rlrt.sweep.parent import send_report
 
 
@@ -20,15 +20,15 @@ def main() -> None:
     parser.add_argument("--baseline", help="label that the others are compared with, seed by seed (default: grpo)")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
-    try:
+
+    def act() -> None:
         report = read(arguments.sweep, arguments.baseline)
         files = write(report)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    print(report.markdown(), end="")
-    print(f"\npage: {files[0]}")
-    send_report(arguments.sweep, files)
+        print(report.markdown(), end="")
+        print(f"\npage: {files[0]}")
+        send_report(arguments.sweep, files)
+
+    sys.exit(guarded(act))
 
 
 if __name__ == "__main__":

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from rlrt.config.compose import register, with_tuned
+from rlrt.config.refused import guarded
+from rlrt.config.rerun import expand
 from rlrt.distributed.rank import is_main
 from rlrt.errors import RankLost, UserError
-from rlrt.folder import STAYS
-from rlrt.hydra_setup import register, with_tuned
-from rlrt.identity import readable, sweep_hash
-from rlrt.lease import LEASE, Held, hold
+from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
-from rlrt.refused import guarded
-from rlrt.rerun import expand
-from rlrt.secrets import masked, to_terminal
-from rlrt.stop import StopFlag
+from rlrt.records.folder import forget_empty
+from rlrt.records.lease import leased
+from rlrt.records.names import name_sweep
+from rlrt.records.secrets import masked, to_terminal
 
 log = logging.getLogger("rlrt")
 
@@ -81,7 +81,7 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     from rlrt.config.load import load
 
     settings = load(config, names, overrides)
-    from rlrt.execute import closing_words, execute
+    from rlrt.execution.execute import closing_words, execute
 
     main = is_main()
     with StopFlag() as stop, leased(path) if main else nullcontext():
@@ -104,38 +104,6 @@ def keep_out_of_the_log(path: Path) -> None:
             own.setFormatter(handler.formatter)
             own.setLevel(logging.WARNING)
             logging.getLogger().addHandler(own)
-
-
-@contextmanager
-def leased(path: Path) -> Iterator[None]:
-    """Hold the lease of a run's folder.
-
-    Raises:
-        UserError: if another process runs it.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with hold(path / LEASE):
-            yield
-    except Held as held:
-        raise UserError(
-            f"hydra.run.dir: {path} is being run by process {held.who.get('pid')} on {held.who.get('host')}; wait for it, or "
-            "give another folder as hydra.run.dir=FOLDER."
-        ) from None
-
-
-def forget_empty(path: Path) -> None:
-    """Remove the folder of a run that never began (Hydra makes it, with a log, before anything is checked)."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
-            handler.close()
-    if path.is_dir() and {p.name for p in path.iterdir()} <= set(STAYS):
-        for name in STAYS:
-            (path / name).unlink(missing_ok=True)
-        for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only what is empty goes
-            if any(folder.iterdir()) or folder == Path.cwd():
-                break
-            folder.rmdir()
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
@@ -194,7 +162,7 @@ def main() -> None:
     sys.argv[1:] = arguments  # hydra.main reads it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
-    os.environ["RLRT_SWEEP_NAME"] = f"{readable(overrides, 'sweep')}-{sweep_hash(overrides)}"
+    name_sweep(overrides)
 
     def task(config: Any) -> float | None:
         return job(config, codes)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import sys
 from pathlib import Path
 
+from rlrt.config.refused import guarded
+from rlrt.distributed.ports import probed
 from rlrt.engines.vllm_common import EXTENSION, FILE, LOGPROBS, check_installed
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
@@ -28,14 +29,10 @@ def check_port(port: int) -> None:
     Raises:
         UserError: naming it.
     """
-    with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as the server does: a connection's last minutes do not count
-        try:
-            probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise UserError(f"--port: {port} on {HOST} cannot be had ({error}); give another one.") from None
+    try:
+        probed(HOST, port)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--port: {port} on {HOST} cannot be had ({error}); give another one.") from None
 
 
 def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -65,12 +62,12 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="the run's dtype")
     given, more = parser.parse_known_args()
-    try:
+
+    def act() -> None:
         words, environment = command(given.model, given.port, given.dtype, more)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    os.execve(words[0], words, environment)
+        os.execve(words[0], words, environment)
+
+    sys.exit(guarded(act))
 
 
 if __name__ == "__main__":

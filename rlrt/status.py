@@ -10,35 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from rlrt.errors import UserError
-from rlrt.folder import mapping, read_json
-from rlrt.lease import held, holder
+from rlrt.config.refused import guarded
+from rlrt.records.files import mapping, read_json
+from rlrt.records.lease import held, holder
+from rlrt.reporting.terminal import positive
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, whole
+from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder, whole
 from rlrt.sweep.table import Row, counted, table
-from rlrt.terminal import positive
 
-SWEEPS = Path("outputs/sweeps")
 WATCH_S = 2.0
 """Seconds between two looks of --watch."""
-
-
-def sweep_folder(given: Path | None) -> Path:
-    """The folder asked for, or the sweep that was touched last.
-
-    Raises:
-        UserError: if there is none, or it holds no jobs.
-    """
-    if given is None:
-        found = [p for p in SWEEPS.glob("*") if job_folders(p)]
-        if not found:
-            raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
-        return max(found, key=lambda p: p.stat().st_mtime)
-    named = given if given.is_dir() else SWEEPS / given
-    if not job_folders(named):
-        raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {given}.")
-    return named
 
 
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
@@ -95,15 +77,16 @@ def main() -> None:
     parser.add_argument("--watch", action="store_true", help="again every few seconds, until all jobs have ended")
     parser.add_argument("--every", type=positive, default=WATCH_S, help="seconds between two looks with --watch")
     arguments = parser.parse_args()
-    try:
+
+    def act() -> None:
         folder = sweep_folder(arguments.sweep)
         if arguments.watch:
             watch(folder, arguments.every, sys.stdout)
         else:
             print(status(folder))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+
+    try:
+        sys.exit(guarded(act))
     except KeyboardInterrupt:
         print()
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json
-from rlrt.lease import LEASE, Held, held
-from rlrt.secrets import to_terminal
+from rlrt.records.files import read_json
+from rlrt.records.lease import LEASE, Held, held
+from rlrt.records.secrets import to_terminal
 from rlrt.sweep.parent import bring
 
 

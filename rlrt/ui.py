@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,10 +12,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
-from rlrt.hydra_setup import composed
-from rlrt.secrets import masked, without_password
-from rlrt.trackers.mlflow import absolute, check_uri
+from rlrt.config.compose import composed
+from rlrt.config.refused import guarded
+from rlrt.distributed.ports import probed
+from rlrt.errors import UserError, first_line
+from rlrt.records.mlflow import absolute, check_uri
+from rlrt.records.secrets import masked, without_password
 
 HOST = "127.0.0.1"
 """Nobody but this machine is served."""
@@ -52,7 +53,7 @@ def page_of(uri: str, experiment: str) -> str:
     try:
         found = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
     except Exception as error:  # MLflow's and the http library's own types
-        reason = masked((str(error).strip().splitlines() or [type(error).__name__])[0], uri)[:200]
+        reason = masked(first_line(error), uri)
         raise UserError(f"--uri: {without_password(uri)} does not answer ({reason}).") from None
     return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
 
@@ -65,12 +66,10 @@ def free_port(wanted: int) -> int:
     """
     if not 0 <= wanted <= 65535:
         raise UserError(f"--port: expected a number from 0 to 65535, got {wanted}.")
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, wanted))
-        except OSError:
-            raise UserError(f"--port: {wanted} is in use on {HOST}; give another one, or 0 for any.") from None
-        return int(probe.getsockname()[1])
+    try:
+        return probed(HOST, wanted)
+    except OSError:
+        raise UserError(f"--port: {wanted} is in use on {HOST}; give another one, or 0 for any.") from None
 
 
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
@@ -105,26 +104,31 @@ def main() -> None:
     parser.add_argument("--experiment", help="experiment in front (default: the config's)")
     parser.add_argument("--port", type=int, default=5000, help="0: any that is free")
     given = parser.parse_args()
-    process = None
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        uri, experiment = store(given.uri)
+        sys.exit(guarded(lambda: show(given.uri, given.experiment, given.port)))
+    except KeyboardInterrupt:
+        print()
+
+
+def show(given_uri: str | None, given_experiment: str | None, wanted_port: int) -> None:
+    """Serve a store's pages until the server ends, or say where they are already.
+
+    Raises:
+        UserError: for a store that cannot be read, or a port in use.
+    """
+    process = None
+    try:
+        uri, experiment = store(given_uri)
+        path = page_of(uri, given_experiment or experiment)
         if uri.startswith(("http://", "https://")):
-            print(
-                f"that store has its own pages: {without_password(uri)}{page_of(uri, given.experiment or experiment)}"
-            )
+            print(f"that store has its own pages: {without_password(uri)}{path}")
             return
-        port = free_port(given.port)
-        path = page_of(uri, given.experiment or experiment)
+        port = free_port(wanted_port)
         process = serve(uri, port)
         wait_until_up(process, port)
         print(f"http://{HOST}:{port}{path}\nCtrl-C ends it", flush=True)
         process.wait()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print()
     finally:
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

@@ -53,8 +53,8 @@ def forked(
 def import_what_runs_need() -> None:
     """Once, before a fork, instead of in each of them."""
     for name in (
-        "rlrt.execute",
-        "rlrt.trackers.mlflow",
+        "rlrt.execution.execute",
+        "rlrt.records.mlflow",
         "mlflow",
         "transformers.models.qwen3.modeling_qwen3",
         "scipy.stats",

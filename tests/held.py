@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.engines.hf import HfEngine
+from rlrt.execution.stop import StopFlag
 from rlrt.keys import key
-from rlrt.stop import StopFlag
 
 PATIENCE_S = 1200.0
 

@@ -10,9 +10,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from rlrt.config.compose import composer
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
-from rlrt.hydra_setup import composer
 from rlrt.methods.signals import Signals, TeacherSignal
 from rlrt.paths import CONFIG
 from rlrt.types import Generation, Grade, Prompt, Rollout
@@ -34,7 +34,7 @@ def settings(*overrides: str) -> Settings:
 
 
 def composed(overrides: Sequence[str]) -> Any:
-    """``rlrt.hydra_setup.composed`` through one composer for all tests of a process: a twentieth of a second, not a fifth."""
+    """``compose.composed`` through one composer for all tests of a process: a twentieth of a second, not a fifth."""
     _, compose, hydra = one_composer()
     hydras = GlobalHydra.instance()
     before, hydras.hydra = hydras.hydra, hydra

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from rlrt.execute import execute
+from rlrt.execution.execute import execute
 from tests.conftest import ROOT
 from tests.helpers import METHODS, settings
 

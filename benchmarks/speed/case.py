@@ -87,8 +87,8 @@ def settings_of(case: Case, *overrides: str) -> Any:
     """
     from omegaconf import OmegaConf
 
+    from rlrt.config.compose import composer
     from rlrt.config.load import load
-    from rlrt.hydra_setup import composer
 
     fixed = [f"model.path='{case.folder}'", f"dtype={case.dtype}", f"threads={case.threads}", "tracking=none"]
     fixed += [f"engine.max_new_tokens={case.max_new_tokens}", f"train.prompts_per_step={case.prompts}"]

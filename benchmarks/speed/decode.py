@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from benchmarks.speed.case import Case, settings_of
-from rlrt.build import build_learner
-from rlrt.rollouts import step_prompts
+from rlrt.execution.build import build_learner
+from rlrt.sampling.sampler import step_prompts
 
 
 def decode(case: Case, repetitions: int) -> tuple[float, float]:

@@ -14,10 +14,10 @@ import sys
 
 import torch
 
-from rlrt import packed
-from rlrt.allocator import keep_freed_memory
-from rlrt.forward import Row, micro_batches, over_tokens, response_hidden
 from rlrt.methods.entropy import entropy
+from rlrt.model import packed
+from rlrt.model.allocator import keep_freed_memory
+from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden
 
 
 def held() -> float:

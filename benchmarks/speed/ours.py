@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.speed.case import Case, settings_of
-from rlrt.ahead import Source
-from rlrt.build import build_learner
-from rlrt.loop import Run, train
-from rlrt.rollouts import Sampler
+from rlrt.execution.build import build_learner
+from rlrt.sampling.sampler import Sampler
+from rlrt.sampling.source import Source
+from rlrt.training.loop import Run, train
 
 
 def main(case: Case, method: str, overrides: list[str]) -> None:

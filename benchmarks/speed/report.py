@@ -19,7 +19,7 @@ from pathlib import Path
 
 from benchmarks.speed.case import Case
 from benchmarks.speed.sides import ROOT, Figures, Side, interleaved
-from rlrt.folder import write_json
+from rlrt.records.files import write_json
 
 VOCABULARY = 151936
 """Of Qwen3."""

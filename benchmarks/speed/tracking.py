@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import rlrt.execute
+import rlrt.execution.execute
 from benchmarks.speed.case import EMBEDDED, Case, settings_of
-from rlrt.monitor import Monitor
+from rlrt.execution.monitor import Monitor
 
 STEPS = 60
 
@@ -52,7 +52,7 @@ def main(place: Path) -> None:
 
     Monitor.record, Monitor.samples = recorded, timed(Monitor.samples)  # type: ignore[method-assign]
     (place / "run").mkdir()
-    rlrt.execute.execute(settings, place / "run", lambda line: None, lambda: False, progress=False)
+    rlrt.execution.execute.execute(settings, place / "run", lambda line: None, lambda: False, progress=False)
     print(spent["recording"] / (spent["steps"] + spent["recording"]))
 
 

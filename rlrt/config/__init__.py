@@ -1,1 +1,1 @@
-"""From a composed Hydra config to typed, checked settings. Nothing is built here."""
+"""Composed YAML to checked settings; every refusal of what was typed."""

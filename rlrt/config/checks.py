@@ -39,7 +39,7 @@ def check(settings: Settings) -> None:
         check_ahead(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
-        from rlrt.trackers.mlflow import check_uri
+        from rlrt.records.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
 

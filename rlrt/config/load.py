@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrt.config.checks import check
+from rlrt.config.options import elsewhere
 from rlrt.config.schema import SECTIONS, Settings, Top
-from rlrt.errors import UserError, nearest
+from rlrt.errors import UserError, first_line, nearest
 from rlrt.keys import check_ranges
-from rlrt.options import elsewhere
 from rlrt.tasks.benchmark import Benchmark
 
 PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "release", "close", "exact")}
@@ -277,7 +277,7 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     try:
         plain = copy.deepcopy(config) if isinstance(config, dict) else OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"config: {str(error).splitlines()[0]}") from None
+        raise UserError(f"config: {first_line(error)}") from None
     plain.pop("hydra", None)
     components = ["method", "data", "engine"]
     top = fields_of(Top)

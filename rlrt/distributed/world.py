@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from rlrt.distributed.ports import probed
 from rlrt.distributed.rank import processes
 from rlrt.distributed.watch import Watch
 from rlrt.errors import UserError
@@ -188,15 +189,13 @@ def refuse_taken_port(rank: int) -> None:
     if rank != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun holds the port itself
         return
     port = int(os.environ["MASTER_PORT"])
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(
-                f"MASTER_PORT: port {port} of {socket.gethostname()} is in use ({error.strerror}), and the processes of this "
-                "run were to meet there; set MASTER_PORT to a free one."
-            ) from None
+    try:
+        probed("", port)
+    except OSError as error:
+        raise UserError(
+            f"MASTER_PORT: port {port} of {socket.gethostname()} is in use ({error.strerror}), and the processes of this "
+            "run were to meet there; set MASTER_PORT to a free one."
+        ) from None
 
 
 def parts(weights: Sequence[int], size: int) -> list[range]:

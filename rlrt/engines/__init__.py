@@ -1,1 +1,1 @@
-"""Samplers of rollouts, behind one interface (``rlrt.rollouts.Engine``)."""
+"""Samplers of rollouts, behind one interface (``rlrt.engines.engine.Engine``)."""

@@ -14,8 +14,8 @@ from rlrt.engines.cached import CachedDecoder
 from rlrt.engines.qwen3 import Qwen3Decoder, fits
 from rlrt.errors import UserError
 from rlrt.keys import key
-from rlrt.lora import named_weights
-from rlrt.precision import computing, set_compute_dtype
+from rlrt.model.lora import named_weights
+from rlrt.model.precision import computing, set_compute_dtype
 from rlrt.seeds import uniforms
 from rlrt.types import Generation, Sampling
 

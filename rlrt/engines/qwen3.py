@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlrt import packed
-from rlrt.lora import weight_of
+from rlrt.model import packed
+from rlrt.model.lora import weight_of
 
 ROOM = 64
 """Tokens by which a cache that is full grows, or by a quarter where that is more."""

@@ -29,7 +29,7 @@ from rlrt.engines.vllm_common import (
     transfer,
 )
 from rlrt.keys import key
-from rlrt.lora import named_weights
+from rlrt.model.lora import named_weights
 from rlrt.types import Generation, Sampling
 
 log = logging.getLogger("rlrt")
@@ -135,7 +135,7 @@ class VllmEngine(VllmKeys):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
-        """Responses to each prompt, one for each of its seeds, as they end (``rlrt.rollouts.Engine``)."""
+        """Responses to each prompt, one for each of its seeds, as they end (``rlrt.engines.engine.Engine``)."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 

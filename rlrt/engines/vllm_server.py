@@ -35,7 +35,7 @@ from rlrt.engines.vllm_common import (
 )
 from rlrt.errors import UserError
 from rlrt.keys import key
-from rlrt.lora import named_weights
+from rlrt.model.lora import named_weights
 from rlrt.types import Generation, Sampling
 
 START = "python -m rlrt.serve_vllm --model FOLDER"
@@ -192,7 +192,7 @@ class VllmServerEngine(VllmKeys):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
-        """Responses to each prompt, one for each of its seeds, as they end (``rlrt.rollouts.Engine``); one request each."""
+        """Responses to each prompt, one for each of its seeds, as they end; one request each."""
         how = Sampling(self.temperature) if sampling is None else sampling
         server = self._server
         assert server is not None, "load comes first"

@@ -10,18 +10,18 @@ import json
 import sys
 from collections.abc import Sequence
 
+from rlrt.config.refused import guarded
+from rlrt.config.rerun import TRUST
 from rlrt.config.schema import Settings
 from rlrt.preflight import checks
 from rlrt.preflight.device import processes_of
 from rlrt.preflight.finding import Finding
-from rlrt.preflight.memory import findings, groups_of, shown
+from rlrt.preflight.fit import findings, groups_of, shown
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.slurm import check_slurm
-from rlrt.refused import guarded
-from rlrt.rerun import TRUST
+from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
 from rlrt.sweep.launchers import SlurmLauncher
-from rlrt.terminal import positive
 
 
 def parser() -> argparse.ArgumentParser:

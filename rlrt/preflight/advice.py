@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rlrt.config.schema import Settings
-from rlrt.memory.estimate import Lengths, Place, estimate
-from rlrt.memory.sizes import Sizes
+from rlrt.preflight.memory.estimate import Lengths, Place, estimate
+from rlrt.preflight.memory.sizes import Sizes
+from rlrt.reporting.terminal import gigabytes
 
 MANY = (2, 4, 8, 16, 32, 64)
 """Processes that sharding is tried with."""
@@ -154,8 +155,3 @@ def advise(case: Case, available: int) -> str:
         return f"set {' and '.join(words)} (then {gigabytes(peak)})"
     helped = f"{' and '.join(words)} would still need {gigabytes(peak)}; " if words else ""
     return f"{helped}set model=NAME to a smaller model, or give it a device of {gigabytes(peak)}"
-
-
-def gigabytes(size: int) -> str:
-    """Bytes for a person, in 10^9."""
-    return f"{size / 1e9:.1f} GB"

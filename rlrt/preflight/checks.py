@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from rlrt.build import closing
 from rlrt.config.schema import Settings
-from rlrt.datacheck import check_data, check_fit, drop_long_prompts, prepare_data
+from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
-from rlrt.model_files import check_folder
-from rlrt.policy import check_attention
+from rlrt.execution.build import closing
+from rlrt.execution.data import check_data, check_fit, drop_long_prompts, prepare_data
+from rlrt.model.files import check_folder
+from rlrt.model.load import check_attention
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, source_of
-from rlrt.sweep.disk import checkpoint_bytes, gigabytes, written
+from rlrt.records.files import free_bytes, nearest_existing
+from rlrt.reporting.terminal import gigabytes
+from rlrt.sweep.disk import checkpoint_bytes, still_needed
 from rlrt.sweep.plan import Job
 
 RENDEZVOUS = 29500
@@ -99,7 +101,7 @@ def check_place(folder: Path, jobs: Sequence[Job], count: int, key: str) -> list
         count: how many jobs there will be.
         key: hydra.run.dir or hydra.sweep.dir.
     """
-    there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    there = nearest_existing(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         words = f"{there} cannot be written; set {key}=FOLDER"
         return [Finding("problem", "folder", words)]
@@ -108,9 +110,7 @@ def check_place(folder: Path, jobs: Sequence[Job], count: int, key: str) -> list
     if not all(sizes):
         words = "the weights are not on this machine, so the size of their checkpoints is not known"
         return [*found, Finding("skipped", "disk", words)]
-    left = [max(0, (size or 0) - written(job.folder)) for size, job in zip(sizes, jobs, strict=True)]
-    needed = sum(left) * count // len(jobs)
-    free = shutil.disk_usage(there).free
+    needed, free = still_needed(jobs) * count // len(jobs), free_bytes(there)
     words = f"the checkpoints need about {gigabytes(needed)} of {gigabytes(free)} free"
     if needed > free:
         lower = f"set train.keep_last=1, a larger train.save_every, or {key}=FOLDER on a larger disk"
@@ -159,12 +159,10 @@ def check_rendezvous(away: bool) -> Finding:
 
 def is_free(port: int) -> bool:
     """Whether a server can listen at a port of this machine."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
+    try:
+        probed("", port)
+    except OSError:
+        return False
     return True
 
 
@@ -185,8 +183,8 @@ def listens(host: str, port: int) -> bool:
 
 def check_tracking(uri: str | None) -> Finding:
     """Whether MLflow's store can be reached; never more than a warning, since the run's folder is the record."""
-    from rlrt.secrets import without_password
-    from rlrt.trackers.mlflow import absolute
+    from rlrt.records.mlflow import absolute
+    from rlrt.records.secrets import without_password
 
     if uri is None:
         return Finding("skipped", "tracking", "tracking.uri is null")
@@ -206,8 +204,8 @@ def check_tracking(uri: str | None) -> Finding:
 
 def earlier_step_s(settings: Settings, outputs: Path = Path("outputs")) -> float | None:
     """Seconds of the slowest step of earlier runs of this method on this model, evaluations and first steps left out."""
-    from rlrt.folder import read_json
-    from rlrt.trackers.record import JsonLines
+    from rlrt.records.files import read_json
+    from rlrt.records.jsonlines import JsonLines
 
     slowest: list[float] = []
     wanted: dict[str, Any] = {name: settings.names.get(name) for name in ("method", "model")}

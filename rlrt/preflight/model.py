@@ -7,15 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rlrt.build import prompt_builder
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.memory.estimate import Lengths
-from rlrt.memory.sizes import Sizes, sizes_of
+from rlrt.execution.build import prompt_builder
+from rlrt.model.load import context_length
+from rlrt.model.prompting import PromptBuilder
 from rlrt.paths import resolve_path
-from rlrt.policy import context_length
-from rlrt.prompting import PromptBuilder
-from rlrt.teacher import reference_text
+from rlrt.preflight.memory.estimate import Lengths
+from rlrt.preflight.memory.sizes import Sizes, sizes_of
+from rlrt.training.contexts import reference_text
 from rlrt.types import Prompt
 
 TRIED = 32

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlrt.config.compose import composer
 from rlrt.config.load import load
+from rlrt.config.rerun import expand
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.hydra_setup import composer
-from rlrt.identity import readable, sweep_hash
-from rlrt.rerun import expand
-from rlrt.sweep.command import job_of, named, own, plain, planned
+from rlrt.records.names import name_sweep
+from rlrt.sweep.jobs import job_of, named, own, plain, planned
 from rlrt.sweep.plan import Job, is_axis
 from rlrt.sweep.settings import launcher_of
 
@@ -45,7 +44,7 @@ def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = (
         UserError: what ``rlrt.run`` would say.
     """
     overrides = expand(arguments, config_dirs)
-    os.environ["RLRT_SWEEP_NAME"] = f"{readable(overrides, 'sweep')}-{sweep_hash(overrides)}"
+    name_sweep(overrides)
     with composer(config_dirs) as compose:
         base = compose([o for o in overrides if not several or not is_axis(o)])
         launcher = launcher_of(plain(base.hydra.launcher))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
-from rlrt.checkpoints import plain_files
+from rlrt.config.compose import composed
 from rlrt.config.load import load
-from rlrt.errors import UserError
-from rlrt.hydra_setup import composed
+from rlrt.config.refused import guarded
 from rlrt.paths import EMBEDDED
 from rlrt.pretrain import recipe, tokenizer
 from rlrt.pretrain.measure import start_numbers
+from rlrt.records.checkpoints import plain_files
 
 
 def main() -> None:
@@ -52,7 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    sys.exit(guarded(main))

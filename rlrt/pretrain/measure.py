@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from rlrt.evaluation import Suite, evaluate
-from rlrt.forward import Row, pad, score
-from rlrt.policy import Policy
-from rlrt.prompting import PromptBuilder
-from rlrt.rollouts import Sampler
-from rlrt.teacher import sibling_contexts
+from rlrt.model.forward import Row, pad, score
+from rlrt.model.policy import Policy
+from rlrt.model.prompting import PromptBuilder
+from rlrt.sampling.sampler import Sampler
+from rlrt.training.contexts import sibling_contexts
+from rlrt.training.evaluation import Suite, evaluate
 from rlrt.types import Prompt, Rollout, Sampling
 
 SAMPLES = 8

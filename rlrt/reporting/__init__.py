@@ -1,1 +1,1 @@
-"""What a sweep says: its jobs, tables, figures and one page. ``python -m rlrt.report`` is the command."""
+"""What a person sees: terminal, tables, figures, pages."""

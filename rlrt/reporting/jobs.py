@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json, stored_config
-from rlrt.trackers.record import JsonLines
+from rlrt.keys import leaves
+from rlrt.records.files import read_json
+from rlrt.records.jsonlines import JsonLines
+from rlrt.records.stored_config import stored_config
 
 UNREADABLE = "unreadable"
 SILENT = ("seed", "tracking", "threads")
@@ -126,13 +128,7 @@ def keys_of(folder: Path) -> dict[str, Any]:
         UserError: for a config that cannot be read.
     """
     plain = stored_config(folder) if (folder / "config.yaml").is_file() else {}
-    return {
-        f"{name}.{key}": value
-        for name, section in plain.items()
-        if isinstance(section, dict)
-        for key, value in section.items()
-        if not isinstance(value, (dict, list))
-    }
+    return {k: v for k, v in leaves(plain).items() if k.count(".") == 1 and not isinstance(v, list)}
 
 
 def labels_of(jobs: Sequence[Job]) -> list[str]:

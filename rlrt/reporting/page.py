@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json
+from rlrt.records.files import read_json
+from rlrt.records.jsonlines import JsonLines
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, table
-from rlrt.token_view import POLICY, STYLE, rollout_html
-from rlrt.trackers.record import JsonLines
+from rlrt.reporting.token_view import POLICY, STYLE, rollout_html
 
 FOLDER = "report"
 """In a sweep's folder: figures and tables as files."""

@@ -6,27 +6,24 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Plug
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.config.load import load
+from rlrt.config.compose import composer
 from rlrt.errors import UserError
-from rlrt.folder import config_text
-from rlrt.hydra_setup import composer
-from rlrt.identity import identity, readable
 from rlrt.paths import SWEEPS
-from rlrt.secrets import redacted
+from rlrt.records.secrets import redacted
+from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
 from rlrt.sweep.driver import Driver, dry_run
-from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
+from rlrt.sweep.jobs import Compose, check, checked, folders_by_identity, job_of, named, own, placed, plain, planned
+from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
 from rlrt.sweep.plan import Job, grid_jobs, is_axis
 from rlrt.sweep.settings import grid_of, launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
 from rlrt.sweep.state import job_folders, job_state
-
-Compose = Callable[[Sequence[str]], Any]
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
@@ -107,40 +104,6 @@ def still_to_write(sweep: Path, job: Job, total: int) -> list[Job]:
     return begun + [job] * max(0, total - len(there))
 
 
-def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
-    """A job whose config has been checked.
-
-    Raises:
-        UserError: where it does not compose or cannot work.
-    """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        job = job_of(folder, tuple(overrides), compose)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
-    check(job)
-    return job
-
-
-def own(overrides: Sequence[str]) -> list[str]:
-    """The overrides that jobs are made of: not those of Hydra's own section."""
-    return [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
-
-
-def check(job: Job) -> None:
-    """Refuse a job whose config cannot work, before anything of the sweep starts.
-
-    Raises:
-        UserError: with the job's overrides.
-    """
-    try:
-        load(job.plain, job.choices, job.overrides)
-    except UserError as error:
-        raise UserError(f"{error} (in the job {' '.join(job.overrides)})") from None
-
-
 def check_resume(job: Job) -> None:
     """Under ``resume=must`` refuse a job that has nothing to go on from, before anything of the sweep starts.
 
@@ -149,7 +112,7 @@ def check_resume(job: Job) -> None:
     """
     if job.plain["resume"] != "must" or job_state(job.folder).done:
         return
-    from rlrt.checkpoints import newest_good
+    from rlrt.records.checkpoints import newest_good
 
     if newest_good(job.folder / "checkpoints", print) is None:
         raise UserError(f"resume=must: expected a good checkpoint in {job.folder}, found none; set resume=auto.")
@@ -161,58 +124,3 @@ def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[t
     with composer(config_dirs) as compose:
         jobs, _ = planned(compose([o for o in overrides if not is_axis(o)]), overrides, Path(), compose)
     return [(" ".join(job.overrides), config_text(redacted(dict(job.plain)))) for job in jobs]
-
-
-def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose) -> tuple[list[Job], int]:
-    """The jobs of a grid, or of a search the one that its trials have in common; and how many will run. Nothing is started."""
-    values = plain(base.hydra.sweeper)
-    if values.pop("kind", None) == "optuna":
-        plan, fixed, _ = search_of(
-            values, own(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1)
-        )
-        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
-    sweeper = grid_of(values)
-    axes = (own(overrides), sweeper.params or {}, sweeper.grids or [])
-    jobs = grid_jobs(*axes, lambda o: job_of(folder, o, compose))
-    return jobs, len(jobs)
-
-
-def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence[str]], Any]) -> Job:
-    """The job that overrides compose to; its folder is named after them and its identity."""
-    from omegaconf import OmegaConf
-
-    composed = compose(overrides)
-    keys = [str(k) for k in composed if k != "hydra"]
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
-    choices = {k: str(v) for k, v in composed.hydra.runtime.choices.items() if "/" not in k and v is not None}
-    short = identity(values)
-    return Job(folder / f"{readable(overrides, 'default')}-{short}", overrides, values, choices, short)
-
-
-def named(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
-    """Jobs in folders named after what tells them apart; the sweep's folder is named after the rest."""
-    common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
-    known = folders_by_identity(sweep)
-    return [placed(sweep, job, [o for o in job.overrides if o not in common], known) for job in jobs]
-
-
-def placed(sweep: Path, job: Job, telling: Sequence[str], known: MutableMapping[str, Path]) -> Job:
-    """A job in its folder: the one that its identity has already, whatever its name, or a new one named after ``telling``.
-
-    Args:
-        known: the folder of each identity; a new one is added.
-    """
-    new = sweep / f"{readable(telling, 'default')}-{job.identity}"
-    return dataclasses.replace(job, folder=known.setdefault(job.identity, new))
-
-
-def folders_by_identity(sweep: Path) -> dict[str, Path]:
-    """The folders of jobs that a sweep has already."""
-    return {folder.name.rsplit("-", 1)[-1]: folder for folder in job_folders(sweep)}
-
-
-def plain(value: Any) -> Any:
-    """A part of Hydra's section as plain values."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(value, resolve=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.paths import local_folder
+from rlrt.records.files import free_bytes, nearest_existing
+from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.plan import Job
 
 NUMBER_BYTES = 4
@@ -55,6 +56,11 @@ def written(folder: Path) -> int:
     return sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
 
 
+def still_needed(jobs: Sequence[Job]) -> int:
+    """Bytes of the checkpoints that jobs have yet to write; a model that is not here counts as nothing."""
+    return sum(max(0, (checkpoint_bytes(job) or 0) - written(job.folder)) for job in jobs)
+
+
 def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -> None:
     """Say how much the checkpoints of a sweep will take, and refuse to start where there is not that much.
 
@@ -65,18 +71,12 @@ def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -
     unknown = [path for path, size in sizes.items() if size is None]
     if unknown:
         say(f"disk: {', '.join(unknown)} is not on this machine, so what its checkpoints take is not known")
-    needed = sum(max(0, (checkpoint_bytes(job) or 0) - written(job.folder)) for job in jobs)
-    there = next(p for p in (sweep.resolve(), *sweep.resolve().parents) if p.exists())
-    free = shutil.disk_usage(there).free
+    needed, free = still_needed(jobs), free_bytes(sweep)
     if needed > free:
         raise UserError(
-            f"hydra.sweep.dir: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)}, and {there} has "
-            f"{gigabytes(free)} free; lower train.keep_last, or give a larger disk as hydra.sweep.dir=FOLDER."
+            f"hydra.sweep.dir: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)}, and "
+            f"{nearest_existing(sweep)} has {gigabytes(free)} free; lower train.keep_last, or give a larger disk as "
+            "hydra.sweep.dir=FOLDER."
         )
     if needed > 1e9:
         say(f"disk: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)} of {gigabytes(free)} free")
-
-
-def gigabytes(size: int) -> str:
-    """Bytes for a person."""
-    return f"{size / 1e9:.1f} GB"

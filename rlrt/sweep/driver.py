@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rlrt.errors import UserError
-from rlrt.folder import RunFolder, read_json, write_json
-from rlrt.lease import Held, hold
+from rlrt.records.files import read_json, write_json
+from rlrt.records.folder import RunFolder
+from rlrt.records.lease import Held, hold
+from rlrt.sweep.cancelling import scancel, terminate
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
@@ -34,7 +36,6 @@ from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
-from rlrt.sweep.stop import scancel, terminate
 from rlrt.sweep.table import Live, Row, counted, table
 
 POLL_S = 0.5

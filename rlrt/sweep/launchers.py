@@ -10,7 +10,6 @@ import re
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 import warnings
@@ -19,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.sweep import worker
@@ -205,9 +205,7 @@ Launcher = LocalLauncher | SlurmLauncher
 
 def free_port() -> int:
     """A port of this machine that nobody has now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return probed("127.0.0.1", 0)
 
 
 def new_name(sweep: Path) -> str:

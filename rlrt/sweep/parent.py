@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.folder import mapping, read_json, write_json
-from rlrt.lease import LEASE, held, hold
-from rlrt.secrets import command_line, masked, redacted
+from rlrt.records.files import mapping, read_json, write_json
+from rlrt.records.lease import LEASE, held, hold
+from rlrt.records.mlflow import MlflowTracker
+from rlrt.records.secrets import command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
-from rlrt.trackers.mlflow import MlflowTracker
 
 NOTE = "sweep.json"
 """In a sweep's folder: its run in MLflow, and what is needed to make that run later."""
@@ -87,7 +87,7 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
 
 def send_report(sweep: Path, files: Sequence[Path]) -> None:
     """A sweep's report to its run in MLflow, where it has one whose URI needs no password."""
-    from rlrt.tracking import refuse_to_send_credentials
+    from rlrt.execution.tracking import refuse_to_send_credentials
 
     note = read_json(sweep / NOTE)
     tracking = note.get("tracking")
@@ -150,7 +150,7 @@ def bring(job: Path, uri: str | None = None, trust: bool = False) -> bool:
         Held: if a process runs the job: it talks to MLflow itself.
         UserError: if the job's config cannot be read any more.
     """
-    from rlrt.tracking import replay, stored
+    from rlrt.execution.tracking import replay, stored
 
     with hold(job / LEASE):
         stored(job, uri, trust)  # refused before anybody is spoken to

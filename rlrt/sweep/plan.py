@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.folder import read_json, write_json
+from rlrt.records.files import read_json, write_json
 
 SPEC = "job.json"
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
-from rlrt.folder import write_json
+from rlrt.errors import UserError, first_line
+from rlrt.records.files import write_json
 from rlrt.sweep.plan import Job
 from rlrt.sweep.source import Closing, Ended
 from rlrt.sweep.space import grid_size, grid_values, overrides_of, text_of
@@ -362,7 +362,7 @@ def built(section: Mapping[str, Any], what: str, **more: Any) -> Any:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             made = instantiate(dict(section), **more, _convert_="all")
     except Exception as error:  # an import, an unknown argument, a value out of range: Hydra wraps them all alike
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise UserError(f"hydra.sweeper.{what}: {section.get('_target_')} cannot be made: {reason}") from None
     if not isinstance(made, base):
         raise UserError(

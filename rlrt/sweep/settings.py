@@ -11,8 +11,8 @@ from typing import Any
 from rlrt.config.load import fields_of, load, refuse_unknown, typed
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.identity import identity
 from rlrt.keys import key
+from rlrt.records.identity import identity
 from rlrt.statistics import ladder
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
 from rlrt.sweep.plan import Job
@@ -21,7 +21,7 @@ from rlrt.sweep.space import described, space_of
 
 LAUNCHERS: Mapping[str, type[LocalLauncher | SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 FINAL = ("eval/", "reward/", "policy/entropy")
-"""Beginnings of the metrics that a run's summary holds (``rlrt.execute.finish``)."""
+"""Beginnings of the metrics that a run's summary holds (``rlrt.execution.execute.finish``)."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlrt.config.load import refuse_unknown
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
 
 KINDS: Mapping[str, tuple[list[str], list[str]]] = {
     "float": (["low", "high"], ["log", "step"]),
@@ -131,7 +131,7 @@ def guarded(where: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except ValueError as error:
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{where}: {first_line(error)}") from None
 
 
 def text_of(value: Any) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.folder import mapping, read_json
-from rlrt.lease import LEASE, held
+from rlrt.errors import UserError
+from rlrt.records.files import mapping, read_json
+from rlrt.records.lease import LEASE, held
 from rlrt.sweep.plan import SPEC
 
 OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
@@ -187,3 +188,23 @@ def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
 def job_folders(sweep: Path) -> list[Path]:
     """Folders of a sweep's jobs, by name; without those that ``resume=never`` put aside."""
     return sorted(p.parent for p in sweep.glob(f"*/{SPEC}") if not re.search(r"\.old-\d+$", p.parent.name))
+
+
+SWEEPS = Path("outputs/sweeps")
+
+
+def sweep_folder(given: Path | None) -> Path:
+    """The folder asked for, or the sweep that was touched last.
+
+    Raises:
+        UserError: if there is none, or it holds no jobs.
+    """
+    if given is None:
+        found = [p for p in SWEEPS.glob("*") if job_folders(p)]
+        if not found:
+            raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
+        return max(found, key=lambda p: p.stat().st_mtime)
+    named = given if given.is_dir() else SWEEPS / given
+    if not job_folders(named):
+        raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {given}.")
+    return named

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from rlrt.reporting.terminal import duration
+from rlrt.reporting.terminal import table as columns
 from rlrt.sweep.state import JobState, seconds_left
-from rlrt.terminal import duration
-from rlrt.terminal import table as columns
 
 NAME_WIDTH = 40
 ORDER = ("running", "failed", "lost", "interrupted", "queued", "finished", "pruned")

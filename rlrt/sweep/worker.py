@@ -13,11 +13,12 @@ from typing import Any
 
 from rlrt.distributed.rank import EXIT, is_main
 from rlrt.errors import DiskFull, RankLost, UserError
-from rlrt.folder import RunFolder, or_logged, read_json
-from rlrt.identity import identity
-from rlrt.lease import LEASE, Held, hold, slurm_job
-from rlrt.secrets import MaskingFormatter
-from rlrt.stop import StopFlag
+from rlrt.execution.stop import StopFlag
+from rlrt.records.files import or_logged, read_json
+from rlrt.records.folder import RunFolder
+from rlrt.records.identity import identity
+from rlrt.records.lease import LEASE, Held, hold, slurm_job
+from rlrt.records.secrets import MaskingFormatter
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
@@ -72,7 +73,7 @@ def _run(path: Path, stop: StopFlag) -> str:
     if main and place.summary().get("state") not in DONE:
         place.set_state("running", mlflow_complete=False)  # whatever an earlier life wrote is over
     from rlrt.config.load import load
-    from rlrt.execute import execute
+    from rlrt.execution.execute import execute
 
     handler = logging.FileHandler(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt"), delay=not main)
     handler.setLevel(logging.INFO if main else logging.WARNING)

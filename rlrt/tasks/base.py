@@ -25,7 +25,7 @@ def content_id(*texts: str) -> str:
 class Task(Protocol):
     """Prompts and a verifier. Implementations are dataclasses whose fields are the keys of ``data.*``.
 
-    A prompt's id is the name of its problem in seeds and records: no two prompts may have the same (``rlrt.datacheck``).
+    A prompt's id is the name of its problem in seeds and records: no two prompts may have the same (``rlrt.execution.data``).
     """
 
     def prepare(self) -> None:

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rlrt.token_view import page
+from rlrt.reporting.token_view import page
 from tests.conftest import ROOT
-from tests.test_token_view import nasty_row
+from tests.reporting.test_token_view import nasty_row
 
 pytestmark = pytest.mark.browser
 PICTURES = ROOT / "outputs" / "browser"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
+from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.errors import UserError
-from rlrt.hydra_setup import composed
 from tests.helpers import settings
 
 CASES = [

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import pytest
 
-import rlrt.hydra_setup
-import rlrt.options
+import rlrt.config.compose
+import rlrt.config.options
+from rlrt.config.compose import composer, with_tuned
+from rlrt.config.options import having, inherited
 from rlrt.errors import UserError
-from rlrt.hydra_setup import composer, with_tuned
 from rlrt.keys import key
 from rlrt.methods.grpo import ClippedLoss
 from rlrt.methods.method import Credit, context_of
-from rlrt.options import having, inherited
 from rlrt.paths import CONFIG
 from tests.forked import forked
 from tests.helpers import METHODS, MODELS, settings
@@ -231,7 +231,7 @@ def test_shipped_pairs_inherit_nothing():
 
 
 def test_a_single_run_gets_them_too_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(rlrt.hydra_setup, "_said", set())  # a fork remembers what this process has said
+    monkeypatch.setattr(rlrt.config.compose, "_said", set())  # a fork remembers what this process has said
     folder(tmp_path, method__child=CHILD)
     done = forked("run", (*TYPED, "hydra.run.dir=out"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -294,4 +294,4 @@ def test_every_option_of_every_key_is_found_by_composing_too():
     composed = {name: set(settings(f"method={name}").plain["method"]) for name in METHODS}
     for name in sorted({k for keys in composed.values() for k in keys}):
         assert having("method", name) == [m for m in METHODS if name in composed[m]], name
-    assert rlrt.options.having("method", "name", (CONFIG,)) == METHODS
+    assert rlrt.config.options.having("method", "name", (CONFIG,)) == METHODS

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from rlrt.build import build_learner
 from rlrt.distributed.sharding import whole
 from rlrt.distributed.world import ALONE, connect
-from rlrt.rollouts import Sampler, signals_of
-from rlrt.update import learn
+from rlrt.execution.build import build_learner
+from rlrt.sampling.sampler import Sampler
+from rlrt.training.signals import signals_of
+from rlrt.training.update import learn
 from tests.helpers import settings
 
 CASES = {

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlrt.build import build_learner
 from rlrt.engines.hf import HfEngine, choose
 from rlrt.errors import UserError
-from rlrt.forward import Row, score
+from rlrt.execution.build import build_learner
+from rlrt.model.forward import Row, score
 from rlrt.types import Sampling
 from tests.helpers import settings
 

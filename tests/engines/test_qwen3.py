@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlrt.build import build_learner
 from rlrt.engines.cached import CachedDecoder
 from rlrt.engines.hf import HfEngine
 from rlrt.engines.qwen3 import Qwen3Decoder, fits
+from rlrt.execution.build import build_learner
 from tests.engines.test_hf import RAGGED, prompts, sampled
 from tests.helpers import settings
 

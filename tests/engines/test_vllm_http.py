@@ -16,7 +16,7 @@ from rlrt import serve_vllm
 from rlrt.engines import vllm_common
 from rlrt.engines.vllm_common import shape_of
 from rlrt.errors import UserError
-from rlrt.policy import load
+from rlrt.model.load import load
 from tests.conftest import ROOT
 from tests.helpers import settings
 

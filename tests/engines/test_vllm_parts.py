@@ -11,9 +11,10 @@ from rlrt.engines import vllm_common
 from rlrt.engines.vllm import VllmEngine
 from rlrt.engines.vllm_common import in_chunks, parameters, response, transfer
 from rlrt.errors import UserError
-from rlrt.identity import identity
-from rlrt.lora import adapters, add_adapters, named_weights, weight_of
-from rlrt.policy import Policy, adamw, load
+from rlrt.model.load import load
+from rlrt.model.lora import adapters, add_adapters, named_weights, weight_of
+from rlrt.model.policy import Policy, adamw
+from rlrt.records.identity import identity
 from rlrt.types import Sampling
 from tests.helpers import settings
 

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 
-from rlrt.build import build_learner
+from rlrt.execution.build import build_learner
 from rlrt.methods.entropy import entropy
 from rlrt.methods.grpo import clipped_loss, group_advantage
 from rlrt.methods.rlrt import teacher_weight
 from rlrt.methods.sdpo import divergence, with_tail
-from rlrt.rollouts import Sampler, signals_of
+from rlrt.sampling.sampler import Sampler
+from rlrt.training.signals import signals_of
+from rlrt.training.update import learn
 from rlrt.types import Generation, Grade, Rollout
-from rlrt.update import learn
 from tests.helpers import METHODS, settings
 
 HERE = Path(__file__).parent

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from rlrt.folder import cpu_name
+from rlrt.records.manifest import cpu_name
 from tests.helpers import METHODS
 from tests.kills.lives import torture, uninterrupted
 

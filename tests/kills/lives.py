@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rlrt.ahead
-import rlrt.loop
-from rlrt.execute import execute
+import rlrt.sampling.source
+import rlrt.training.loop
+from rlrt.execution.execute import execute
 from tests.helpers import settings
 
 STEPS = 6
@@ -102,7 +102,7 @@ def arm(moment: Moment, folder: Path) -> None:
 
 
 def count_calls(moment: Moment, die: Callable[[], None]) -> None:
-    module = rlrt.ahead if moment.name == "step_prompts" else rlrt.loop  # where it is called
+    module = rlrt.sampling.source if moment.name == "step_prompts" else rlrt.training.loop  # where it is called
     function, left = getattr(module, moment.name), [moment.count]
 
     def counted(*args: Any, **more: Any) -> Any:

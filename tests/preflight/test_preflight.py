@@ -9,12 +9,12 @@ import socket
 
 import pytest
 
-from rlrt.memory.estimate import Lengths, Place, estimate
 from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
 from rlrt.preflight.advice import Case, single
 from rlrt.preflight.device import Device, ram
-from rlrt.preflight.memory import place_of
+from rlrt.preflight.fit import place_of
+from rlrt.preflight.memory.estimate import Lengths, Place, estimate
 from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan
 from rlrt.sweep.launchers import LocalLauncher
@@ -28,7 +28,7 @@ def big(tmp_path_factory):
     """Qwen3-8B's config and a tokenizer, without weights."""
     folder = tmp_path_factory.mktemp("models") / "qwen3_8b"
     folder.mkdir()
-    shutil.copy(ROOT / "tests" / "hub_configs" / "qwen3_8b.json", folder / "config.json")
+    shutil.copy(ROOT / "tests" / "model" / "hub_configs" / "qwen3_8b.json", folder / "config.json")
     tokenizer("hybrid").save_pretrained(folder)
     return folder
 

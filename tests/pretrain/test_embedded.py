@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from rlrt.build import build_learner
+from rlrt.execution.build import build_learner
 from rlrt.paths import EMBEDDED
 from rlrt.pretrain import recipe, tokenizer
 from rlrt.pretrain.measure import start_numbers

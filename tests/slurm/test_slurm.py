@@ -10,10 +10,10 @@ import subprocess
 
 import pytest
 
-from rlrt.folder import PRUNE
+from rlrt.records.folder import PRUNE
+from tests.execution.test_resume import numbers
+from tests.records.test_mlflow import client
 from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, trial_states, wait_for
-from tests.test_resume import numbers
-from tests.trackers.test_mlflow import client
 
 pytestmark = pytest.mark.slurm
 

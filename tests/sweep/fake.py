@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlrt.folder import write_json
+from rlrt.records.files import write_json
 from rlrt.sweep.plan import Job
 
 

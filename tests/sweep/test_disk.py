@@ -7,8 +7,8 @@ from collections import namedtuple
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.folder import write_json
 from rlrt.paths import EMBEDDED
+from rlrt.records.files import write_json
 from rlrt.sweep.command import still_to_write
 from rlrt.sweep.disk import check_disk, checkpoint_bytes, parameters
 from rlrt.sweep.plan import Job

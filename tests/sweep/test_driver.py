@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.execution.test_resume import numbers
 from tests.forked import forked
-from tests.test_resume import numbers
 
 SMALL = ("train.prompts_per_step=2", "eval.prompts=4", "tracking=none", "train.eval_every=0")
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("HYDRA")} | {

@@ -10,7 +10,8 @@ import pytest
 
 import rlrt.sweep.driver
 from rlrt.errors import UserError
-from rlrt.folder import RunFolder, write_json
+from rlrt.records.files import write_json
+from rlrt.records.folder import RunFolder
 from rlrt.sweep import launchers
 from rlrt.sweep.driver import Driver
 from rlrt.sweep.launchers import LocalLauncher, SlurmView, array_limit, place_in

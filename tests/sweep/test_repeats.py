@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 import rlrt.sweep.driver
-from rlrt.folder import write_json
-from rlrt.sweep.command import placed
+from rlrt.records.files import write_json
 from rlrt.sweep.driver import Driver
+from rlrt.sweep.jobs import placed
 from rlrt.sweep.plan import Job
 from rlrt.sweep.search import Search, open_study
 from tests.forked import forked

@@ -298,8 +298,8 @@ def test_a_sampler_or_pruner_that_cannot_be_made_is_one_sentence(tmp_path, more,
 
 @pytest.mark.parametrize("name", ["tpe", "random", "cmaes"])
 def test_every_shipped_sampler_with_a_search(tmp_path, name):
-    from rlrt.hydra_setup import composer
-    from rlrt.sweep.command import plain
+    from rlrt.config.compose import composer
+    from rlrt.sweep.jobs import plain
 
     with composer() as compose:
         section = plain(compose(["hydra/sweeper=optuna", f"hydra/sweeper/sampler={name}"]).hydra.sweeper.sampler)
@@ -318,8 +318,8 @@ def test_every_shipped_sampler_with_a_search(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
 def test_every_shipped_pruner_ends_hopeless_trials(tmp_path, name):
-    from rlrt.hydra_setup import composer
-    from rlrt.sweep.command import plain
+    from rlrt.config.compose import composer
+    from rlrt.sweep.jobs import plain
     from rlrt.sweep.settings import pruner_of
     from tests.helpers import settings
 

@@ -10,14 +10,14 @@ import time
 
 import pytest
 
-from rlrt.lease import Held, held, hold, holder
+from rlrt.records.lease import Held, held, hold, holder
 from rlrt.sweep.state import Follower, job_state, last_records, planned_steps, seconds_left
 from rlrt.sweep.table import Row, shortened, table
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rlrt.lease import hold
+from rlrt.records.lease import hold
 with hold(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

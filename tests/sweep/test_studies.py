@@ -7,9 +7,10 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from rlrt.hydra_setup import composer, wished_sweeper
+from rlrt.config.compose import composer, wished_sweeper
 from rlrt.paths import SWEEPS
-from rlrt.sweep.command import configs, plain
+from rlrt.sweep.command import configs
+from rlrt.sweep.jobs import plain
 from tests.helpers import MODELS, settings
 
 STUDIES = sorted(str(p.relative_to(SWEEPS / "sweep").with_suffix("")) for p in (SWEEPS / "sweep").rglob("*.yaml"))

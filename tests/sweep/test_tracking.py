@@ -7,13 +7,13 @@ import json
 import pytest
 
 from rlrt.errors import UserError
+from rlrt.execution.tracking import replay
 from rlrt.sweep import worker
 from rlrt.sweep.command import sweep
 from rlrt.sweep.launchers import LocalLauncher
-from rlrt.tracking import replay
+from tests.commands.test_run import SMALL
 from tests.forked import submit_forks
-from tests.test_command import SMALL
-from tests.trackers.test_mlflow import client, go
+from tests.records.test_mlflow import client, go
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def test_what_mlflow_missed_is_replayed_once(tmp_cwd, uri):
 def test_sqlite_is_left_to_the_driver_on_slurm(tmp_cwd, new_uri, monkeypatch):
     uri = new_uri
     typed = ["method=grpo", "seed=0", *SMALL, f"tracking.uri={uri}", f"hydra.sweep.dir={tmp_cwd}/s"]
-    from rlrt.hydra_setup import composer
-    from rlrt.sweep.command import job_of
+    from rlrt.config.compose import composer
+    from rlrt.sweep.jobs import job_of
 
     with composer() as compose:
         job = job_of(tmp_cwd / "s", tuple(typed[:-1]), compose)
@@ -97,9 +97,9 @@ def test_a_later_life_without_mlflow_is_not_taken_for_complete(tmp_cwd, uri, mon
     summary = tmp_cwd / "run" / "summary.json"
     go(tmp_cwd / "run", f"tracking.uri={uri}", stop_after=1)
     assert json.loads(summary.read_text())["mlflow_complete"] is True
-    import rlrt.loop
+    import rlrt.training.loop
 
-    monkeypatch.setattr(rlrt.loop, "learn", lambda *a: 1 / 0)
+    monkeypatch.setattr(rlrt.training.loop, "learn", lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         go(tmp_cwd / "run", "tracking.uri=http://127.0.0.1:9")
     assert json.loads(summary.read_text())["mlflow_complete"] is False

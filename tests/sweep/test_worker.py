@@ -9,11 +9,11 @@ import subprocess
 import pytest
 
 import rlrt.config.load
-import rlrt.execute
-from rlrt.hydra_setup import composer
+import rlrt.execution.execute
+from rlrt.config.compose import composer
 from rlrt.sweep import worker
-from rlrt.sweep.command import job_of
-from tests.test_command import SMALL
+from rlrt.sweep.jobs import job_of
+from tests.commands.test_run import SMALL
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_an_earlier_lifes_words_are_over_before_anything_slow(planned, monkeypat
         seen.append(summary(planned))
         raise MemoryError("now")
 
-    monkeypatch.setattr(rlrt.execute, "execute", dies)
+    monkeypatch.setattr(rlrt.execution.execute, "execute", dies)
     assert worker.run(str(planned)) == "failed"
     assert (seen[0]["state"], seen[0]["mlflow_complete"]) == ("running", False)
     assert (summary(planned)["failure"], summary(planned)["error"]) == ("memory", "MemoryError: now")
@@ -57,7 +57,7 @@ def test_code_that_changed_while_a_job_waited_does_not_run_under_the_old_identit
 
 
 def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
-    execute, asked = rlrt.execute.execute, []
+    execute, asked = rlrt.execution.execute.execute, []
 
     def hears(settings, path, say, stop, *args, **more):
         asked.append(stop())
@@ -68,7 +68,7 @@ def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
         return load(*args)
 
     load = rlrt.config.load.load
-    monkeypatch.setattr(rlrt.execute, "execute", hears)
+    monkeypatch.setattr(rlrt.execution.execute, "execute", hears)
     monkeypatch.setattr(rlrt.config.load, "load", load_slowly)
     assert worker.run(str(planned)) == "interrupted"
     assert asked == [True]

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rlrt.datacheck import check_data, drop_long_prompts
 from rlrt.errors import UserError
-from rlrt.execute import execute
+from rlrt.execution.data import check_data, drop_long_prompts
+from rlrt.execution.execute import execute
 from tests.helpers import settings
 
 

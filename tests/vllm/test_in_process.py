@@ -10,7 +10,7 @@ import torch
 
 from rlrt.engines import vllm as module
 from rlrt.engines.vllm import VllmEngine
-from rlrt.lora import adapters, add_adapters
+from rlrt.model.lora import adapters, add_adapters
 from tests.vllm.conformance import Conformance
 from tests.vllm.worlds import KEYS, LONG, STOP, gap, sampled, seeds, tiny
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rlrt.engines.hf import truncated
-from rlrt.forward import Row, evaluating, response_logp
+from rlrt.model.forward import Row, evaluating, response_logp
 from rlrt.types import Generation, Sampling
 
 STOP = [7, 11]
@@ -20,7 +20,7 @@ KEYS = {"max_new_tokens": 24, "temperature": 1.0, "max_rows": 64, "importance_cl
 
 def tiny(folder: Any, tied: bool) -> Any:
     """A two-layer Qwen3 with random weights as a run loads it."""
-    from rlrt.policy import load
+    from rlrt.model.load import load
     from tests.hub import model_folder
 
     model, _ = load(str(model_folder(folder, "base", tied=tied)), None, "sdpa")

@@ -1,0 +1,243 @@
+"""What Hydra must know of rlrt: where the config lies, the studies on its search path, names of folders."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlrt.config.options import content, inherited, option_file
+from rlrt.config.overrides import grammar
+from rlrt.keys import leaves
+from rlrt.paths import CONFIG, SWEEPS
+from rlrt.records.identity import identity
+from rlrt.records.names import readable
+
+
+def register() -> None:
+    """Add ``sweeps/`` to Hydra's search path, and the resolvers ``rlrt.run_name`` and ``rlrt.choose:SWITCH,YES,NO``.
+
+    Harmless when repeated.
+    """
+    from hydra.core.config_search_path import ConfigSearchPath
+    from hydra.core.plugins import Plugins
+    from hydra.plugins.search_path_plugin import SearchPathPlugin
+    from omegaconf import OmegaConf
+
+    class SweepsOnSearchPath(SearchPathPlugin):
+        """``+sweep=NAME`` finds ``sweeps/sweep/NAME.yaml``."""
+
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            """Append the folder of studies."""
+            search_path.append(provider="rlrt", path=f"file://{SWEEPS}")
+
+    if not OmegaConf.has_resolver("rlrt.run_name"):
+        OmegaConf.register_new_resolver("rlrt.run_name", run_name)
+        OmegaConf.register_new_resolver("rlrt.choose", lambda switch, yes, no: yes if switch else no)
+        Plugins.instance().register(SweepsOnSearchPath)
+
+
+def run_name(*, _root_: Any) -> str:
+    """A run's folder: what was typed, readable, and its identity."""
+    from omegaconf import OmegaConf
+
+    overrides = [str(o) for o in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
+    keys = [k for k in _root_ if k != "hydra"]
+    try:
+        plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, keys), resolve=True)
+        short = identity(plain)
+    except Exception:  # a config that cannot be read fails with its own sentence once the run begins
+        short = "invalid"
+    choices = OmegaConf.select(_root_, "hydra.runtime.choices", default={})
+    fallback = f"method={choices.get('method')}"
+    return f"{readable(overrides, fallback)}-{short}"
+
+
+@contextmanager
+def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], Any]]:
+    """A function from overrides to the config that Hydra composes, ``hydra`` section included; nothing is run.
+
+    Hydra reads the files once for every combination of group choices; values are then set as Hydra itself sets them. A sweep of
+    a thousand jobs over a few choices so composes in seconds (docs/LOG.md).
+
+    Args:
+        config_dirs: more folders to look for config groups in.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    register()
+    GlobalHydra.instance().clear()
+    more = [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
+    folders = [CONFIG, *map(Path, config_dirs)]
+    read: dict[tuple[str, ...], tuple[Any, list[str]]] = {}
+
+    def composed_of(overrides: Sequence[str]) -> Any:
+        loader: Any = GlobalHydra.instance().config_loader()
+        own = {p.name for folder in folders[1:] for p in folder.iterdir() if p.is_dir()}  # Hydra does not list them yet
+        groups = set(loader.list_groups("")) | own | {"hydra"}
+        values = [o for o in overrides if is_value(o, groups)]
+        choices = tuple(o for o in overrides if o not in values)
+        if choices not in read:
+            chosen = [*more, *wished_sweeper(choices), *choices]
+            whole = compose("config", overrides=chosen, return_hydra_config=True)
+            inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
+            if [o for o in inherits if o.startswith(TUNED)]:
+                whole = compose("config", overrides=[*chosen, *inherits], return_hydra_config=True)
+                inherits = []
+            read[choices] = whole, inherits
+        whole, inherits = read[choices]
+        config = copy.deepcopy(whole)
+        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides([*inherits, *values]), config)
+        return config
+
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        yield composed_of
+
+
+TUNED = "tuned@_global_"
+"""The config group of values that belong to a pair of model and method."""
+
+
+def tuned_by_ancestor(choices: Mapping[str, Any], typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """The overrides by which a derived method gets the tuned values of the method it derives from; said on standard error.
+
+    A choice of that method's pair, which then stands where the pair stands for that method; single values where the derived
+    method sets some of them itself. None where something of the kind was typed.
+
+    Args:
+        choices: the option of every config group.
+        typed: what was typed.
+        folders: where config groups are.
+    """
+    if any(o.lstrip("+~").startswith("tuned") for o in typed):
+        return []
+    model, method = str(choices.get("model")), str(choices.get("method"))
+    ancestor, values, whole = inherited(model, method, folders)
+    if not values:
+        return []
+    shown = [f"{name}={grammar(value)}" for name, value in values.items()]
+    if (model, method) not in _said:
+        _said.add((model, method))
+        print(
+            f"method={method} has no tuned values of its own for model={model} and takes those of {ancestor}: "
+            f"{' '.join(shown)} (a file tuned/{model}_{method}.yaml would go first)",
+            file=sys.stderr,
+        )
+    return [f"{TUNED}={model}_{ancestor}"] if whole else shown
+
+
+_said: set[tuple[str, str]] = set()
+
+
+def with_tuned(arguments: Sequence[str]) -> list[str]:
+    """A single run's command line with the tuned values that its method inherits; ``composer`` gives them to all else."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    dirs = config_dirs_of(arguments)
+    folders = [CONFIG, *map(Path, dirs)]
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and a not in dirs]
+    if not dirs and not any(o.startswith("experiment=") for o in overrides):
+        choices = {group: choice(group, arguments, folders) for group in ("model", "method")}
+    else:
+        try:
+            with composer(dirs) as compose:
+                choices = dict(compose(overrides).hydra.runtime.choices)
+        except (HydraException, OmegaConfBaseException, ValueError, OSError, RecursionError):
+            return list(arguments)  # the run itself says what is wrong
+    names = {o.split("=", 1)[0].lstrip("+~") for o in overrides}
+    more = [o for o in tuned_by_ancestor(choices, arguments, folders) if o.split("=", 1)[0] not in names]
+    chosen = (i for i, a in enumerate(arguments) if a.startswith(("method=", "experiment=")))
+    at = next(chosen, len(arguments))  # beside the choice: options and overrides must not mix
+    return [*arguments[:at], *more, *arguments[at:]]
+
+
+def config_dirs_of(arguments: Sequence[str]) -> list[str]:
+    """The folders of ``--config-dir``, in both of its spellings."""
+    flags = ("--config-dir", "-cd")
+    after = [b for a, b in itertools.pairwise(arguments) if a in flags]
+    return after + [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{flag}=" for flag in flags))]
+
+
+def choice(group: str, arguments: Sequence[str], folders: Sequence[Path]) -> str:
+    """The option of a group that a command line chooses: by itself, by its experiment, or by default."""
+    typed = {a.split("=", 1)[0]: a.split("=", 1)[1].strip("'\"") for a in arguments if "=" in a}
+    if group in typed:
+        return typed[group]
+    experiment = option_file("experiment", typed.get("experiment", ""), folders)
+    for file, name in ((experiment, f"override /{group}"), (CONFIG / "config.yaml", group)):
+        for default in content(file).get("defaults", []) if file is not None else []:
+            if isinstance(default, dict) and name in default:
+                return str(default[name])
+    return ""
+
+
+def is_value(override: str, groups: Collection[str]) -> bool:
+    """Whether an override sets, adds or removes a value, rather than choosing from a config group or reaching into Hydra's
+    section (which other parts of that section may read)."""
+    name = override.split("=", 1)[0].lstrip("+~")
+    return "/" not in name and "@" not in name and name not in groups and not name.startswith("hydra.")
+
+
+def wished_sweeper(overrides: Sequence[str]) -> list[str]:
+    """``hydra/sweeper=NAME`` where a study (``+sweep=...``) overrides it in its defaults list and nothing was typed.
+
+    Hydra itself takes the first override that it meets, and meets conf/config.yaml before the study.
+    """
+    from omegaconf import OmegaConf
+
+    study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), "")
+    file = SWEEPS / "sweep" / f"{study}.yaml"
+    if not file.is_file() or any(o.startswith("hydra/sweeper=") for o in overrides):
+        return []
+    content: Any = OmegaConf.to_container(OmegaConf.load(file))
+    defaults = content.get("defaults", [])
+    named = [d["override /hydra/sweeper"] for d in defaults if isinstance(d, dict) and "override /hydra/sweeper" in d]
+    return [f"hydra/sweeper={name}" for name in named]
+
+
+def composed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Any:
+    """The config of one run, without the ``hydra`` section; ``config_dirs`` are more folders to look for config groups in."""
+    from omegaconf import OmegaConf
+
+    with composer(config_dirs) as compose:
+        whole = compose(overrides)
+    return OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"])
+
+
+GROUPS = sorted(p.name for p in CONFIG.iterdir() if p.is_dir() and p.name not in ("hydra", "tuned"))
+"""Config groups that users choose from."""
+
+
+def composed_keys(arguments: Sequence[str]) -> list[str]:
+    """All dotted keys of the config that the given group choices compose to."""
+    config = composed([a for a in arguments if a.split("=")[0] in GROUPS and "," not in a])
+
+    return dotted(config, "")
+
+
+def hydra_keys(arguments: Sequence[str]) -> list[str]:
+    """The keys of ``hydra.launcher`` and ``hydra.sweeper`` under the chosen launcher and sweeper."""
+    from hydra.errors import HydraException
+
+    chosen = [a for a in arguments if a.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    with composer() as compose:
+        try:
+            hydra = compose(chosen).hydra
+        except HydraException:
+            hydra = compose([]).hydra
+    return [*dotted(hydra.launcher, "hydra.launcher."), *dotted(hydra.sweeper, "hydra.sweeper.")]
+
+
+def dotted(node: Any, prefix: str) -> list[str]:
+    """All keys below a node of a config, in full; nothing is resolved."""
+    from omegaconf import OmegaConf
+
+    plain: Any = OmegaConf.to_container(node, resolve=False)
+    return list(leaves(plain, prefix, keep_empty=True))

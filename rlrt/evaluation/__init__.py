@@ -1,0 +1,1 @@
+"""A checkpoint afterwards: suites, intervals, and what training did to the distribution."""

@@ -1,0 +1,175 @@
+"""Whether a run can use its data, said before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rlrt.config.schema import Settings
+from rlrt.errors import UserError
+from rlrt.model.prompting import PromptBuilder
+from rlrt.sampling.sampler import step_prompts
+from rlrt.tasks.benchmark import Benchmark
+from rlrt.training.contexts import reference_text
+from rlrt.training.learner import Learner
+from rlrt.types import Prompt
+from rlrt.verifiers.answers import normalised
+
+log = logging.getLogger("rlrt")
+LONGEST_TRIED = 32
+"""The longest prompts by letters, of which the longest by tokens is looked for."""
+PARITY_TRIED = 64
+"""Prompts, spread over all, whose student and teacher are compared."""
+
+
+def prepare_data(settings: Settings) -> None:
+    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
+
+    Raises:
+        UserError: for data that cannot be had or read, or whose ids repeat.
+    """
+    task = settings.data
+    prepare_task(task)
+    prepare_suites(settings.eval.suites)
+    tested = {normalised(p.text) for suite in settings.eval.suites.values() for p in suite.heldout}
+    kept = [p for p in task.train if normalised(p.text) not in tested]
+    if len(kept) < len(task.train):
+        log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
+        task.train = kept
+
+
+def prepare_task(task: Any) -> None:
+    """Read a task's problems, and refuse those whose ids repeat: seeds and records know a problem by its id alone.
+
+    Raises:
+        UserError: for data that cannot be had or read, or two problems of one id.
+    """
+    task.prepare()
+    check_ids({"train": task.train, "heldout": task.heldout}, "data")
+
+
+def check_ids(parts: Mapping[str, Sequence[Prompt]], key: str) -> None:
+    """Refuse an id that names two prompts of one part, or different questions in two parts.
+
+    Args:
+        parts: prompts by the name of their part.
+        key: the section of the config that they come from, for messages.
+
+    Raises:
+        UserError: naming the id and both questions.
+    """
+    known: dict[str, tuple[str, str]] = {}
+    for part, prompts in parts.items():
+        for prompt in prompts:
+            if not isinstance(prompt.id, str):
+                raise UserError(
+                    f"{key}: expected a text as the id of every problem, got {prompt.id!r:.80} for {prompt.text!r:.80}."
+                )
+            first = known.get(prompt.id)
+            if first is None:
+                known[prompt.id] = (part, prompt.text)
+            elif first[0] == part or first[1] != prompt.text:
+                raise UserError(
+                    f"{key}: expected an id of its own for every problem, got {prompt.id!r} for {first[1]!r:.80} "
+                    f"({first[0]}) and for {prompt.text!r:.80} ({part}); give each Prompt an id that no other has."
+                )
+
+
+def prepare_suites(suites: Mapping[str, Benchmark]) -> None:
+    """Read benchmarks; what one drops is said at once. Those with equal verifiers share one.
+
+    Raises:
+        UserError: for a benchmark that cannot be had or read, or whose ids repeat.
+    """
+    first: dict[Any, Benchmark] = {}
+    for name, suite in suites.items():
+        suite.prepare()
+        check_ids({name: suite.heldout}, f"eval.suites.{name}")
+        suite.share(first.setdefault((suite.verifier, suite.verifier_timeout_s, suite.verifier_workers), suite))
+        if suite.dropped:
+            log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))
+
+
+def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
+    """Drop prompts over ``data.max_prompt_tokens`` (where the task has such a key), and report all that was dropped.
+
+    Raises:
+        UserError: if none is left.
+    """
+    limit = getattr(task, "max_prompt_tokens", None)
+    if limit is None:
+        return
+    for name in ("train", "heldout"):
+        prompts = getattr(task, name)
+        kept = [p for p in prompts if len(builder.student(p)) <= limit]
+        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(kept)
+        if not kept:
+            raise UserError(
+                f"data.max_prompt_tokens: all {len(prompts)} {name} prompts are longer than {limit} tokens; raise it."
+            )
+        setattr(task, name, kept)
+    task.dropped = +task.dropped  # without zeros
+    if task.dropped:
+        log.warning(
+            "data: dropped %s; %d training and %d held-out problems are left",
+            task.report(),
+            len(task.train),
+            len(task.heldout),
+        )
+
+
+def check_prompts(settings: Settings, learner: Learner) -> None:
+    """Refuse prompts that a response of full length would not fit behind, and a teacher's prompt that is not its student's.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    tested = [p for suite in settings.eval.suites.values() for p in suite.heldout]
+    prompts = [*settings.data.train, *settings.data.heldout, *tested]
+    check_fit(prompts, learner.builder, learner.context_length, settings.engine.max_new_tokens)
+    if settings.method.needs_teacher:
+        learner.builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
+
+
+def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length: int, max_new_tokens: int) -> None:
+    """Refuse prompts that a response of full length would not fit behind.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    longest = max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
+    if longest + max_new_tokens > context_length:
+        raise UserError(
+            f"engine.max_new_tokens: a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the "
+            f"model's context of {context_length} tokens; lower engine.max_new_tokens or data.max_prompt_tokens."
+        )
+
+
+def check_data(settings: Settings) -> None:
+    """Refuse data that a run cannot use: fewer prompts than a step takes, or no text for a teacher that is to be shown one.
+
+    Raises:
+        UserError: naming the keys.
+    """
+    teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
+    step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
+    if not settings.eval.suites and settings.eval.prompts > len(settings.data.heldout):
+        log.warning(
+            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
+        )
+    if not method.needs_teacher:
+        return
+    shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
+    if shown not in ("reference", "answer"):
+        return
+    lacking = sum(not reference_text(p, shown) for p in settings.data.train)
+    if lacking == prompts:
+        raise UserError(
+            f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
+            "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
+        )
+    if lacking:
+        log.warning(
+            "%d of %d training prompts have no %s text: no teacher there", lacking, len(settings.data.train), shown
+        )

@@ -1,0 +1,250 @@
+"""From settings to a run and its summary: folder, processes, checkpoints, tracking, and every way a run can end."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlrt.config.schema import Settings
+from rlrt.distributed.world import World, connect
+from rlrt.errors import DiskFull, UserError
+from rlrt.execution.build import assemble, build_learner, closing, resolve_device
+from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data
+from rlrt.execution.monitor import Monitor
+from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
+from rlrt.execution.tracking import open_mlflow, tracked
+from rlrt.paths import PACKAGE, listed
+from rlrt.records.files import or_logged, replace_text
+from rlrt.records.folder import RunFolder
+from rlrt.records.identity import identity
+from rlrt.records.manifest import environment, git_state
+from rlrt.records.mlflow import status_of
+from rlrt.records.secrets import redacted, without_password
+from rlrt.records.stored_config import config_text
+from rlrt.reporting.terminal import Progress, before_after, phases
+from rlrt.training.loop import train
+
+log = logging.getLogger("rlrt")
+PATIENCE_S = 60.0
+"""Seconds that MLflow gets at a run's end."""
+HURRY_S = 20.0
+"""Seconds that MLflow gets when a run must end: whoever sent the signal will not wait long."""
+
+
+def execute(
+    settings: Settings,
+    path: Path,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
+    tags: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run, or go on with, the run of a folder.
+
+    Where the run has several processes, each calls this; the main one alone writes, speaks and tracks.
+
+    Args:
+        settings: what to run.
+        path: the run's folder.
+        say: prints a line for the user.
+        stop: True once the run should save at the next step boundary and end.
+        tags: more tags for MLflow, for example the parent run of a sweep.
+        progress: show a progress line on standard output.
+
+    Returns:
+        the folder's summary; its ``state`` is finished, interrupted or pruned.
+
+    Raises:
+        UserError: for anything the user can mend.
+        RankLost: where another process died, failed, or kept this one waiting too long.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    world = connect(settings.distributed.patience_s, resolve_device(settings.device).type == "cuda")
+    folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
+    try:
+        if world.on_main(lambda: over(settings, folder, say)):
+            return folder.summary()
+        return _execute(settings, folder, say, stop, dict(tags or {}), progress and world.main, world)
+    except Exception as error:
+        cause = world.explained(error)
+        if cause is error:
+            raise
+        raise cause from error
+    finally:
+        world.leave()
+
+
+def over(settings: Settings, folder: RunFolder, say: Callable[[str], None]) -> bool:
+    """Whether there is nothing left to do in a run's folder.
+
+    Raises:
+        UserError: if another run lies there.
+    """
+    refuse_another_run(settings, folder)
+    if folder.summary().get("state") == "finished" and settings.resume != "never":
+        say(f"This run finished before and was not run again (resume=never would): {folder.path}")
+        return True
+    if folder.prune_asked():
+        folder.set_state("pruned")
+        return True
+    return False
+
+
+def _execute(
+    settings: Settings,
+    folder: RunFolder,
+    say: Callable[[str], None],
+    stop: Callable[[], bool],
+    tags: Mapping[str, str],
+    progress: bool,
+    world: World,
+) -> dict[str, Any]:
+    refuse_idle_processes(settings, world)
+    prepare_data(settings)
+    learner = build_learner(settings, world)
+    drop_long_prompts(settings.data, learner.builder)
+    check_data(settings)
+    check_prompts(settings, learner)
+    newest = world.on_main(lambda: starting_point(settings, folder))
+    position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, settings)
+    shown = Progress(settings.train.steps) if progress else None
+    monitor = None
+    if world.main:
+        if newest is not None:
+            say(f"Going on from {newest}")
+        monitor = open_monitor(settings, folder, position, tags, shown, world)
+    run = assemble(settings, learner, position, monitor, folder, pending)
+    run.stop_requested = lambda: world.any(stop() or folder.prune_asked())
+    begin = time.monotonic()
+    try:
+        with closing(run.source, settings.engine, settings.data, *settings.eval.suites.values()):
+            reached = train(run)
+    except KeyboardInterrupt:
+        if monitor is not None:
+            with or_logged(folder.path / "summary.json"):
+                folder.set_state("interrupted")
+            end_mlflow(settings, folder, monitor, "interrupted")
+        raise
+    except BaseException as caught:
+        error = world.explained(caught)
+        told = full_disk(folder) if is_full_disk(error) else None  # first: it frees what the state needs
+        if monitor is not None:
+            with or_logged(folder.path / "summary.json"):
+                folder.set_state("failed", error=f"{type(error).__name__}: {error}")
+            end_mlflow(settings, folder, monitor, "failed")
+        if told is not None:
+            raise told from None
+        raise error from (None if error is caught else caught)
+    if shown:
+        shown.end()
+    early = "pruned" if folder.prune_asked() else "interrupted"
+    state = "finished" if reached == settings.train.steps else early
+    if monitor is not None:
+        finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
+    return folder.summary() | {"state": state, "step": reached}
+
+
+def refuse_idle_processes(settings: Settings, world: World) -> None:
+    """Refuse more processes than a step has rollouts.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    rollouts = settings.train.prompts_per_step * settings.train.rollouts_per_prompt
+    if world.size > rollouts:
+        raise UserError(
+            f"this run has {world.size} processes and a step has {rollouts} rollouts (train.prompts_per_step x "
+            f"train.rollouts_per_prompt), so some would have nothing to do; start at most {rollouts}, or sample more."
+        )
+
+
+def open_monitor(
+    settings: Settings,
+    folder: RunFolder,
+    position: int,
+    tags: Mapping[str, str],
+    shown: Progress | None,
+    world: World,
+) -> Monitor:
+    """Where a run's numbers go, its papers written and its state set."""
+    write_papers(settings, folder, world)
+    folder.set_state("running", step=position, mlflow_complete=False)
+    tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
+    show = shown.show if shown else lambda step, metrics: None
+    monitor = Monitor(settings.tracking, folder, tracker, show, log.warning)
+    monitor.catch_up()
+    return monitor
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that the disk takes no more; safetensors says it in words alone."""
+    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return by_number or "os error 28" in str(error)
+
+
+def full_disk(folder: RunFolder) -> DiskFull:
+    """What to say when the disk is full: what is safe, and what to do. The torn checkpoint is removed."""
+    for torn in folder.checkpoints.glob("step_*.tmp"):
+        shutil.rmtree(torn, ignore_errors=True)
+    good = listed(folder.checkpoints)
+    safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
+    return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
+
+
+def write_papers(settings: Settings, folder: RunFolder, world: World) -> None:
+    """``manifest.json``, which says whose folder this is, and then ``config.yaml``; without secrets."""
+    folder.write_manifest(
+        identity=identity(settings.plain),
+        choices=settings.names,
+        overrides=redacted(settings.overrides),
+        seed=settings.seed,
+        processes=world.size,
+        **environment(),
+        **git_state(PACKAGE),
+    )
+    replace_text(folder.path / "config.yaml", config_text(redacted(settings.plain)))
+
+
+def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
+    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another."""
+    hurry = state == "interrupted"
+    monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
+    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
+    with or_logged(folder.path / "summary.json"):
+        folder.note(mlflow_complete=monitor.complete and not left)
+
+
+def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, step: int, seconds: float) -> None:
+    """Final numbers, and the last words to MLflow."""
+    records = folder.record.read()
+    last = records[-1] if records else {}
+    numbers = {k: v for k, v in last.items() if k.startswith(("eval/", "reward/", "policy/entropy"))}
+    folder.set_state(state, step=step, seconds=seconds, final=numbers)
+    end_mlflow(settings, folder, monitor, state)
+
+
+def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:
+    """The tables and pointers that end a run."""
+    folder = RunFolder(path)
+    records = folder.record.read()
+    evaluated = [r for r in records if "eval/greedy" in r]
+    words = []
+    if len(evaluated) > 1:
+        words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
+    words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
+    if settings.tracking.uri is not None:
+        from rlrt.records.mlflow import absolute
+
+        beside = Path(sys.executable).with_name("mlflow")
+        command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
+        words.append(f"{command} ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
+    return "\n".join(words)

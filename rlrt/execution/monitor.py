@@ -1,0 +1,144 @@
+"""Where a step's numbers go: the record first, then MLflow, the terminal, and alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from rlrt.config.schema import Tracking
+from rlrt.records.folder import RunFolder
+from rlrt.records.mlflow import MlflowTracker
+from rlrt.reporting.token_view import page
+from rlrt.training.update import StepResult
+from rlrt.types import Rollout
+
+ALARMS = (
+    ("rlrt/gap_mean", lambda v: v > 2.0, "the mean gap D is above 2 nats, as before every collapse we saw"),
+    ("rollout/truncated_share", lambda v: v > 0.5, "more than half of the rollouts are truncated"),
+    ("policy/entropy", lambda v: v < 1e-3, "the policy's entropy is under 0.001 nats per token"),
+    ("reward/verifier_error_share", lambda v: v > 0.05, "the verifier failed on more than 5 % of the rollouts"),
+    ("policy/grad_norm", lambda v: v != v or v == float("inf"), "the gradient was not finite: the update was left out"),
+)
+
+
+class Monitor:
+    """Takes a run's metrics and samples.
+
+    Args:
+        tracking: the section of that name.
+        folder: its folder.
+        tracker: MLflow, or None.
+        show: progress for a person.
+        warn: told each alarm once.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        folder: RunFolder,
+        tracker: MlflowTracker | None,
+        show: Callable[[int, dict[str, float]], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._tracking, self._folder, self.tracker = tracking, folder, tracker
+        self._show, self._warn, self._told = show, warn, set[str]()
+        self._first_length: float | None = None
+        self._noted = folder.manifest().get("mlflow_run_id")
+        self.complete = True
+
+    def catch_up(self) -> None:
+        """Send MLflow the whole record so far; it drops what it has. So nothing is missing after a life without a server."""
+        if self.tracker is not None:
+            for row in self._folder.record.read():
+                values = {k: v for k, v in row.items() if k != "step" and not isinstance(v, str)}
+                self.tracker.metrics(int(row["step"]), values)
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """One step's numbers, everywhere."""
+        self._folder.record.append([{"step": step, **metrics}])
+        if self.tracker is not None:
+            self.tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
+            self._note_run_id()
+        self._show(step, metrics)
+        self._watch_length(step, metrics)
+        for name, bad, words in ALARMS:
+            if name in metrics and name not in self._told and bad(metrics[name]):
+                self._told.add(name)
+                self._warn(f"step {step}: {words} ({name} = {metrics[name]:.4g})")
+
+    def _watch_length(self, step: int, metrics: dict[str, float]) -> None:
+        length = metrics.get("rollout/length_mean")
+        if length is None:
+            return
+        self._first_length = self._first_length or length
+        if length < self._first_length / 3 and "length" not in self._told:
+            self._told.add("length")
+            self._warn(f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's")
+
+    def samples(
+        self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]
+    ) -> None:
+        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them."""
+        tracking = self._tracking
+        if not tracking.samples_every or not tracking.samples:
+            return
+        if step != 1 and step % tracking.samples_every:
+            return
+        rows = []
+        for i, rollout in enumerate(rollouts[: tracking.samples]):
+            row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
+            rows.append(row | {"context": result.shown[i], "pieces": spell(rollout.generation.token_ids)})
+        self._folder.samples.append(rows)
+        file = self._folder.path / "tokens" / f"step_{step:06d}.html"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(page(rows, f"{self._folder.path.name}, step {step}"), encoding="utf-8")
+        self.send_samples()
+        if self.tracker is not None:
+            self.tracker.artifact(file, "tokens")
+
+    def send_samples(self) -> None:
+        """All stored rollouts to MLflow, as one table."""
+        if self.tracker is None:
+            return
+        rows = self._folder.samples.read()
+        shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")
+        self.tracker.table("samples.json", {k: [row.get(k) for row in rows] for k in shown})
+
+    def close(self, status: str, seconds: float = 60.0) -> None:
+        """Papers to MLflow, and the end of its run; given up after some seconds (``complete`` is False then)."""
+        if self.tracker is None:
+            return
+        for name in ("config.yaml", "manifest.json", "summary.json"):
+            if (self._folder.path / name).is_file():
+                self.tracker.artifact(self._folder.path / name)
+        self.tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
+        self.complete = self.tracker.close(status, seconds)
+        self._note_run_id()
+
+    def _note_run_id(self) -> None:
+        tracker = self.tracker
+        if tracker is not None and tracker.run_id and self._noted != tracker.run_id:
+            self._folder.write_manifest(mlflow_run_id=tracker.run_id)
+            self._noted = tracker.run_id
+
+
+def sample(step: int, rollout: Rollout, tokens: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """A rollout as plain values; per-token lists are as long as the response."""
+    generation = rollout.generation
+    length = len(generation.token_ids)
+    values = {k: [round(float(x), 6) for x in v[:length]] for k, v in tokens.items()}
+    return {
+        "step": step,
+        "prompt_id": rollout.prompt.id,
+        "prompt": rollout.prompt.text,
+        "sample": rollout.sample,
+        "response": rollout.text,
+        "reward": rollout.grade.reward,
+        "correct": rollout.grade.correct,
+        "truncated": generation.truncated,
+        "length": length,
+        "token_ids": generation.token_ids,
+        "tokens": values | {"entropy": [round(float(x), 6) for x in generation.entropy_T]},
+    }

@@ -1,0 +1,177 @@
+"""A run in MLflow, live and afterwards: what is sent of it, read from its settings or from its folder.
+
+From a folder nothing is imported and nothing resolved: its config is text.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlrt.config.load import section
+from rlrt.config.schema import Settings, Tracking
+from rlrt.errors import UserError
+from rlrt.execution.monitor import Monitor
+from rlrt.keys import leaves
+from rlrt.paths import local_folder
+from rlrt.records.files import mapping, read_json
+from rlrt.records.folder import RunFolder
+from rlrt.records.identity import content_hash
+from rlrt.records.mlflow import Input, MlflowTracker, check_uri, status_of
+from rlrt.records.secrets import MASK, redacted, without_password
+from rlrt.records.stored_config import stored_config
+
+log = logging.getLogger("rlrt")
+
+
+CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", "PASSWORD", "AWS_SIGV4", "AUTH"))
+"""Variables by which MLflow sends credentials to whatever server it speaks to."""
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """What MLflow is told of a run.
+
+    Attributes:
+        tracking: the section of that name.
+        plain: the whole config as nested plain values.
+        names: the option chosen in every config group.
+        tags: more tags, for example the parent run of a sweep.
+    """
+
+    tracking: Tracking
+    plain: Mapping[str, Any]
+    names: Mapping[str, str]
+    tags: Mapping[str, str]
+
+    def value(self, section: str, key: str) -> str:
+        """A value of the config as text; empty where there is none."""
+        values = self.plain.get(section)
+        return str(values.get(key, "")) if isinstance(values, Mapping) else ""
+
+
+def tracked(settings: Settings, tags: Mapping[str, str]) -> Tracked:
+    """Of a run's settings."""
+    return Tracked(settings.tracking, settings.plain, settings.names, tags)
+
+
+def stored(path: Path, uri: str | None = None, trust: bool = False) -> Tracked:
+    """Of a run's folder, with the password of its tracking URI where that is known, and its tags of a sweep.
+
+    Args:
+        path: the run's folder.
+        uri: instead of the run's own tracking URI.
+        trust: whether the run's server may get the credentials of this environment: somebody else's run names somebody else's.
+
+    Raises:
+        UserError: if the folder's config cannot be read any more, its URI lacks a password, or its server is not trusted.
+    """
+    plain, spec = stored_config(path), read_json(path / "job.json")
+    tracking = section("tracking", plain.get("tracking"))
+    typed = mapping(mapping(spec.get("plain")).get("tracking")).get("uri")  # a sweep's job keeps it with its password
+    tracking.uri = uri or (str(typed) if typed else tracking.uri)
+    if tracking.uri is not None:
+        check_uri(tracking.uri)
+    if uri is None and not trust:
+        refuse_to_send_credentials(path, tracking.uri)
+    if MASK in str(tracking.uri):
+        raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
+    tags = {str(k): str(v) for k, v in mapping(spec.get("tags")).items()}
+    return Tracked(tracking, plain, mapping(read_json(path / "manifest.json").get("choices")), tags)
+
+
+def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
+    """Refuse to speak to the server of a stored config while MLflow would send it this environment's credentials.
+
+    Raises:
+        UserError: naming them and the server.
+    """
+    if not str(uri).startswith(("http://", "https://")):
+        return
+    held = [name for name in CREDENTIALS if os.environ.get(name)]
+    held += [str(file) for file in (Path.home() / ".mlflow" / "credentials",) if file.is_file()]
+    if held:
+        raise UserError(
+            f"tracking.uri: {path} names the server {without_password(str(uri))}, and MLflow would send {held[0]} of this "
+            "machine there; if you know that server, give it as --uri, or add --trust."
+        )
+
+
+def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | None:
+    """The MLflow tracker, where ``tracking.uri`` names one."""
+    tracking = run.tracking
+    if tracking.uri is None:
+        return None
+    data_class = run.value("data", "_target_").rpartition(".")[2]
+    tags = {
+        "rlrt.method": run.value("method", "name"),
+        "rlrt.model": run.names.get("model", run.value("model", "path")),
+        "rlrt.data": run.names.get("data", data_class),
+        "rlrt.seed": str(run.plain.get("seed")),
+        "rlrt.identity": str(folder.manifest().get("identity")),
+        "rlrt.folder": str(folder.path.resolve()),
+        "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
+    }
+    lam = run.value("method", "lambda_init")
+    if lam:
+        tags["rlrt.lambda"] = lam
+    return MlflowTracker(
+        uri=tracking.uri,
+        experiment=tracking.experiment,
+        artifacts=tracking.artifacts,
+        run_id=folder.manifest().get("mlflow_run_id"),
+        key=folder.key(),
+        name=name,
+        tags=tags | dict(run.tags),
+        params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
+        warn=log.warning,
+        inputs=inputs_of(run),
+    )
+
+
+def inputs_of(run: Tracked) -> list[Input]:
+    """The model, the data and the benchmarks of a run, for MLflow: by content where they are here, else by revision."""
+
+    def one(name: str, section: Mapping[str, Any], context: str) -> Input:
+        source = str(section.get("path", name))
+        folder = local_folder(source) if "path" in section else None
+        digest = content_hash(folder) if folder is not None else str(section.get("revision") or "newest")
+        return Input(name, digest, source, context)
+
+    data_class = run.value("data", "_target_").rpartition(".")[2]
+    found = [
+        one(run.names.get("model", run.value("model", "path")), run.plain["model"], "model"),
+        one(run.names.get("data", data_class), run.plain["data"], "training"),
+    ]
+    return found + [one(name, suite, "evaluation") for name, suite in (run.plain["eval"].get("suites") or {}).items()]
+
+
+def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:
+    """Bring to MLflow what it missed of a run: whatever its folder's record has and MLflow has not.
+
+    Args:
+        path: the run's folder.
+        uri: instead of the run's own tracking URI.
+        trust: see ``stored``.
+
+    Returns:
+        whether MLflow now has everything (also where the run was never meant for it).
+
+    Raises:
+        UserError: if the folder's config cannot be read any more.
+    """
+    folder = RunFolder(path)
+    run = stored(path, uri, trust)
+    tracker = open_mlflow(run, folder, path.name)
+    if tracker is None:
+        return True
+    monitor = Monitor(run.tracking, folder, tracker, lambda step, metrics: None, log.warning)
+    monitor.catch_up()
+    monitor.send_samples()
+    monitor.close(status_of(folder.summary().get("state")))
+    folder.note(mlflow_complete=monitor.complete)
+    return monitor.complete

@@ -1,0 +1,1 @@
+"""The model: weights, adapters, prompts, and the one forward path."""

@@ -1,0 +1,108 @@
+"""What a model's ``config.json`` decides: how many weights there are, and how wide its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlrt.model import packed
+from rlrt.model.lora import adapters, add_adapters
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers of weights, and widths in numbers of a token.
+
+    Attributes:
+        weights: all weights, a tied output layer once, adapters included.
+        trained: those that take a gradient.
+        matrices: weights of the decoder layers' matrices, which a pass in bfloat16 copies; without adapters.
+        layers: decoder layers.
+        layer: weights of one of them.
+        head: weights of the output layer.
+        tied: whether the input embedding and the output layer are one.
+        largest: weights of the largest tensor that is trained.
+        hidden, inner: width of the residual stream and of the feed-forward layer.
+        queries, keys: width of all heads together, of queries and of keys (as of values).
+        heads, key_heads: how many.
+        head_size: width of one head.
+        vocabulary: entries.
+        adapted: whether adapters are trained instead of the weights.
+        packed: whether ``rlrt.model.packed`` runs this model: rows without padding, each prompt once.
+    """
+
+    weights: int
+    trained: int
+    matrices: int
+    layers: int
+    layer: int
+    head: int
+    tied: bool
+    largest: int
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    heads: int
+    key_heads: int
+    head_size: int
+    vocabulary: int
+    adapted: bool
+    packed: bool
+
+    @property
+    def embeddings(self) -> int:
+        """Weights of input embedding and output layer together."""
+        return self.head * (1 if self.tied else 2)
+
+
+def sizes_of(
+    config: Any, attention: str = "sdpa", lora: int | None = None, targets: Sequence[str] = (), alpha: float = 1.0
+) -> Sizes:
+    """The sizes behind a transformers config, of a model made on the meta device.
+
+    Args:
+        config: of a causal language model.
+        attention: ``model.attn_implementation``.
+        lora, targets, alpha: ``model.lora``, ``model.lora_targets`` and ``model.lora_alpha``.
+
+    Raises:
+        UserError: if no layer has one of the targets' names.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    head = model.get_output_embeddings().weight
+    blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    matrices = sum(m.weight.numel() for m in blocks.modules() if isinstance(m, torch.nn.Linear))
+    if lora is not None:
+        add_adapters(model, lora, alpha, targets, 0)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    key_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    trained = [p.numel() for p in model.parameters() if p.requires_grad]
+    return Sizes(
+        weights=sum(p.numel() for p in model.parameters()),
+        trained=sum(trained),
+        matrices=matrices,
+        layers=len(blocks),
+        layer=max(sum(p.numel() for p in block.parameters()) for block in blocks),
+        head=head.numel(),
+        tied=head is model.get_input_embeddings().weight,
+        largest=max(trained),
+        hidden=text.hidden_size,
+        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        queries=heads * head_size,
+        keys=key_heads * head_size,
+        heads=heads,
+        key_heads=key_heads,
+        head_size=head_size,
+        vocabulary=text.vocab_size,
+        adapted=bool(adapters(model)),
+        packed=packed.serves(text, attention),
+    )

@@ -1,0 +1,298 @@
+"""MLflow, off the training thread. It may be slow, unreachable or broken: the run goes on, and its folder has it all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from rlrt.errors import UserError
+from rlrt.records.secrets import masked, without_password
+
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
+KEY = "rlrt.key"
+"""Tag by which a run is found again before its id could be noted."""
+LOCKED_S = 60
+"""Seconds for which one process waits while another writes a SQLite store."""
+BATCH = 1000
+"""Metrics that one call of MLflow's log_batch takes at most."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a run begins from.
+
+    Attributes:
+        name: of the data set or model.
+        digest: of its content, or its revision on the hub.
+        source: path or hub id.
+        context: training, evaluation or model.
+    """
+
+    name: str
+    digest: str
+    source: str
+    context: str
+
+
+def check_uri(uri: str) -> None:
+    """Refuse a tracking URI of a kind that MLflow does not take: a misconfigured tracker stops the run at once.
+
+    MLflow 3.17 itself refuses its old file store.
+
+    Raises:
+        UserError: naming the URI (without its password) and the kinds that work.
+    """
+    scheme = uri.split("://")[0].split("+")[0] if "://" in uri else ""
+    if uri.rstrip("/") == "sqlite:":
+        raise UserError(f"tracking.uri: expected a file after sqlite:///, got {without_password(uri)!r}.")
+    try:
+        _ = urlsplit(uri).port
+    except ValueError:  # whose own words may repeat a password
+        raise UserError(
+            f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}, which is no such address."
+        ) from None
+    if scheme not in SCHEMES:
+        raise UserError(
+            f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a kind that "
+            "MLflow does not take."
+        )
+
+
+def absolute(uri: str) -> str:
+    """A relative SQLite path made absolute, so that the line shown to open MLflow works from anywhere."""
+    match = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)
+    return f"sqlite:///{Path(match[1]).resolve()}" if match else uri
+
+
+def patient(uri: str) -> str:
+    """A SQLite URI whose writers wait for each other: by default sqlite3 gives up after 5 seconds, and a sweep has many."""
+    return f"{uri}?timeout={LOCKED_S}" if uri.startswith("sqlite:") and "?" not in uri else uri
+
+
+class MlflowTracker:
+    """Sends a run to MLflow from a thread of its own.
+
+    Args:
+        uri, experiment, artifacts: from ``tracking.*``.
+        run_id: continue this run; None for a new one, or the one whose creation a killed process could not note.
+        key: what tells this run from all others before it has an id.
+        name, tags, params: of the run; logged at its start.
+        inputs: data sets and models that the run begins from; logged at its start.
+        warn: told once, in one sentence, when MLflow fails.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        artifacts: str,
+        run_id: str | None,
+        key: str,
+        name: str,
+        tags: dict[str, str],
+        params: dict[str, str],
+        warn: Any,
+        inputs: Sequence[Input] = (),
+    ) -> None:
+        self.uri, self.run_id, self.failed = absolute(uri), run_id, False
+        self._experiment, self._artifacts = experiment, artifacts
+        self._name, self._tags, self._params, self._warn = name, tags | {KEY: key}, params, warn
+        self._inputs = inputs
+        self._client: Any = None
+        self._logged = -1
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def wait_for_run(self, seconds: float) -> str | None:
+        """The run's id once MLflow has given one, or None if that takes longer."""
+        self._ready.wait(seconds)
+        return self.run_id
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Queue the numbers of a step; steps that MLflow already has are dropped there."""
+        self._queue.put(("metrics", (step, time.time(), values)))
+
+    def late_metrics(self, step: int, values: dict[str, float]) -> None:
+        """Queue numbers that belong to a step of long ago; those that MLflow has for it already are dropped there."""
+        self._queue.put(("late", (step, values)))
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Queue a file of the run's folder."""
+        self._queue.put(("artifact", (path, folder)))
+
+    def table(self, name: str, columns: dict[str, list[Any]]) -> None:
+        """Queue a table artifact; it replaces the one of that name, so that nothing is in it twice after a resume."""
+        self._queue.put(("table", (name, columns)))
+
+    def tag(self, name: str, value: str) -> None:
+        """Queue a tag."""
+        self._queue.put(("tag", (name, value)))
+
+    def close(self, status: str, seconds: float = 60.0) -> bool:
+        """End the run with MLflow's ``status`` after everything queued is sent; False where MLflow missed something."""
+        self._queue.put(("end", status))
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self._fail(TimeoutError(f"no answer within {seconds:g} s"))
+        return not self.failed
+
+    def _work(self) -> None:
+        try:
+            self._start()
+            self._ready.set()
+            pending: list[Any] = []
+            while True:
+                kind, value = self._queue.get()
+                if kind == "metrics":
+                    pending.append(value)
+                if pending and (kind != "metrics" or self._queue.empty()):
+                    self._send_metrics(pending)
+                    pending = []
+                if kind == "end":
+                    self._client.set_terminated(self.run_id, status=value)
+                    return
+                self._send(kind, value)
+        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's types: none may stop a run
+            self._fail(error)
+        finally:
+            self._ready.set()
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed:
+            self.failed = True
+            text = masked((str(error).strip().splitlines() or [type(error).__name__])[0], self.uri)[:160]
+            self._warn(
+                f"MLflow at {without_password(self.uri)} failed ({text}); the run goes on and its folder records everything."
+            )
+
+    def _start(self) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        with first_use_lock(self.uri):
+            from mlflow import MlflowClient
+            from mlflow.entities import Metric, Param
+
+            self._entities = (Metric, Param)
+            client = MlflowClient(tracking_uri=patient(self.uri))
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                local = self.uri.split("://")[0] not in ("http", "https")
+                location = Path(self._artifacts).resolve().as_uri() if local else None
+                experiment_id = client.create_experiment(self._experiment, artifact_location=location)
+            else:
+                experiment_id = found.experiment_id
+        self._client = client
+        self.run_id = self._known(client) or self._interrupted(client, experiment_id)
+        if self.run_id is None:
+            self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
+        run = client.get_run(self.run_id)
+        if run.info.status != "RUNNING":
+            client.update_run(self.run_id, status="RUNNING")
+        for name, value in self._tags.items():
+            if run.data.tags.get(name) != value:
+                client.set_tag(self.run_id, name, value)
+        params = [Param(k, v[:6000]) for k, v in self._params.items() if k not in run.data.params]
+        for start in range(0, len(params), 100):
+            client.log_batch(self.run_id, params=params[start : start + 100])
+        if self._inputs and not (run.inputs and run.inputs.dataset_inputs):
+            self._log_inputs()
+        if run.data.metrics:
+            history = client.get_metric_history(self.run_id, "reward/mean")
+            self._logged = max((m.step for m in history), default=0)
+
+    def _log_inputs(self) -> None:
+        """What the run begins from, as MLflow's data sets; a model is one whose context is ``model``."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        made = []
+        for one in self._inputs:
+            source = json.dumps({"uri": one.source})
+            dataset = Dataset(one.name[:500], one.digest[:36], "rlrt", source)
+            made.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.context)]))
+        self._client.log_inputs(self.run_id, datasets=made)
+
+    def _known(self, client: Any) -> str | None:
+        """The run to go on with, where the store still has it (another store may have been chosen since)."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None:
+            return None
+        try:
+            return str(client.get_run(self.run_id).info.run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        return None
+
+    def _interrupted(self, client: Any, experiment_id: str) -> str | None:
+        """The run that an earlier process created and was killed before it could note its id."""
+        found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _send_metrics(self, pending: list[tuple[int, float, dict[str, float]]]) -> None:
+        metric = self._entities[0]
+        batch: list[Any] = []
+        for step, when, values in pending:  # a step goes whole or not at all: a kill between two calls leaves no half
+            if step <= self._logged:
+                continue
+            new = [metric(name, value, int(when * 1000), step) for name, value in values.items()]
+            if len(batch) + len(new) > BATCH:
+                self._client.log_batch(self.run_id, metrics=batch)
+                batch = []
+            batch += new
+        if batch:
+            self._client.log_batch(self.run_id, metrics=batch)
+        self._logged = max(self._logged, *(step for step, _, _ in pending))
+
+    def _send(self, kind: str, value: Any) -> None:
+        if kind == "artifact":
+            path, folder = value
+            self._client.log_artifact(self.run_id, str(path), folder)
+        elif kind == "table":
+            name, columns = value
+            rows = [list(row) for row in zip(*columns.values(), strict=True)]
+            self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, name)
+            self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
+        elif kind == "late":
+            step, values = value
+            metric = self._entities[0]
+            known = [n for n in values if any(m.step == step for m in self._client.get_metric_history(self.run_id, n))]
+            new = [metric(n, v, int(time.time() * 1000), step) for n, v in values.items() if n not in known]
+            for start in range(0, len(new), BATCH):
+                self._client.log_batch(self.run_id, metrics=new[start : start + BATCH])
+        elif kind == "tag":
+            self._client.set_tag(self.run_id, *value)
+
+
+@contextlib.contextmanager
+def first_use_lock(uri: str) -> Iterator[None]:
+    """One process at a time while a SQLite file may have to be created: MLflow's own start races."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    from filelock import FileLock
+
+    file = Path(uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):
+        yield
+
+
+def status_of(state: object) -> str:
+    """MLflow's word for the state of a run (``summary.json``)."""
+    return {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}.get(str(state), "KILLED")

@@ -1,0 +1,125 @@
+"""What a person sees: one progress line, a closing table. Plain text, no colour."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+WIDTH = 80
+
+
+class Progress:
+    """A line that is rewritten in a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, steps: int, out: TextIO | None = None) -> None:
+        self._steps, self._out = steps, out or sys.stdout
+        self._live, self._last, self._begin = self._out.isatty(), 0.0, time.monotonic()
+        self._first: int | None = None
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Tell where the run is; evaluations always get a line of their own."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._begin = step, now
+        done = step - self._first
+        left = (now - self._begin) / done * (self._steps - step) if done else None
+        parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
+        for label, name, form in (
+            ("reward", "reward/mean", ".3f"),
+            ("length", "rollout/length_mean", ".1f"),
+            ("entropy", "policy/entropy", ".3f"),
+        ):
+            if name in metrics:
+                parts.append(f"{label} {metrics[name]:{form}}")
+        if left is not None:
+            parts.append(f"{left:.0f} s left")
+        line = "  ".join(parts)[: WIDTH - 1]
+        evaluated = next((n for n in metrics if n.startswith("eval/avg_at_")), None)
+        if self._live:
+            self._out.write("\r" + line.ljust(WIDTH - 1))
+            if evaluated:
+                self._out.write("\n")
+        elif evaluated or now - self._last > 5 or step == self._steps:
+            self._out.write(line + "\n")
+            self._last = now
+        if evaluated:
+            k = evaluated.rsplit("_", 1)[1]
+            self._out.write(
+                f"      held out: greedy {metrics['eval/greedy']:.3f}  avg@{k} {metrics[evaluated]:.3f}  "
+                f"pass@{k} {metrics[f'eval/pass_at_{k}']:.3f}\n"
+            )
+        self._out.flush()
+
+    def end(self) -> None:
+        """Leave the line."""
+        if self._live:
+            self._out.write("\n")
+            self._out.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 42s, 3m05s, 2h10m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text in columns, the first one left, the others right; the first row is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+        if number == 0:
+            lines.append("  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int) -> str:
+    """The closing table: held-out numbers at the start and at the end."""
+    rows = [["held out", "before", "after"]]
+    for label, name, form in (
+        ("greedy", "eval/greedy", ".3f"),
+        (f"avg@{samples}", f"eval/avg_at_{samples}", ".3f"),
+        (f"pass@{samples}", f"eval/pass_at_{samples}", ".3f"),
+        (f"distinct correct of {samples}", "eval/distinct_correct", ".2f"),
+        ("entropy (nats/token)", "eval/entropy", ".3f"),
+        ("length (tokens)", "eval/length_mean", ".1f"),
+        ("truncated share", "eval/truncated_share", ".3f"),
+    ):
+        cells = [f"{m[name]:{form}}" if name in m else "-" for m in (first, last)]
+        rows.append([label, *cells])
+    return table(rows)
+
+
+def phases(records: Sequence[Mapping[str, Any]]) -> str:
+    """Mean seconds per step of every ``time/`` metric."""
+    names = sorted({n for r in records for n in r if n.startswith("time/")})
+    rows = [["phase", "s per step"]]
+    for name in names:
+        values = [r[name] for r in records if name in r]
+        per = sum(values) / max(1, len([r for r in records if r["step"] > 0]))
+        rows.append([name.removeprefix("time/").removesuffix("_s"), f"{per:.3f}"])
+    return table(rows)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return value
+
+
+def gigabytes(size: int) -> str:
+    """Bytes as gigabytes (10^9)."""
+    return f"{size / 1e9:.1f} GB"

@@ -1,0 +1,1 @@
+"""A step's prompts to graded rollouts, now or ahead of the update."""

@@ -1,0 +1,107 @@
+"""A step's rollouts: groups, dynamic sampling, and their metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlrt.sampling.sampler import Sampler, refill_prompts
+from rlrt.types import Prompt, Rollout
+
+
+def carries_signal(group: Sequence[Rollout]) -> bool:
+    """Whether the rewards of a group differ."""
+    rewards = [r.grade.reward for r in group]
+    return max(rewards) > min(rewards)
+
+
+def is_mixed(group: Sequence[Rollout]) -> bool:
+    """Whether some rollouts of a group are correct and some are not; dynamic sampling reads verdicts, not rewards."""
+    return 0 < sum(r.grade.correct for r in group) < len(group)
+
+
+def groups_of(rollouts: Sequence[Rollout], samples: int) -> list[list[Rollout]]:
+    """Rollouts, group after group, as lists."""
+    return [list(rollouts[i : i + samples]) for i in range(0, len(rollouts), samples)]
+
+
+@dataclass
+class Draw:
+    """A step's rollouts.
+
+    Attributes:
+        rollouts: what is trained on.
+        first: the first draw, before dynamic sampling: what compares with other methods.
+        sampled: tokens sampled in all, discarded groups included.
+        attempts: times that groups were drawn again.
+        replaced: groups that were replaced.
+    """
+
+    rollouts: list[Rollout]
+    first: list[Rollout]
+    sampled: int
+    attempts: int = 0
+    replaced: int = 0
+
+
+def with_refills(
+    sampler: Sampler, prompts: Sequence[Prompt], samples: int, step: int, max_refills: int, load: bool = True
+) -> Draw:
+    """The step's rollouts, all-wrong and all-correct groups replaced up to ``max_refills`` times (DAPO).
+
+    A replacement is kept where its group is mixed; the rest stay as they were.
+    """
+    first = sampler(prompts, samples, ("train", step), load=load)
+    draw = Draw(first, first, token_count(first))
+    taken = {p.id for p in prompts}
+    for attempt in range(1, max_refills + 1):
+        groups = groups_of(draw.rollouts, samples)
+        empty = [i for i, group in enumerate(groups) if not is_mixed(group)]
+        chosen = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty), taken)
+        if not chosen:
+            break
+        taken |= {p.id for p in chosen}
+        fresh = sampler(chosen, samples, ("refill", step, attempt))
+        draw.attempts, draw.sampled = attempt, draw.sampled + token_count(fresh)
+        useful = [group for group in groups_of(fresh, samples) if is_mixed(group)]
+        for slot, group in zip(empty, useful, strict=False):
+            for rollout in group:
+                rollout.group = slot
+            groups[slot] = group
+            draw.replaced += 1
+        draw.rollouts = [rollout for group in groups for rollout in group]
+    return draw
+
+
+def token_count(rollouts: Sequence[Rollout]) -> int:
+    """Response tokens in all."""
+    return sum(len(r.generation.token_ids) for r in rollouts)
+
+
+def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
+    """Rewards, lengths, groups and entropy of a step's first draw, and the cost of what dynamic sampling added to it."""
+    rollouts, groups = draw.first, groups_of(draw.first, samples)
+    count, tokens = len(rollouts), token_count(rollouts)
+    correct = [sum(r.grade.correct for r in group) for group in groups]
+    trained = groups_of(draw.rollouts, samples)
+    return {
+        "reward/mean": sum(r.grade.reward for r in rollouts) / count,
+        "reward/correct_share": sum(correct) / count,
+        "reward/verifier_error_share": sum(r.grade.error for r in rollouts) / count,
+        "rollout/length_mean": tokens / count,
+        "rollout/length_max": float(max(len(r.generation.token_ids) for r in rollouts)),
+        "rollout/truncated_share": sum(r.generation.truncated for r in rollouts) / count,
+        "rollout/tokens": float(draw.sampled),
+        "policy/entropy": entropy_mean(rollouts),
+        "group/all_correct_share": sum(c == samples for c in correct) / len(groups),
+        "group/all_wrong_share": sum(c == 0 for c in correct) / len(groups),
+        "group/no_signal_share": sum(not carries_signal(g) for g in trained) / len(groups),
+        "group/refill_attempts": float(draw.attempts),
+        "group/replaced": float(draw.replaced),
+    }
+
+
+def entropy_mean(rollouts: Sequence[Rollout]) -> float:
+    """Mean entropy per token of the distributions that rollouts were sampled from, nats; of engines that are not ``exact`` an
+    unbiased estimate of it."""
+    return float(sum(r.generation.entropy_T.double().sum() for r in rollouts)) / token_count(rollouts)

@@ -1,1 +1,0 @@
-"""Where numbers are kept besides the terminal."""

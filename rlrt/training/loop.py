@@ -1,0 +1,111 @@
+"""The training loop, on one page. It names no method, engine, task or tracker."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from rlrt.sampling.draw import rollout_metrics
+from rlrt.sampling.source import Source
+from rlrt.training.evaluation import Suite, evaluate
+from rlrt.training.learner import Learner
+from rlrt.training.signals import signals_of
+from rlrt.training.timing import clock
+from rlrt.training.update import StepResult, learn
+from rlrt.types import Rollout, Sampling
+
+
+@dataclass
+class Run:
+    """The parts of a run, put together by ``rlrt.execution.build``.
+
+    Attributes:
+        source: rollouts for training.
+        suites: what is evaluated on; the samplers' seed is ``eval.seed``.
+        learner: policy, method and teacher.
+        train, eval: from the config.
+        position: updates already done (0, or a checkpoint's).
+        record: called with (step, metrics) once a step is complete.
+        keep_samples: called with (step, rollouts, what the update left of them).
+        save: writes a checkpoint of the given step.
+        release: lets the engine give back what memory it holds, for the update.
+        stop_requested: True once the run should save and end early.
+    """
+
+    source: Source
+    suites: Sequence[Suite]
+    learner: Learner
+    train: Any
+    eval: Any
+    position: int
+    record: Callable[[int, dict[str, float]], None]
+    keep_samples: Callable[[int, list[Rollout], StepResult], None]
+    save: Callable[[int], None]
+    release: Callable[[], None] = field(default=lambda: None)
+    stop_requested: Callable[[], bool] = field(default=lambda: False)
+
+
+def train(run: Run) -> int:
+    """Sample, grade, credit, update, record; evaluate and save when due.
+
+    Returns:
+        the number of updates done: ``train.steps``, or fewer where the run was asked to stop (it has then saved).
+    """
+    config, sampler = run.train, run.source.sampler
+    if run.position == 0:
+        run.record(0, evaluation(run))
+    for step in range(run.position + 1, config.steps + 1):
+        seconds, begin = dict[str, float](), perf_counter()
+        waited = sampler.waited_s
+        with clock(seconds, "time/rollout_s"):
+            draw = run.source.take(step)
+            run.source.begin(step + 1)
+        seconds["time/grading_s"] = sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
+        run.release()
+        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
+        lr = learning_rate(config, step)
+        result = learn(run.learner, draw.rollouts, signals, lr)
+        metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
+        metrics |= {"policy/lr": lr, "rollout/staleness": float(run.source.staleness)}
+        run.keep_samples(step, draw.rollouts, result)
+        last = step == config.steps
+        if last or due(step, config.eval_every):
+            with clock(seconds, "time/evaluation_s"):
+                metrics |= evaluation(run)
+        seconds["time/step_s"] = perf_counter() - begin
+        run.record(step, metrics | seconds)
+        stopping = run.stop_requested()
+        if last or stopping or due(step, config.save_every):
+            run.save(step)
+        if stopping:
+            return step
+    return int(config.steps)
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every ``every`` steps (0: never) happens now."""
+    return every > 0 and step % every == 0
+
+
+def evaluation(run: Run) -> dict[str, float]:
+    """The held-out metrics at the current weights."""
+    run.source.settled()
+    return evaluate(
+        run.suites, run.eval.samples_per_prompt, Sampling(run.eval.temperature, run.eval.top_p, run.eval.top_k)
+    )
+
+
+def learning_rate(config: Any, step: int) -> float:
+    """Learning rate at ``step`` (from 1): linear warm-up, then constant, or falling linearly
+    or by a cosine toward the 0 that would come one step after the last."""
+    if step <= config.warmup_steps:
+        return float(config.lr * step / config.warmup_steps)
+    if config.lr_schedule == "constant":
+        return float(config.lr)
+    progress = (step - config.warmup_steps - 1) / max(1, config.steps - config.warmup_steps)
+    if config.lr_schedule == "linear":
+        return float(config.lr * (1 - progress))
+    return float(config.lr * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,73 @@
+"""At the door: ids that repeat, in a task of one's own and in the shipped ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from rlrt.errors import UserError
+from rlrt.execution.data import prepare_data, prepare_suites, prepare_task
+from rlrt.types import Prompt
+from tests.helpers import settings
+from tests.hub import jsonl
+
+
+class Mine:
+    """A task of one's own, from (id, question) pairs."""
+
+    def __init__(self, train, heldout):
+        self.pairs = {"train": train, "heldout": heldout}
+
+    def prepare(self):
+        self.train, self.heldout = ([Prompt(i, q, "") for i, q in self.pairs[part]] for part in ("train", "heldout"))
+
+
+@pytest.mark.parametrize(
+    ("train", "heldout", "says"),
+    [
+        (
+            [("1", "a?"), ("2", "b?"), ("1", "c?")],
+            [("3", "d?")],
+            r"got '1' for 'a\?' \(train\) and for 'c\?' \(train\)",
+        ),
+        ([("1", "a?")], [("2", "b?"), ("2", "c?")], r"got '2' for 'b\?' \(heldout\) and for 'c\?' \(heldout\)"),
+        ([("1", "a?"), ("1", "a?")], [("2", "b?")], r"got '1' for 'a\?' \(train\) and for 'a\?' \(train\)"),
+        ([("1", "a?")], [("1", "b?")], r"got '1' for 'a\?' \(train\) and for 'b\?' \(heldout\)"),
+    ],
+)
+def test_ids_that_repeat_are_refused_with_both_questions(train, heldout, says):
+    whole = SimpleNamespace(data=Mine(train, heldout), eval=SimpleNamespace(suites={}))
+    for prepare in (lambda: prepare_task(whole.data), lambda: prepare_data(whole)):
+        with pytest.raises(UserError, match=r"^data: expected an id of its own for every problem, " + says) as caught:
+            prepare()
+        assert "\n" not in str(caught.value)
+        assert str(caught.value).endswith("; give each Prompt an id that no other has.")
+
+
+def test_ids_that_differ_are_taken_and_a_question_in_both_parts_is_not_about_ids():
+    prepare_task(Mine([("1", "a?"), ("2", "b?")], [("3", "c?"), ("1", "a?")]))
+
+
+def test_a_long_question_is_cut_in_the_message():
+    with pytest.raises(UserError) as caught:
+        prepare_task(Mine([("1", "a" * 1000), ("1", "b\n" * 1000)], []))
+    assert len(str(caught.value)) < 400
+
+
+def test_a_suite_whose_ids_repeat_is_refused(tmp_path):
+    file = jsonl(tmp_path / "test.jsonl", [{"problem": f"{t}?", "answer": "1"} for t in range(3)])
+    made = settings("eval=aime24", f"eval.suites.aime24.path={file}", "eval.suites.aime24.problems=3").eval.suites
+    prepare_suites(made)
+    suite = made["aime24"]
+    suite.prepare = lambda: setattr(suite, "heldout", [Prompt("1", "a?", ""), Prompt("1", "b?", "")])
+    with pytest.raises(UserError, match=r"^eval\.suites\.aime24: .* got '1' for 'a\?' \(aime24\) and for 'b\?'"):
+        prepare_suites(made)
+
+
+@pytest.mark.parametrize("wording", ["symbols", "words"])
+def test_countdowns_ids_are_its_own(wording):
+    data = settings("data=countdown", f"data.wording={wording}").data
+    prepare_task(data)
+    assert len({p.id for p in [*data.train, *data.heldout]}) == len(data.train) + len(data.heldout)
+    assert all(":" in p.id for p in data.train)

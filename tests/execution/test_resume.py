@@ -1,0 +1,122 @@
+"""A run that was cut and went on ends as one that was not, to the bit."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlrt.errors import UserError
+from rlrt.execution.execute import execute
+from tests.helpers import METHODS, settings
+
+SMALL = ("train.steps=4", "train.prompts_per_step=2", "train.eval_every=2", "eval.prompts=4", "tracking=none")
+
+
+def run(folder, *overrides, stop_after=None):
+    """Run in a folder; ``stop_after`` steps a stop is asked for, as by a signal."""
+    asked = iter(range(1, 1000))
+    stop = (lambda: next(asked) >= stop_after) if stop_after else (lambda: False)
+    return execute(settings(*SMALL, *overrides), folder, lambda line: None, stop)
+
+
+def numbers(folder):
+    """The record without wall-clock figures."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def same_end(a, b):
+    assert numbers(a) == numbers(b)
+    for name in ("model.safetensors", "trainer/optimiser.safetensors"):
+        left, right = (load_file(f / "checkpoints" / "step_4" / name) for f in (a, b))
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[k], right[k]) for k in left), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_and_resumed(tmp_path, method):
+    more = [f"method={method}", "train.minibatches=2"] + (["teacher.weights=ema"] if method == "sd" else [])
+    assert run(tmp_path / "whole", *more)["state"] == "finished"
+    summary = run(tmp_path / "cut", *more, stop_after=2)
+    assert (summary["state"], summary["step"]) == ("interrupted", 2)
+    assert run(tmp_path / "cut", *more)["state"] == "finished"
+    same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("teacher", ["snapshot", "ema", "frozen"])
+def test_teacher_weights_survive(tmp_path, teacher):
+    more = ["method=rlrt", f"teacher.weights={teacher}", "teacher.sync_steps=3"]
+    run(tmp_path / "whole", *more)
+    run(tmp_path / "cut", *more, stop_after=2)
+    run(tmp_path / "cut", *more)
+    same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_an_adaptive_coefficient_survives(tmp_path):
+    more = ["method=entropy", "method.entropy_target=2.0", "method.entropy_rate=0.01"]
+    run(tmp_path / "whole", *more)
+    run(tmp_path / "cut", *more, stop_after=2)
+    run(tmp_path / "cut", *more)
+    same_end(tmp_path / "whole", tmp_path / "cut")
+    assert (
+        numbers(tmp_path / "whole")[4]["policy/entropybonus"] != numbers(tmp_path / "whole")[1]["policy/entropybonus"]
+    )
+
+
+def test_what_was_written_after_the_checkpoint_is_cut(tmp_path):
+    run(tmp_path / "whole")
+    run(tmp_path / "cut", stop_after=2)
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "reward/mean": 0.0}\n{"step": 4, "rew')
+    run(tmp_path / "cut")
+    same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_damaged_checkpoint_costs_its_steps_only(tmp_path, caplog):
+    run(tmp_path / "whole", "train.save_every=1")
+    run(tmp_path / "cut", "train.save_every=1", stop_after=3)
+    (tmp_path / "cut" / "checkpoints" / "step_3" / "model.safetensors").write_bytes(b"torn")
+    run(tmp_path / "cut", "train.save_every=1")
+    assert "step_3 is damaged" in caplog.text
+    same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_finished_is_not_run_again_unless_asked(tmp_path):
+    run(tmp_path / "a")
+    before = (tmp_path / "a" / "metrics.jsonl").stat().st_mtime_ns
+    assert run(tmp_path / "a")["state"] == "finished"
+    assert (tmp_path / "a" / "metrics.jsonl").stat().st_mtime_ns == before
+    run(tmp_path / "a", "resume=never")
+    assert (tmp_path / "a.old-1" / "metrics.jsonl").is_file()
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "a.old-1")
+
+
+def test_resume_must(tmp_path):
+    with pytest.raises(UserError, match="resume=must"):
+        run(tmp_path / "a", "resume=must")
+    run(tmp_path / "a", stop_after=1)
+    assert run(tmp_path / "a", "resume=must")["state"] == "finished"
+
+
+def test_a_crash_is_a_failed_run_that_goes_on(tmp_path, monkeypatch):
+    run(tmp_path / "whole", "train.save_every=1")
+    import rlrt.training.loop
+
+    def crash(step, every, calls=[0]):  # noqa: B006
+        calls[0] += 1
+        if calls[0] > 5:
+            raise RuntimeError("planned")
+        return every > 0 and step % every == 0
+
+    monkeypatch.setattr(rlrt.training.loop, "due", crash)
+    with pytest.raises(RuntimeError, match="planned"):
+        run(tmp_path / "cut", "train.save_every=1")
+    summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
+    assert summary["state"] == "failed"
+    assert summary["error"] == "RuntimeError: planned"
+    monkeypatch.undo()
+    run(tmp_path / "cut", "train.save_every=1")
+    same_end(tmp_path / "whole", tmp_path / "cut")

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from rlrt.errors import UserError
+from rlrt.model.prompting import PromptBuilder
+from rlrt.types import Prompt
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    bos_token_id = None
+    chat_template = "{% if enable_thinking %}"
+
+    def __call__(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return {"input_ids": [ord(c) for c in text]}
+
+    def apply_chat_template(self, messages, **options):
+        self.options = options
+        closing = [1] if options["add_generation_prompt"] else []
+        return [0, *(ord(c) for c in messages[0]["content"]), *closing]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+PROMPT = Prompt(id="1", text="2+{solution}?", answer=None)
+
+
+def text(ids):
+    return "".join(map(chr, ids))
+
+
+def test_plain_style():
+    builder = PromptBuilder(Letters(), "plain", "<{prompt}>", None, "{prompt}|{solution}")
+    assert text(builder.student(PROMPT)) == "<2+{solution}?>"
+    assert text(builder.teacher(PROMPT, "4{prompt}")) == "<2+{solution}?|4{prompt}>"  # braces in texts stay text
+
+
+def test_an_empty_solution_gives_the_students_prompt():
+    builder = PromptBuilder(Letters(), "plain", "<{prompt}>", None, "{prompt}|{solution}")
+    assert builder.teacher(PROMPT, "") == builder.student(PROMPT)
+
+
+def test_chat_style_passes_the_thinking_switch():
+    words = Letters()
+    builder = PromptBuilder(words, "chat", "{prompt}", False, "{prompt}|{solution}")
+    assert text(builder.teacher(PROMPT, "4"))[1:-1] == "2+{solution}?|4"
+    assert words.options["enable_thinking"] is False
+    PromptBuilder(words, "chat", "{prompt}", None, "{prompt}|{solution}").student(PROMPT)
+    assert "enable_thinking" not in words.options
+
+
+def test_templates_without_placeholders_are_refused():
+    with pytest.raises(UserError, match=r"model\.prompt_template"):
+        PromptBuilder(Letters(), "plain", "hello", None, "{prompt}{solution}")
+    with pytest.raises(UserError, match=r"teacher\.template: \{solution\} is missing"):
+        PromptBuilder(Letters(), "plain", "{prompt}", None, "{prompt}")
+
+
+def test_chat_style_needs_a_template():
+    words = Letters()
+    words.chat_template = None
+    with pytest.raises(UserError, match="chat template"):
+        PromptBuilder(words, "chat", "{prompt}", None, "{prompt}{solution}")

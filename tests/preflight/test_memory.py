@@ -1,0 +1,336 @@
+"""Arithmetic about memory against what models, optimisers and passes hold: to the byte, or counted operation by operation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
+
+import rlrt.model.forward
+from rlrt.engines.hf import HfEngine
+from rlrt.execution.build import build_learner
+from rlrt.methods.entropy import entropy
+from rlrt.model import packed
+from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
+from rlrt.model.lora import add_adapters
+from rlrt.model.precision import set_compute_dtype
+from rlrt.preflight.memory.estimate import Lengths, Place, estimate, gradient, persistent, rollout, scoring
+from rlrt.preflight.memory.passes import FLOAT, WIDE, chunk, kept_by_layer, kept_once, largest_batch, room
+from rlrt.preflight.memory.sizes import sizes_of
+from tests.conftest import ROOT
+from tests.helpers import settings
+from tests.ledger import Ledger
+
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+SHAPES = {
+    "deep": {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "num_key_value_heads": 2,
+    },
+    "wide": {
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "head_dim": 32,
+        "num_key_value_heads": 4,
+    },
+    "narrow": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "head_dim": 4,
+        "num_key_value_heads": 4,
+    },
+}
+WORK = [(16, 33, 8), (100, 17, 12)]
+"""Tokens of a prompt, tokens of a response, responses to it."""
+
+
+def model_of(shape, vocabulary=300, dtype="float32", again=False, lora=None, tied=True):
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocabulary,
+        num_attention_heads=4,
+        tie_word_embeddings=tied,
+        attn_implementation="sdpa",
+        **SHAPES[shape],
+    )
+    model = Qwen3ForCausalLM(config).train()
+    packed.enable(model)
+    if lora is not None:
+        add_adapters(model, lora, 8.0, TARGETS, 0)
+    set_compute_dtype(model, getattr(torch, dtype))
+    if again:
+        model.activation_checkpointing_enable()
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    return model
+
+
+def ledger_of(*models):
+    ledger = Ledger()
+    for model in models:
+        ledger.know([*model.parameters(), *model.buffers(), *(p.grad for p in model.parameters())])
+    return ledger
+
+
+def stored(tensors):
+    return sum(t.numel() * t.element_size() for t in {id(t): t for t in tensors}.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "copies"),
+    [
+        ((), 0),
+        (("teacher.weights=ema",), 1),
+        (("teacher.weights=frozen", "train.kl_coef=0.1"), 2),
+        (("method=sd", "teacher.weights=old", "train.minibatches=2"), 1),
+        (("method=sd", "teacher.weights=old"), 0),
+        (("model.lora=4", "teacher.weights=snapshot"), 1),
+    ],
+)
+def test_weights_gradients_optimiser_and_copies_to_the_byte(words, copies):
+    made = settings(*words)
+    learner = build_learner(made)
+    model, optimiser = learner.policy.model, learner.policy.optimiser
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimiser.step()
+    sizes = sizes_of(model.config, "sdpa", made.model.lora, made.model.lora_targets)
+    held = persistent(sizes, made, Place("cpu"))
+    assert held["weights"] == stored(model.parameters())
+    assert FLOAT * sizes.trained == stored(p.grad for p in model.parameters() if p.grad is not None)
+    moments = [
+        t for state in optimiser.state.values() for t in state.values() if t.dim()
+    ]  # the step's count is no moment
+    assert held["optimiser"] == stored(moments)
+    twins = [t for t in (learner.teacher._copy, learner.reference) if t is not None]
+    assert held["teacher"] + held["reference"] == sum(stored(twin.parameters()) for twin in twins)
+    assert len(twins) == copies
+
+
+@pytest.mark.parametrize("name", ["qwen3_0.6b", "qwen3_1.7b", "qwen3_4b", "qwen3_8b"])
+def test_published_shapes_have_the_weights_that_their_layers_add_up_to(name):
+    values = json.loads((ROOT / "tests" / "model" / "hub_configs" / f"{name}.json").read_text())
+    hidden, inner, layers = values["hidden_size"], values["intermediate_size"], values["num_hidden_layers"]
+    queries, keys = (values[k] * values["head_dim"] for k in ("num_attention_heads", "num_key_value_heads"))
+    matrices = layers * (2 * hidden * queries + 2 * hidden * keys + 3 * hidden * inner)
+    norms = layers * (2 * hidden + 2 * values["head_dim"]) + hidden
+    embeddings = values["vocab_size"] * hidden * (1 if values["tie_word_embeddings"] else 2)
+    found = sizes_of(AutoConfig.for_model(**values))
+    assert (found.matrices, found.weights, found.embeddings) == (matrices, matrices + norms + embeddings, embeddings)
+    assert found.trained == found.weights
+    assert found.packed
+    known = {"qwen3_0.6b": 596049920, "qwen3_1.7b": 1720574976, "qwen3_4b": 4022468096, "qwen3_8b": 8190735360}
+    assert found.weights == known[name]
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize("shape", ["deep", "wide"])
+def test_a_pass_without_recomputing_keeps_what_autograd_saves(shape, work):
+    """The tensors that autograd saves, each storage once: within 2 %."""
+    prompt, response, rows = work
+    model = model_of(shape)
+    mine = {p.untyped_storage()._cdata for p in model.parameters()}
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in mine:
+            saved[storage._cdata] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        out = response_hidden(model, [Row([5] * prompt, [9] * response) for _ in range(rows)])
+    found = sum(size for size, _ in saved.values()) + stored([out])
+    sizes = sizes_of(model.config)
+    batch = largest_batch(True, 10**6, prompt, response, rows, rows)
+    said = sizes.layers * kept_by_layer(sizes, batch, 4, "cpu") + kept_once(sizes, batch)
+    assert said == pytest.approx(found, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("work", "dtype", "again", "lora"),
+    [
+        (WORK[0], "float32", False, None),
+        (WORK[1], "float32", True, None),
+        (WORK[1], "bfloat16", False, None),
+        (WORK[0], "bfloat16", True, None),
+        (WORK[0], "float32", False, 4),
+        (WORK[1], "float32", True, 4),
+        (WORK[0], "bfloat16", True, 4),
+    ],
+)
+def test_the_peak_of_a_micro_batch(work, dtype, again, lora):
+    """Everything alive at once in forward and backward, beside weights and gradients: within 15 %."""
+    prompt, response, rows = work
+    model = model_of("deep", 300, dtype, again, lora)
+    ledger = ledger_of(model)
+    base = ledger.alive
+    with ledger:
+        update(model, [Row([5] * prompt, [9] * response) for _ in range(rows)])
+    made = configured(prompt, response, rows, dtype, again, lora)
+    sizes = sizes_of(model.config, "sdpa", lora, TARGETS)
+    moments = gradient(sizes, made, Lengths(prompt, prompt), Place("cpu"))
+    said = max(sum(m.values()) - m["gradients"] for m in moments)
+    assert said == pytest.approx(ledger.peak - base, rel=0.15)
+
+
+def update(model, rows):
+    token_N = torch.cat([torch.tensor(r.response_ids) for r in rows])
+
+    def compute(logp_CV, where):
+        return logp_CV.gather(-1, token_N[where, None])[:, 0], entropy(logp_CV.detach())
+
+    over_tokens(model, response_hidden(model, rows), 1.0, compute)[0].sum().backward()
+
+
+def configured(prompt, response, rows, dtype="float32", again=False, lora=None, *more):
+    return settings(
+        "method=grpo",
+        f"dtype={dtype}",
+        f"engine.max_new_tokens={response}",
+        f"model.gradient_checkpointing={again}",
+        f"model.lora={'null' if lora is None else lora}",
+        "train.prompts_per_step=1",
+        f"train.rollouts_per_prompt={rows}",
+        *more,
+    )
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_in_pieces_and_the_output_layers_gradient(tied, monkeypatch):
+    monkeypatch.setitem(rlrt.model.forward.CHUNK_ELEMENTS, "cpu", 2**18)
+    prompt, response, rows = WORK[0]
+    model = model_of("wide", 4000, tied=tied)
+    ledger = ledger_of(model)
+    base = ledger.alive
+    with ledger:
+        update(model, [Row([5] * prompt, [9] * response) for _ in range(rows)])
+    sizes = sizes_of(model.config)
+    made = configured(prompt, response, rows)
+    batch = largest_batch(True, 10**6, prompt, response, rows, rows)
+    assert chunk(sizes, batch, "cpu") == (65 * 4000 * 4, True)  # 2^18 / 4000 = 65 tokens of 264
+    moments = gradient(sizes, made, Lengths(prompt, prompt), Place("cpu"))
+    said = max(sum(m.values()) - m["gradients"] for m in moments)
+    assert said == pytest.approx(ledger.peak - base, rel=0.15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scoring_and_decoding(dtype):
+    prompt, response, rows = 40, 60, 12
+    model = model_of("deep", 2000, dtype)
+    made = configured(prompt, response, rows, dtype, False, None, "engine.max_rows=12", "eval.prompts=1")
+    sizes, lengths, place = sizes_of(model.config), Lengths(prompt, prompt), Place("cpu")
+    engine = HfEngine(max_new_tokens=response, temperature=1.0, max_rows=12)
+    engine.load(model, [])
+    ledger = ledger_of(model)
+    base = ledger.alive
+    with ledger:
+        found = [g.token_ids for _, _, g in engine.sample([[5] * prompt], [list(range(rows))])]
+    assert sum(rollout(sizes, made, lengths, place).values()) == pytest.approx(ledger.peak - base, rel=0.2)
+    ledger = ledger_of(model)
+    base = ledger.alive
+    with ledger:
+        score(model, [Row([5] * prompt, ids) for ids in found], 1.0, 10**6, response)
+    assert sum(scoring(sizes, made, lengths, place).values()) == pytest.approx(ledger.peak - base, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "rows", "budget"), [(16, 33, 24, 300), (5, 7, 24, 10**6), (50, 9, 16, 60)]
+)
+def test_the_largest_micro_batch_is_the_first_that_the_trainer_makes(prompt, response, rows, budget):
+    model = model_of("wide")
+    sequences = [Row([5 + i // 8] * prompt, [9] * response) for i in range(rows)]
+    first = micro_batches(model, sequences, budget)[0]
+    packing = packed.pack(
+        [[5 + i] * prompt for i in sorted({i // 8 for i in first})],
+        [i // 8 for i in first],
+        [[9] * (response - 1) for _ in first],
+        torch.device("cpu"),
+    )
+    batch = largest_batch(True, budget, prompt, response, 8, rows)
+    assert batch.tokens == len(packing.ids_N)
+    assert [(*b.shape, b.mask_B1TK is not None) for b in packing.blocks] == list(batch.blocks)
+    assert batch.responses == len(first) * response
+
+
+def test_a_cache_widens_as_the_decoder_does():
+    assert room(10, 20) == 74  # 10 + 64 is enough for 29
+    assert (
+        room(100, 200) == 365
+    )  # 164, 228, 292, and a quarter more: 299 places are needed, the last token is never cached
+    assert room(1000, 300) == 1562  # 1250, and a quarter more
+
+
+def test_sharding_divides_what_belongs_to_weights_and_gathers_a_layer():
+    made = settings("method=sd", "teacher.weights=ema", "train.kl_coef=0.1")
+    config = AutoConfig.for_model(
+        **json.loads((ROOT / "tests" / "model" / "hub_configs" / "qwen3_1.7b.json").read_text())
+    )
+    sizes = sizes_of(config)
+    alone, both = (persistent(sizes, made, Place("cuda", n, n > 1)) for n in (1, 4))
+    for part in ("weights", "optimiser", "teacher", "reference"):
+        assert both[part] == alone[part] / 4, part
+    assert alone["gathered"] == 0
+    assert both["gathered"] == 4 * (50_336_000 + 151_936 * 2048)
+    parallel = persistent(sizes, made, Place("cuda", 4, False))
+    assert parallel == alone
+
+
+def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_samples():
+    made = settings("method=grpo")
+    sizes = sizes_of(build_learner(made).policy.model.config)
+    place = Place("cuda", device_bytes=10**10)
+
+    class Reserving:
+        exact, max_new_tokens, gpu_memory_utilization, release_memory = False, 48, 0.5, False
+
+    made.engine = Reserving()
+    found = estimate(sizes, made, Lengths(8, 8), place)
+    assert [p["server"] for p in found.phases.values()] == [5 * 10**9] * 4
+    assert "cache" not in found.phases["rollout"]
+    made.engine.release_memory = True
+    found = estimate(sizes, made, Lengths(8, 8), place)
+    assert [p["server"] for p in found.phases.values()] == [5 * 10**9, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [("grpo", "plain"), ("entropy", "term"), ("sd", "distilled"), ("opsd", "distilled")]
+)
+def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
+    from rlrt.methods.signals import Signals
+    from rlrt.training.loss import forward_pass
+
+    rows, length, vocabulary = 4, 16, 20000
+    learner = build_learner(settings(f"method={method}", "teacher.weights=live"))
+    model = model_of("narrow", vocabulary)
+    learner.policy.model = learner.teacher._student = model
+    mask_BT, zeros_BT = torch.ones(rows, length, dtype=torch.bool), torch.zeros(rows, length)
+    signals = Signals(
+        step=1,
+        group_B=torch.zeros(rows, dtype=torch.long),
+        reward_B=torch.ones(rows),
+        correct_B=mask_BT[:, 0],
+        seed_B=torch.arange(rows),
+        token_BT=torch.full((rows, length), 9),
+        mask_BT=mask_BT,
+        special_BT=~mask_BT,
+        logp_BT=zeros_BT,
+        entropy_BT=zeros_BT,
+        scored_B=mask_BT[:, 0],
+    )
+    ledger = ledger_of(model)
+    base = ledger.alive
+    with ledger:
+        contexts = [Row([5] * 9, [9] * length)] * rows
+        own = [Row([5] * 4, [9] * length)] * rows
+        done = forward_pass(learner, own, contexts, signals, torch.arange(rows), with_entropy=True)
+        (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
+    tensor = rows * length * vocabulary * FLOAT
+    assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)

@@ -1,0 +1,25 @@
+"""What the terminal shows."""
+
+from __future__ import annotations
+
+import io
+
+from rlrt.reporting.terminal import Progress, before_after, table
+
+
+def test_progress_without_a_terminal_has_no_control_codes():
+    out = io.StringIO()
+    progress = Progress(3, out)
+    progress.show(0, {"eval/greedy": 0.5, "eval/avg_at_8": 0.25, "eval/pass_at_8": 0.75})
+    progress.show(3, {"reward/mean": 0.5, "rollout/length_mean": 12.0, "policy/entropy": 0.3})
+    progress.end()
+    assert "\r" not in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+    assert "avg@8 0.250" in out.getvalue()
+    assert all(len(line) < 80 for line in out.getvalue().splitlines())
+
+
+def test_tables_line_up():
+    lines = table([["a", "long heading"], ["longer", "1"]]).splitlines()
+    assert lines == ["a       long heading", "------  ------------", "longer             1"]
+    assert "avg@8" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": 0.2}, 8)

@@ -1,0 +1,104 @@
+"""The token view: values, white space and special tokens can be seen, and nothing that a model wrote can run."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from rlrt.execution.execute import execute
+from rlrt.records.folder import RunFolder
+from rlrt.reporting.token_view import colour, page, rollout_html, visible
+from tests.helpers import settings
+
+NASTY = [
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(2)>",
+    "\0",
+    "</style><b>",
+    "&lt;",
+    " ",
+    "\n",
+    "\x1b[31m",
+    "<eos>",
+]
+
+
+def nasty_row():
+    count = len(NASTY)
+    return {
+        "step": 3, "sample": 1, "prompt": "<script>document.title='owned'</script>\0", "reward": 1.0, "correct": True,
+        "context": "</div><script>document.title='owned'</script>", "pieces": NASTY, "token_ids": list(range(count)),
+        "tokens": {"gap": [0.5, -0.5, "nan", 2.0, 0, 0, 0, 0, 1.0], "weight": [1.2] * count, "advantage": [0.1] * count,
+                   "entropy": [0.3] * count},
+    }  # fmt: skip
+
+
+def test_everything_is_escaped():
+    text = page([nasty_row()], "<script>x</script>")
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "onerror=alert(2)&gt;" in text
+    assert "\0" not in text
+    assert "\x1b" not in text
+    for title in re.findall(r'title="([^"]*)"', text):
+        assert "<" not in title
+    assert "default-src 'none'" in text
+
+
+def test_white_space_and_special_tokens_can_be_seen():
+    assert [visible(p) for p in (" ", "\n", "\t", "\0", "\x07", "<eos>", "")] == [
+        "␣",
+        "⏎",
+        "⇥",
+        "␀",
+        "\\x07",
+        "&lt;eos&gt;",
+        "∅",
+    ]
+
+
+def test_colours_by_hand():
+    assert colour(0.0, 2.0) == "#ffffff"
+    assert colour(None, 2.0) == "#eeeeee"
+    assert colour(2.0, 2.0) == colour(9.0, 2.0) == "#e08640"  # 255 - .75 * (255 - c) of (213, 94, 0)
+    assert colour(-2.0, 2.0) == "#4095c5"
+    assert colour(0.0, 0.0) == "#ffffff"
+
+
+def test_the_most_self_driven_tokens_come_first():
+    text = rollout_html(nasty_row(), "r")
+    rows = re.findall(r"<tr><td>(\d+)</td><td>.*?</td><td>([\d.]+)</td></tr>", text)
+    assert rows == [("3", "2.000"), ("8", "1.000"), ("0", "0.500")]
+
+
+def test_a_rollout_without_teacher_or_values():
+    text = rollout_html({"step": 1, "prompt": "p", "token_ids": [5, 6], "tokens": {}}, "r")
+    assert "no teacher" in text
+    assert "[5]" in text
+
+
+def test_a_run_stores_contexts_pieces_and_a_page(tmp_path):
+    more = ("method=rlrt", "train.steps=2", "train.prompts_per_step=8", "eval.prompts=4", "tracking=none",
+            "tracking.samples_every=2", "tracking.samples=64")  # fmt: skip
+    execute(settings(*more), tmp_path, lambda line: None, lambda: False, progress=False)
+    rows = RunFolder(tmp_path).samples.read()
+    assert {r["step"] for r in rows} == {1, 2}
+    assert sorted(p.name for p in (tmp_path / "tokens").iterdir()) == ["step_000001.html", "step_000002.html"]
+    shown = [r for r in rows if r["context"] is not None]
+    assert shown
+    for row in rows:
+        assert "".join(row["pieces"]).removesuffix("<eos>") == row["response"]
+        assert len(row["pieces"]) == row["length"]
+        assert (row["context"] is not None) == any(v != "nan" for v in row["tokens"].get("gap", []))
+    for row in shown:
+        others = [
+            r["response"]
+            for r in rows
+            if r["prompt_id"] == row["prompt_id"] and r["step"] == row["step"] and r["correct"]
+        ]
+        assert row["context"] in others
+        assert row["correct"]
+        for a, w in zip(row["tokens"]["advantage"], row["tokens"]["weight"], strict=True):
+            assert w == "nan" or 0.89 <= w <= 1.11  # lam .5, eps_w .2 on the embedded model
+            del a
+    assert json.dumps(rows[0])

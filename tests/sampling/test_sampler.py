@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from rlrt.errors import UserError
+from rlrt.sampling.draw import rollout_metrics, with_refills
+from rlrt.sampling.sampler import overlong_penalty, refill_prompts, step_prompts
+from rlrt.types import Grade, Prompt
+from tests.helpers import rollout
+
+PROMPTS = [Prompt(id=str(i), text=str(i), answer=None) for i in range(10)]
+
+
+def ids(prompts):
+    return [int(p.id) for p in prompts]
+
+
+def test_a_step_and_an_epoch_never_repeat_a_prompt():
+    drawn = [ids(step_prompts(PROMPTS, 0, step, 4)) for step in range(1, 7)]
+    for epoch in range(3):  # two whole steps of 4 fit into 10 prompts; the other two wait for the next epoch's order
+        both = drawn[2 * epoch] + drawn[2 * epoch + 1]
+        assert len(set(both)) == 8
+    assert drawn[:2] != drawn[2:4]
+    assert {i for step in range(1, 60) for i in ids(step_prompts(PROMPTS, 0, step, 4))} == set(range(10))
+
+
+def test_a_step_needs_as_many_prompts():
+    with pytest.raises(UserError, match=r"train\.prompts_per_step: a step takes 11 different prompts"):
+        step_prompts(PROMPTS, 0, 1, 11)
+
+
+def test_prompts_are_a_function_of_seed_and_step():
+    assert step_prompts(PROMPTS, 1, 7, 4) == step_prompts(PROMPTS, 1, 7, 4)
+    assert step_prompts(PROMPTS, 1, 7, 4) != step_prompts(PROMPTS, 2, 7, 4)
+    assert refill_prompts(PROMPTS, 1, 7, 1, 3, set()) == refill_prompts(PROMPTS, 1, 7, 1, 3, set())
+    assert refill_prompts(PROMPTS, 1, 7, 1, 3, set()) != refill_prompts(PROMPTS, 1, 7, 2, 3, set())
+    assert set(ids(refill_prompts(PROMPTS, 1, 7, 1, 9, {"1", "2"}))) == {0, 3, 4, 5, 6, 7, 8, 9}
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"), [(1, 0.0), (36, 0.0), (37, -1 / 12), (42, -0.5), (48, -1.0), (60, -1.0)]
+)
+def test_overlong_penalty_by_hand(length, expected):
+    assert overlong_penalty(length, 48, 12) == pytest.approx(expected, abs=1e-15)
+    assert overlong_penalty(length, 48, 0) == 0.0
+
+
+class Scripted:
+    """A sampler whose groups are scripted: how many of each group's two rollouts are correct."""
+
+    def __init__(self, *calls, penalty=0.0):
+        self.calls, self.streams, self.seed, self.penalty = list(calls), [], 0, penalty
+        self.task = type("Task", (), {"train": PROMPTS})
+
+    def __call__(self, prompts, samples, stream, sampling=None, load=True):
+        self.streams.append(stream)
+        correct = self.calls.pop(0)
+        assert len(correct) == len(prompts)
+        made = [rollout(i, g, g < c) for i, c in enumerate(correct) for g in range(samples)]
+        for r in made[::2]:
+            r.grade = Grade(r.grade.correct, r.grade.reward + self.penalty)
+        return made
+
+
+def test_all_wrong_and_all_correct_groups_are_replaced_in_place():
+    sampler = Scripted([1, 0, 2], [0, 1], [0])
+    draw = with_refills(sampler, PROMPTS[:3], 2, 5, 2)
+    assert sampler.streams == [("train", 5), ("refill", 5, 1), ("refill", 5, 2)]
+    assert (draw.replaced, draw.attempts, draw.sampled) == (1, 2, 24)  # 12 rollouts of 2 tokens
+    assert [r.group for r in draw.rollouts] == [0, 0, 1, 1, 2, 2]
+    assert [r.grade.correct for r in draw.rollouts] == [True, False, True, False, True, True]
+    metrics = rollout_metrics(draw, 2)
+    assert metrics["reward/correct_share"] == 0.5  # of the first draw: compares with a method that does not refill
+    assert (metrics["group/all_wrong_share"], metrics["group/all_correct_share"]) == (1 / 3, 1 / 3)
+    assert metrics["rollout/tokens"] == 24
+
+
+def test_verdicts_decide_not_shaped_rewards():
+    """A length penalty makes rewards differ in a group that is all wrong: it is replaced all the same."""
+    sampler = Scripted([0], [1], penalty=-0.5)
+    draw = with_refills(sampler, PROMPTS[:1], 2, 1, 1)
+    assert draw.replaced == 1
+
+
+def test_no_refill_where_none_is_needed():
+    sampler = Scripted([1, 1])
+    assert with_refills(sampler, PROMPTS[:2], 2, 1, 3).replaced == 0
+    assert sampler.streams == [("train", 1)]
