@@ -24,7 +24,7 @@ from pathlib import Path
 
 from rlrt.config.compose import composer
 from rlrt.sweep.driver import Driver
-from rlrt.sweep.jobs import check, job_of, named
+from rlrt.sweep.jobs import assign_folders, check, job_of
 from rlrt.sweep.launchers import LocalLauncher
 from rlrt.sweep.plan import grid_jobs
 from rlrt.sweep.source import Grid
@@ -121,7 +121,7 @@ def composing(count: int) -> float:
     begin = time.monotonic()
     with composer() as compose:
         place = Path("/nowhere")
-        jobs = named(
+        jobs = assign_folders(
             place,
             grid_jobs(["method=rlrt,grpo,sd,entropy", f"seed={seeds}"], {}, [], lambda o: job_of(place, o, compose)),
         )

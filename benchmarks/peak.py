@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.speed.case import small
 from rlrt.config.compose import composed
 from rlrt.config.load import load
-from rlrt.preflight.memory.estimate import Place, estimate
+from rlrt.preflight.memory.estimate import Layout, estimate
 from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
 
 FIXED = [
@@ -58,7 +58,7 @@ def main() -> None:
             settings = load(composed(words))
             settings.data.prepare()
             lengths, _ = lengths_of(settings, builder_of(settings), context_of(settings))
-            said = estimate(model_sizes(settings), settings, lengths, Place("cpu"))
+            said = estimate(model_sizes(settings), settings, lengths, Layout("cpu"))
             found = measured(words)
             row = f"{said.peak / 1e9:.2f} | {said.worst} | {found / 1e9:.2f} | {said.peak / found:.2f}"
             print(f"| {name} | {row} |", flush=True)

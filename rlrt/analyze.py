@@ -1,8 +1,8 @@
-"""``python -m rlrt.analyze RUN [RUN ...] [overrides]``: what training did to the policies, as CSV and figures side by side.
+"""``python -m rlrt.analyze RUN [RUN ...] [overrides]``: analyse how training changed the policies, as CSV and figures.
 
-pass@k of the start and the last checkpoint, the distribution's shift along rollouts on hard problems, and continuing rollouts
-anew at their most and least asymmetric positions over all checkpoints (arXiv 2605.10781). Overrides are those of the runs, for
-example ``eval.prompts=64`` or ``eval.samples_per_prompt=32``.
+The analyses are pass@k of the initial model and the last checkpoint, the distribution shift along rollouts on hard problems,
+and, over all checkpoints, rollouts continued anew at their most and least asymmetric positions (arXiv 2605.10781). Overrides
+change the runs' configs, for example ``eval.prompts=64`` or ``eval.samples_per_prompt=32``.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import to_terminal
 
 
-def write(found: Findings, folder: Path) -> list[Path]:
-    """The tables as CSV."""
+def write(findings: Findings, folder: Path) -> list[Path]:
+    """Write the tables as CSV files; return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, (headings, rows) in tables(found).items():
+    for name, (headings, rows) in tables(findings).items():
         file = folder / f"{name}.csv"
         with file.open("w", newline="") as out:
             csv.writer(out).writerows([headings, *rows])
@@ -39,7 +39,7 @@ def write(found: Findings, folder: Path) -> list[Path]:
 
 
 def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
-    """The files into the run's own MLflow run."""
+    """Send the files to the run's own MLflow run."""
     folder = RunFolder(run)
     tracker = open_mlflow(stored(run, trust=trust), folder, run.name)
     if tracker is not None:
@@ -52,36 +52,39 @@ def main() -> None:
     """Analyse runs, or the finished runs of a sweep."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.analyze", description=main.__doc__)
     parser.add_argument(
-        "words", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval.prompts=64 and the like"
+        "arguments",
+        nargs="+",
+        metavar="RUN or override",
+        help="folders of runs or sweeps; eval.prompts=64 and the like",
     )
     parser.add_argument(
         "--insert",
         default="",
-        help="text put in where a rollout is continued (Wait, let me reconsider.); default: none",
+        help="text inserted where a rollout is continued (Wait, let me reconsider.); default: none",
     )
     parser.add_argument("--out", type=Path, help="folder of the figures (default: analysis/ beside the runs)")
     add_reading(parser)
-    given = parser.parse_args()
-    how = reading(given)
+    options = parser.parse_args()
+    how = reading(options)
     logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
-    typed = [w for w in given.words if "=" in w and not Path(w).is_dir()]
+    typed = [a for a in options.arguments if "=" in a and not Path(a).is_dir()]
 
     def act() -> None:
-        runs = runs_of([Path(w) for w in given.words if w not in typed])
+        runs = runs_of([Path(a) for a in options.arguments if a not in typed])
         if not runs:
             raise UserError("expected at least one run's folder, got overrides alone.")
-        all_found = []
+        all_findings = []
         for run in runs:
-            found = study(run, typed, given.insert, how)
-            all_found.append(found)
-            files = write(found, run / FOLDER)
+            findings = study(run, typed, options.insert, how)
+            all_findings.append(findings)
+            files = write(findings, run / FOLDER)
             to_mlflow(run, files, how.trust)
             print(
-                f"{run}: {found.hard} hard and {found.easy} easy problems, {len(files)} tables in {run / FOLDER}",
+                f"{run}: {findings.hard} hard and {findings.easy} easy problems, {len(files)} tables in {run / FOLDER}",
                 flush=True,
             )
-        out = given.out or runs[0].parent / FOLDER
-        for picture in pictures(told_apart(all_found)):
+        out = options.out or runs[0].parent / FOLDER
+        for picture in pictures(told_apart(all_findings)):
             picture.save(out)
         print(f"figures: {out}")
 

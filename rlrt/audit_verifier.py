@@ -1,8 +1,8 @@
-"""``python -m rlrt.audit_verifier data=...``: probes whose verdict is known, and what the verifier makes of them.
+"""``python -m rlrt.audit_verifier data=...``: test a verifier with probes, responses whose correct verdict is known.
 
-A verifier that takes a wrong answer for right teaches that answer; one that takes a right one for wrong starves the signal.
-Probes: the expected answer itself, equivalent forms, near misses, unfinished sums, junk, refusals, and an expression that never
-ends. What could not be probed is said.
+A verifier that accepts a wrong answer teaches that answer; one that rejects a right answer removes the reward signal. Probes
+are the expected answer itself, equivalent forms, near misses, unfinished sums, junk, refusals, and an expression that never
+ends. The report also lists what could not be probed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from typing import Any
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.refused import guarded
+from rlrt.execution.parts import parts_of
 from rlrt.reporting.terminal import table
 from rlrt.types import Prompt
 from rlrt.verifiers.literals import plain_decimal
 
 HANGING = "\\boxed{9^{9^{9^{9^{9^{9}}}}}}"
 SHOWN = 12
-"""Wrong verdicts that are printed."""
+"""At most this many wrong verdicts are printed."""
 LARGEST_FACTOR = 1000
-"""A whole number's smaller factor is looked for up to here."""
+"""Upper bound (exclusive) in the search for a whole number's smaller factor."""
 KINDS = (
     "expected answer", "equivalent form", "without a box", "near miss", "unfinished sum", "many boxes, the last one wrong",
     "many answers in one box", "thought without an end", "junk", "refusal",
 )  # fmt: skip
-"""Kinds of probes, as the table lists them, asked or not."""
+"""All kinds of probes in the order of the table, also those that were not used."""
 NUMBERS_ONLY = "equivalent forms, near misses and unfinished sums"
 
 
@@ -42,9 +43,9 @@ class Probe:
     """A response with a known verdict.
 
     Attributes:
-        kind: what it tries.
+        kind: one of ``KINDS``.
         text: the response.
-        right: whether it answers the problem.
+        right: True if the response answers the problem correctly.
     """
 
     kind: str
@@ -53,7 +54,7 @@ class Probe:
 
 
 def number_probes(answer: str) -> list[Probe]:
-    """Equivalent forms, near misses and unfinished sums of a whole or decimal number; none of anything else."""
+    """Return equivalent forms, near misses and unfinished sums for a whole or decimal number; [] for any other answer."""
     digits = plain_decimal(answer)
     if digits is None or len(digits) > 13:
         return []
@@ -61,7 +62,7 @@ def number_probes(answer: str) -> list[Probe]:
 
 
 def whole_probes(n: int) -> list[Probe]:
-    """The probes of a whole number."""
+    """Return the probes for a whole number."""
     equal = [f"\\boxed{{{n}.0}}", f"\\boxed{{\\frac{{{2 * n}}}{{2}}}}", f"\\boxed{{ {n} }}", f"\\boxed{{{n + 1}-1}}"]
     near = [n + 1, n - 1, n * 10 + 1, -n if n else 7]
     factor = next((a for a in range(2, LARGEST_FACTOR) if n % a == 0 and a * a <= n), None)
@@ -77,7 +78,7 @@ def whole_probes(n: int) -> list[Probe]:
 
 
 def decimal_probes(digits: str) -> list[Probe]:
-    """The probes of a decimal number: ``145.0`` is 145, ``1.50`` is 1.5 and neither 1.51 nor 15."""
+    """Return the probes for a decimal number: ``145.0`` equals 145; ``1.50`` equals 1.5, but not 1.51 or 15."""
     value = Decimal(digits)
     places = len(digits.partition(".")[2])
     last = Decimal(1).scaleb(-places)
@@ -92,14 +93,14 @@ def decimal_probes(digits: str) -> list[Probe]:
 
 
 def sums(answer: str, first: str, second: str, other: str) -> list[Probe]:
-    """Answers without a box: a sentence and a sum that end with the answer, and sums that are left unfinished.
+    """Return answers without a box: a sentence and a sum that end with the answer, and unfinished sums.
 
-    An unfinished sum says no value, or another one than the answer, or has the answer as its last number.
+    An unfinished sum states no value, or a value other than the answer, or has the answer as its last summand.
 
     Args:
         answer: the expected number.
-        first, second: numbers whose sum it is.
-        other: another number.
+        first, second: two numbers whose sum is the answer.
+        other: a number that is not the answer.
     """
     total = f"{first} + {second}"
     last = f"11 - {answer[1:]}" if answer.startswith("-") else f"4 + {answer}"
@@ -112,7 +113,7 @@ def sums(answer: str, first: str, second: str, other: str) -> list[Probe]:
 
 
 def fraction_probes(answer: str) -> list[Probe]:
-    """Equivalent forms, near misses and unfinished sums of a fraction of whole numbers; none of anything else."""
+    """Return equivalent forms, near misses and unfinished sums for a fraction of whole numbers; [] for any other answer."""
     number = r"\d{1,12}"
     match = re.fullmatch(rf"(-?)(?:\\[dt]?frac\{{(-?{number})\}}\{{({number})\}}|({number})/({number}))", answer)
     if match is None or int(match[3] or match[5]) == 0:
@@ -129,7 +130,7 @@ def fraction_probes(answer: str) -> list[Probe]:
 
 
 def probes_of(prompt: Prompt) -> list[Probe]:
-    """All probes of a problem."""
+    """Return all probes for a problem."""
     answer = prompt.final
     gold = f"\\boxed{{{answer}}}" if answer is not None else prompt.solution
     probes = [] if gold is None else [Probe("expected answer", gold, True)]
@@ -147,21 +148,21 @@ def probes_of(prompt: Prompt) -> list[Probe]:
 
 
 def audit(task: Any, prompts: Sequence[Prompt]) -> str:
-    """The table of verdicts by kind of probe, what was not probed, wrong verdicts, and how long the hanging expression took."""
-    asked = [(prompt, probe) for prompt in prompts for probe in probes_of(prompt)]
-    grades = grade_all(task, [(prompt, probe.text) for prompt, probe in asked])
+    """Report verdicts by kind of probe, what was not probed, wrong verdicts, and the time for the endless expression."""
+    pairs = [(prompt, probe) for prompt in prompts for probe in probes_of(prompt)]
+    grades = grade_all(task, [(prompt, probe.text) for prompt, probe in pairs])
     begin = time.monotonic()
     (late,) = grade_all(task, [(prompts[0], HANGING)])
     seconds = time.monotonic() - begin
     rows = [["probe", "asked", "as it should", "taken for right", "taken for wrong", "errors"]]
     wrong = []
     for kind in KINDS:
-        mine = [(prompt, probe, g) for (prompt, probe), g in zip(asked, grades, strict=True) if probe.kind == kind]
-        errors = sum(g.error for _, _, g in mine)
-        accepted = [(p, q) for p, q, g in mine if g.correct and not q.right]
-        rejected = [(p, q) for p, q, g in mine if not g.correct and not g.error and q.right]
-        fine = len(mine) - errors - len(accepted) - len(rejected)
-        rows.append([kind, *map(str, (len(mine), fine, len(accepted), len(rejected), errors))])
+        graded = [(prompt, probe, g) for (prompt, probe), g in zip(pairs, grades, strict=True) if probe.kind == kind]
+        errors = sum(g.error for _, _, g in graded)
+        accepted = [(p, q) for p, q, g in graded if g.correct and not q.right]
+        rejected = [(p, q) for p, q, g in graded if not g.correct and not g.error and q.right]
+        fine = len(graded) - errors - len(accepted) - len(rejected)
+        rows.append([kind, *map(str, (len(graded), fine, len(accepted), len(rejected), errors))])
         wrong += [f"taken for right: {q.text!r:.60} for {p.final!r:.40}" for p, q in accepted]
         wrong += [f"taken for wrong: {q.text!r:.60} for {p.final!r:.40}" for p, q in rejected]
     verdict = "an error" if late.error else "taken for right" if late.correct else "wrong"
@@ -177,7 +178,7 @@ def audit(task: Any, prompts: Sequence[Prompt]) -> str:
 
 
 def unprobed(prompts: Sequence[Prompt]) -> list[str]:
-    """What could not be asked, a line for each reason; nothing where all was."""
+    """Return a line for each reason why some probes could not be used; [] if all were used."""
     finals = [p.final for p in prompts if p.final is not None]
     other = [f for f in finals if not number_probes(f) and not fraction_probes(f)]
     whole = [f for f in finals if "." not in (plain_decimal(f) or ".")]
@@ -203,9 +204,8 @@ def unprobed(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def grade_all(task: Any, pairs: Sequence[tuple[Prompt, str]]) -> list[Any]:
-    """Grades, all at once where the task can."""
-    start = getattr(task, "start_grading", None)
-    return list(start(pairs)()) if start is not None else [task.grade(prompt, text) for prompt, text in pairs]
+    """Grade all pairs at once."""
+    return list(task.start_grading(pairs)())
 
 
 def main() -> None:
@@ -213,18 +213,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlrt.audit_verifier", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example data=gsm8k data.path=FOLDER")
     parser.add_argument("--problems", type=int, default=20, help="problems that are probed")
-    given = parser.parse_args()
+    options = parser.parse_args()
 
     def act() -> None:
-        task = load(composed(given.overrides), overrides=given.overrides).data
+        task = parts_of(load(composed(options.overrides), overrides=options.overrides)).task
         task.prepare()
         try:
-            print(audit(task, task.train[: max(1, given.problems)]))
+            print(audit(task, task.train[: max(1, options.problems)]))
         finally:
-            if hasattr(task, "close"):
-                task.close()
+            task.close()
 
-    sys.exit(guarded(act, given.overrides))
+    sys.exit(guarded(act, options.overrides))
 
 
 if __name__ == "__main__":

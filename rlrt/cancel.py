@@ -1,4 +1,4 @@
-"""``python -m rlrt.cancel SWEEP``: stop a sweep's driver and jobs, here or on SLURM; what they saved stays."""
+"""``python -m rlrt.cancel SWEEP``: stop a sweep's driver and jobs, local or on SLURM; their checkpoints and records remain."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ import sys
 from pathlib import Path
 
 from rlrt.config.refused import guarded
-from rlrt.records.lease import held, holder
+from rlrt.records.lease import holder, is_held
 from rlrt.sweep.cancelling import cancel
 from rlrt.sweep.state import job_folders, sweep_folder
 
 
 def main() -> None:
-    """Tell the driver first, so that it starts nothing new, then the jobs."""
+    """Stop a sweep: its driver first, so that no new job starts, then its jobs."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.cancel", description=main.__doc__)
     parser.add_argument("sweep", type=Path)
     arguments = parser.parse_args()
     sys.exit(guarded(lambda: stop(arguments.sweep)))
 
 
-def stop(given: Path) -> None:
+def stop(path: Path) -> None:
     """Ask the driver of a sweep, then its jobs, to end.
 
     Raises:
         UserError: if there is no such sweep.
     """
-    sweep = sweep_folder(given)
-    if held(sweep / "driver"):
+    sweep = sweep_folder(path)
+    if is_held(sweep / "driver"):
         who = holder(sweep / "driver")
         if who.get("host") == socket.gethostname():
             os.kill(int(who["pid"]), signal.SIGINT)
         else:
             print(f"its driver runs on {who.get('host')} (pid {who.get('pid')}): end it there first")
-    told = cancel(job_folders(sweep), print)
-    print(f"{told} jobs were told to save and end; the same command as before goes on with the sweep")
+    asked = cancel(job_folders(sweep), print)
+    print(f"{asked} jobs were told to save and end; the same command as before goes on with the sweep")
 
 
 if __name__ == "__main__":

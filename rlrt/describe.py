@@ -1,7 +1,7 @@
-"""Every key of a config with its type, default, unit and meaning, in Markdown.
+"""List every key of a config with its type, default, unit and meaning, in Markdown.
 
-``python -m rlrt.describe [overrides]`` shows one composed config; ``--all`` adds the keys that only other methods,
-data sets and engines have, and is docs/keys.md.
+``python -m rlrt.describe [overrides]`` lists the keys of one composed config; ``--all`` adds the keys that only other
+methods, data sets and engines have, and gives docs/keys.md.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from rlrt.tasks.benchmark import Benchmark
 
 
 def type_name(hint: Any) -> str:
-    """A type as users write it."""
+    """Return a type's name in YAML terms."""
     return getattr(hint, "__name__", str(hint)).replace("NoneType", "null").replace("None", "null")
 
 
 def rows_of(cls: type, prefix: str, values: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(key, type or choices, default, meaning with unit) of every key that a class declares and the section holds."""
+    """Return (key, type or choices, default, meaning with unit) of every key that a class declares and a section has."""
     hints, rows = typing.get_type_hints(cls), []
     for field in dataclasses.fields(cls):
         if not field.init or field.name not in values:
@@ -45,46 +45,46 @@ def rows_of(cls: type, prefix: str, values: dict[str, Any]) -> list[tuple[str, s
 
 
 def sections(settings: Settings) -> dict[str, list[tuple[str, str, str, str]]]:
-    """The rows of each section, by its heading."""
+    """Return the rows of each section by its heading."""
     plain = settings.plain
-    found = {"top level": rows_of(Top, "", plain)}
+    rows = {"top level": rows_of(Top, "", plain)}
     for name, cls in SECTIONS.items():
-        found[name] = rows_of(cls, f"{name}.", plain[name])
+        rows[name] = rows_of(cls, f"{name}.", plain[name])
     for name in ("data", "engine"):
-        found[name] = rows_of(type(getattr(settings, name)), f"{name}.", plain[name])
+        rows[name] = rows_of(type(getattr(settings, name)), f"{name}.", plain[name])
     method = [row for s in settings.method.slots().values() for row in rows_of(type(s), "method.", plain["method"])]
-    found["method"] = list(dict.fromkeys(method))
-    return found
+    rows["method"] = list(dict.fromkeys(method))
+    return rows
 
 
 NEEDED = {"file": ["data.path=FILE"], "reasoning_gym": ["data.task=chain_sum"]}
-"""Keys without a default, filled to show the others."""
+"""Values for keys without a default, so that the config composes."""
 Row = tuple[str, str, str, str]
 ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys}}
-"""What only ``-m`` reads."""
+"""Sections that only ``-m`` reads."""
 
 
 def rendered(heading: str, rows: Sequence[Row]) -> str:
-    """A heading and its table."""
+    """Format a heading and its table."""
     lines = [f"## {heading}", "", "| key | type | default | meaning |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def page(overrides: Sequence[str]) -> str:
-    """The tables of one composed config."""
-    found = sections(load(composed(overrides)))
-    return "\n\n".join(rendered(heading, rows) for heading, rows in found.items()) + "\n"
+    """Format the tables of one composed config."""
+    tables = sections(load(composed(overrides)))
+    return "\n\n".join(rendered(heading, rows) for heading, rows in tables.items()) + "\n"
 
 
 def full_page() -> str:
-    """The default config's tables, and the keys that only other methods, data sets and engines have."""
+    """Format the default config's tables, and the keys that only other methods, data sets and engines have."""
     parts, seen = ["# Every key", page([]).rstrip("\n")], set[str]()
     for rows in sections(load(composed([]))).values():
         seen |= {row[0] for row in rows}
     for group in ("method", "data", "engine"):
         for option in sorted(p.stem for p in (CONFIG / group).glob("[!_]*.yaml")):
-            if option == "custom":  # whatever its class declares
+            if option == "custom":  # its keys depend on the user's class
                 continue
             needed = NEEDED.get(option, [])
             rows = [r for r in sections(load(composed([f"{group}={option}", *needed])))[group] if r[0] not in seen]
@@ -109,8 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlrt.describe", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example method=sd")
     parser.add_argument("--all", action="store_true", help="every method's, data set's and engine's keys")
-    given = parser.parse_args()
-    sys.exit(guarded(lambda: print(full_page() if given.all else page(given.overrides), end=""), given.overrides))
+    options = parser.parse_args()
+    sys.exit(guarded(lambda: print(full_page() if options.all else page(options.overrides), end=""), options.overrides))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The one exception that is shown to users as a sentence."""
+"""The exceptions that users see as one sentence."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something the user gave is not usable: what was expected, what came, where, and what to do.
+    """An input of the user cannot be used; the message says what was expected, what came, where, and what to do.
 
     Entry points print it without a traceback and exit with code 2.
     """
 
 
 class DiskFull(UserError):
-    """No space is left. Unlike other mistakes it may be gone when the run is started again."""
+    """The disk is full. Unlike other user errors, this one may be gone when the run is started again."""
 
 
 class RankLost(RuntimeError):
-    """Another process of this run died, failed, or kept the others waiting; the message names it. It can be tried again."""
+    """Another rank died, failed, or kept the others waiting; the message names it. The run can be started again."""
 
 
 MOST_NAMES = 20
-"""More valid names than these are not listed in a message."""
+"""A message lists the valid names only if there are at most this many."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """`` Did you mean 'x'?`` for the valid name nearest to ``name``, or the valid names where none is near and they are few."""
+    """Return `` Did you mean 'x'?`` with the closest valid name; without a close one, the valid names if they are few."""
     names = sorted(valid)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -35,6 +35,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, at most 200 characters; the name of its type where it says nothing."""
+    """Return the first line of an error's message, at most 200 characters, or the name of its type without a message."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
     return text if len(text) <= 200 else text[:197] + "..."

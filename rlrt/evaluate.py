@@ -1,7 +1,7 @@
-"""``python -m rlrt.evaluate RUN [RUN ...] [overrides]``: a run's checkpoint on benchmarks, with intervals over problems.
+"""``python -m rlrt.evaluate RUN [RUN ...] [overrides]``: evaluate a run's checkpoint, with intervals over problems.
 
-``eval=paper`` chooses the suites, ``eval.samples_per_prompt=256`` gives pass@k up to 256; any other key may be typed too. What
-is measured is kept problem by problem in ``RUN/evaluations/``: the same command goes on where it was cut.
+``eval=paper`` selects the suites, ``eval.samples_per_prompt=256`` gives pass@k up to 256, and any other key may be overridden
+too. Results are stored problem by problem in ``RUN/evaluations/``: after an interruption the same command continues.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from rlrt.statistics import ladder
 log = logging.getLogger("rlrt")
 
 
-def shown(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
-    """The table for a person."""
+def results_table(results: Mapping[str, Mapping[str, Any]], samples: int) -> str:
+    """Format the results of every suite as a table for the terminal."""
     k = f"@{samples}"
     rows = [["suite", "problems", "greedy", f"avg{k}", "95 %", f"pass{k}", "95 %", "tokens", "cut", "errors"]]
-    for name, m in found.items():
+    for name, m in results.items():
         average, best = m[f"avg_at_{samples}"], m["pass_at"][samples]
         cells = [f"{m['greedy'][0]:.3f}"]
         for value, low, high in (average, best):
@@ -50,26 +50,26 @@ def shown(found: Mapping[str, Mapping[str, Any]], samples: int) -> str:
     return table(rows)
 
 
-def write(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]]) -> None:
-    """``results.json``, and ``pass_at_k.csv`` with every k."""
+def write(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write ``results.json``, and ``pass_at_k.csv`` with every k."""
     folder, samples = evaluation.folder, evaluation.settings.eval.samples_per_prompt
     plain = evaluation.settings.plain
-    papers = {"step": evaluation.step, "samples": samples, "eval": plain["eval"], "engine": plain["engine"]}
-    write_json(folder / "results.json", papers | {"suites": found})
+    setup = {"step": evaluation.step, "samples": samples, "eval": plain["eval"], "engine": plain["engine"]}
+    write_json(folder / "results.json", setup | {"suites": results})
     with (folder / "pass_at_k.csv").open("w", newline="") as file:
         out = csv.writer(file)
         out.writerow(["suite", "k", "pass_at_k", "low", "high"])
-        out.writerows([name, k, *values] for name, m in found.items() for k, values in m["pass_at"].items())
+        out.writerows([name, k, *values] for name, m in results.items() for k, values in m["pass_at"].items())
 
 
-def to_mlflow(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
-    """The figures into the run's own MLflow run, at the checkpoint's step, under ``eval/SUITE/...``; once."""
+def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
+    """Send the results to the run's own MLflow run, once, as ``eval/SUITE/...`` at the checkpoint's step."""
     folder, samples = RunFolder(evaluation.run), evaluation.settings.eval.samples_per_prompt
     tracker = open_mlflow(stored(evaluation.run, trust=trust), folder, evaluation.run.name)
     if tracker is None:
         return
     values: dict[str, float] = {}
-    for name, m in found.items():
+    for name, m in results.items():
         prefix = f"eval/{name}/"
         values |= {prefix + "greedy": m["greedy"][0], f"{prefix}avg_at_{samples}": m[f"avg_at_{samples}"][0]}
         values |= {f"{prefix}avg_at_{samples}_low": m[f"avg_at_{samples}"][1]}
@@ -82,19 +82,19 @@ def to_mlflow(evaluation: Evaluation, found: Mapping[str, Mapping[str, Any]], tr
 
 
 def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:
-    """Measure, write, show."""
+    """Evaluate one checkpoint; write, print and track the results."""
     evaluation = chosen(run, step, typed, how)
     try:
         with leased(evaluation.folder):
             rows = measure(evaluation, lambda line: print(line, flush=True))
-            found = summarised(rows)
-            write(evaluation, found)
+            results = summarised(rows)
+            write(evaluation, results)
     except UserError:
         forget_empty(evaluation.folder)
         raise
-    to_mlflow(evaluation, found, how.trust)
+    to_mlflow(evaluation, results, how.trust)
     print(f"\n{run}, step {evaluation.step}")
-    print(shown(found, evaluation.settings.eval.samples_per_prompt))
+    print(results_table(results, evaluation.settings.eval.samples_per_prompt))
     print(f"every problem, every k: {evaluation.folder}\n", flush=True)
 
 
@@ -102,21 +102,21 @@ def main() -> None:
     """Evaluate checkpoints on the run's held-out problems, or on the suites of eval=NAME."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.evaluate", description=main.__doc__)
     parser.add_argument(
-        "words", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"
+        "arguments", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"
     )
     parser.add_argument("--step", type=int, help="checkpoint of this step (default: the newest); 0: before training")
     add_reading(parser)
-    given = parser.parse_args()
-    how = reading(given)
+    options = parser.parse_args()
+    how = reading(options)
     logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
-    typed = [w for w in given.words if "=" in w and not Path(w).is_dir()]
-    folders = [Path(w) for w in given.words if w not in typed]
+    typed = [a for a in options.arguments if "=" in a and not Path(a).is_dir()]
+    folders = [Path(a) for a in options.arguments if a not in typed]
 
     def act() -> None:
         if not folders:
             raise UserError("expected at least one run's folder, got overrides alone.")
         for run in runs_of(folders):
-            evaluate(run, given.step, typed, how)
+            evaluate(run, options.step, typed, how)
 
     try:
         code = guarded(act, typed)

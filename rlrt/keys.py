@@ -1,4 +1,4 @@
-"""How a config key is declared: once, with its type, meaning, unit and range. The YAML files hold the defaults."""
+"""Declaration of config keys: type, meaning, unit and range of each key. The YAML files hold the defaults."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from rlrt.errors import UserError, nearest
 
 LARGEST = 2**31 - 1
-"""No whole number of a config may be larger."""
+"""Largest whole number that a config may contain."""
 
 
 def key(
@@ -22,20 +22,20 @@ def key(
     most: float | None = None,
     choices: Sequence[str] = (),
 ) -> Any:
-    """A dataclass field without a default: a config key.
+    """Declare a config key: a dataclass field without a default.
 
     Args:
         meaning: one line of documentation.
         unit: unit of the value, empty for a pure number or a name.
         above, least, most: open lower, closed lower and closed upper bound.
-        choices: the names that are allowed, for a string.
+        choices: the allowed names, for a string.
     """
     limits = {"above": above, "least": least, "most": most, "choices": tuple(choices)}
     return dataclasses.field(metadata={"meaning": meaning, "unit": unit, **limits})
 
 
 def check_ranges(section: Any, path: str) -> None:
-    """Refuse values of a dataclass outside what their ``key`` allows.
+    """Refuse values outside the range or choices that their ``key`` declares.
 
     Args:
         section: a dataclass instance whose fields were declared with ``key``.
@@ -58,26 +58,26 @@ def check_ranges(section: Any, path: str) -> None:
             raise UserError(f"{name}: expected a finite number, got {value}.")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {value}.")
-        for bound, wrong, words in (
+        for bound, wrong, relation in (
             ("above", lambda v, b: v <= b, "above"),
             ("least", lambda v, b: v < b, "of at least"),
             ("most", lambda v, b: v > b, "of at most"),
         ):
             limit = limits[bound]
             if limit is not None and wrong(value, limit):
-                raise UserError(f"{name}: expected a number {words} {limit:g}, got {value:g}.")
+                raise UserError(f"{name}: expected a number {relation} {limit:g}, got {value:g}.")
 
 
 def leaves(plain: Mapping[str, Any], prefix: str = "", keep_empty: bool = False) -> dict[str, Any]:
-    """Nested plain values by their dotted names (``train.lr``).
+    """Flatten nested plain values to a dict by dotted names (``train.lr``).
 
     Args:
-        prefix: in front of every name.
-        keep_empty: whether a section without keys counts as a value.
+        prefix: put in front of every name.
+        keep_empty: keep a section without keys as a value.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in plain.items():
         full = f"{prefix}{name}"
         section = isinstance(value, dict) and (value or not keep_empty)
-        found |= leaves(value, full + ".", keep_empty) if section else {full: value}
-    return found
+        values |= leaves(value, full + ".", keep_empty) if section else {full: value}
+    return values

@@ -1,4 +1,4 @@
-"""Where things lie: config groups, studies, the embedded model, and what a model or data path leads to; nothing is loaded."""
+"""Paths of config groups, studies, the embedded model and checkpoints, and resolution of model paths; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent
 
 
 def _shipped(name: str) -> Path:
-    """``conf`` or ``sweeps``: inside an installed wheel, or beside the package in a checkout."""
+    """Return the path of ``conf`` or ``sweeps``: inside an installed wheel, or beside the package in a checkout."""
     inside = PACKAGE / name
     return inside if inside.is_dir() else PACKAGE.parent / name
 
@@ -16,17 +16,17 @@ def _shipped(name: str) -> Path:
 CONFIG = _shipped("conf")
 SWEEPS = _shipped("sweeps")
 EMBEDDED = PACKAGE / "embedded"
-"""The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` made it."""
+"""The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` trained it."""
 TRAINER = "trainer"
-"""Folder of a checkpoint that only the trainer reads: the rest is the model."""
+"""Subfolder of a checkpoint that only the trainer reads; all other files are the model."""
 STATE = "state.json"
-"""In that folder: where the run stands."""
+"""File in the trainer's subfolder with the run's position and the method's state."""
 CHECKSUMS = "checksums.json"
-"""A checkpoint's list of its files."""
+"""File of a checkpoint with the SHA-256 of every other file."""
 
 
 def resolve_path(path: str) -> str:
-    """The folder or hub id behind ``model.path``; a run's folder means its newest checkpoint."""
+    """Return the folder or hub id that ``model.path`` refers to; a run's folder refers to its newest checkpoint."""
     if path == "embedded":
         return str(EMBEDDED)
     saved = listed(Path(path).expanduser() / "checkpoints")
@@ -34,21 +34,21 @@ def resolve_path(path: str) -> str:
 
 
 def local_folder(path: str) -> Path | None:
-    """The file or folder that a path means here, or None for a hub id."""
-    found = Path(resolve_path(path)).expanduser()
-    return found if found.exists() else None
+    """Return the existing file or folder that a path refers to on this machine, or None (a hub id, for example)."""
+    local = Path(resolve_path(path)).expanduser()
+    return local if local.exists() else None
 
 
 def listed(folder: Path) -> list[Path]:
-    """Finished checkpoints of a run, oldest first."""
+    """List the complete checkpoints in a ``checkpoints`` folder, oldest first."""
     return sorted((p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint's folder, ``step_N``."""
+    """Return the step of a checkpoint's folder, ``step_N``."""
     return int(checkpoint.name.removeprefix("step_"))
 
 
 def saved_steps(run: Path) -> dict[int, Path]:
-    """The finished checkpoints of a run's folder by their steps, oldest first."""
+    """Return the complete checkpoints of a run's folder by step, oldest first."""
     return {step_of(p): p for p in listed(run / "checkpoints")}

@@ -1,6 +1,6 @@
-"""``python -m rlrt.register RUN NAME``: a run's checkpoint as a version of a model in MLflow's registry.
+"""``python -m rlrt.register RUN NAME``: register a run's checkpoint as a version of a model in MLflow's registry.
 
-The version's source is the checkpoint's folder, which transformers loads as it is; nothing is copied.
+The version's source is the checkpoint's folder, which transformers can load; no file is copied.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from rlrt.config.refused import guarded
-from rlrt.config.rerun import find
+from rlrt.config.rerun import find_run
 from rlrt.errors import UserError, first_line
 from rlrt.execution.tracking import stored
 from rlrt.paths import saved_steps
@@ -22,20 +22,20 @@ from rlrt.records.secrets import masked, without_password
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
-    """Register a checkpoint; returns the version's number.
+    """Register a checkpoint; return the version's number.
 
     Raises:
-        UserError: for a run without that checkpoint, a damaged one, a run that MLflow does not know, or a server that fails.
+        UserError: for a missing or damaged checkpoint, a run that is not in MLflow, or a server that fails.
     """
     saved = saved_steps(run)
-    chosen = max(saved, default=None) if step is None else step
-    if chosen is None or chosen not in saved:
+    selected_step = max(saved, default=None) if step is None else step
+    if selected_step is None or selected_step not in saved:
         raise UserError(
             f"{run}: expected a checkpoint, found {', '.join(map(str, sorted(saved))) or 'none'}; see --step."
         )
-    wrong = damage(saved[chosen])
+    wrong = damage(saved[selected_step])
     if wrong is not None:
-        raise UserError(f"{saved[chosen]} is damaged ({wrong}); choose another with --step.")
+        raise UserError(f"{saved[selected_step]} is damaged ({wrong}); choose another with --step.")
     tracking = stored(run, uri).tracking
     run_id = RunFolder(run).manifest().get("mlflow_run_id")
     if tracking.uri is None or run_id is None:
@@ -48,8 +48,8 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
     try:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
-        tags = {"rlrt.step": str(chosen), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
-        version = client.create_model_version(name, saved[chosen].resolve().as_uri(), run_id, tags=tags)
+        tags = {"rlrt.step": str(selected_step), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
+        version = client.create_model_version(name, saved[selected_step].resolve().as_uri(), run_id, tags=tags)
     except MlflowException as error:
         uri = tracking.uri
         reason = masked(first_line(error), uri)
@@ -64,12 +64,12 @@ def main() -> None:
     parser.add_argument("name", help="of the registered model")
     parser.add_argument("--step", type=int, help="checkpoint of this step; default: the newest")
     parser.add_argument("--uri", help="MLflow's store, instead of the run's")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
     def act() -> None:
-        run = find(given.run)
-        version = register(run, given.name, given.step, given.uri)
-        print(f"{given.name}, version {version}: {run}")
+        run = find_run(arguments.run)
+        version = register(run, arguments.name, arguments.step, arguments.uri)
+        print(f"{arguments.name}, version {version}: {run}")
 
     sys.exit(guarded(act))
 

@@ -1,4 +1,4 @@
-"""``python -m rlrt.report SWEEP``: tables, figures and one page of a sweep, finished or not, in its folder and in MLflow."""
+"""``python -m rlrt.report SWEEP``: report a sweep, finished or not, as tables, figures and a page, also in MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m rlrt.run``: compose a config, run it. Hydra's own options (-m, --cfg job, --help) work as everywhere."""
+"""``python -m rlrt.run``: compose a config and run it. Hydra's own options (-m, --cfg job, --help) work as usual."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ log = logging.getLogger("rlrt")
 
 
 class Codes:
-    """Exit codes of the jobs of this process: one job's failure never takes the next one down."""
+    """Exit codes of this process's jobs, collected so that a failed job does not stop the next one."""
 
     def __init__(self) -> None:
         self.codes: list[int] = []
 
     def worst(self) -> int:
-        """0 where all went well."""
+        """Return the largest exit code; 0 if every job succeeded."""
         return max(self.codes, default=0)
 
 
 def job(config: Any, codes: Codes) -> float | None:
-    """One run from a composed config; returns its final avg@k, for sweepers that search.
+    """Run one composed config; return its final avg@k, for sweepers that search.
 
-    Errors end up in ``codes`` and on standard error: one sentence for what the user can mend (2), a traceback, also in
-    the folder's ``log.txt``, for anything else (1). A run that a signal ended early, after saving, gives 128 + signal.
+    An error adds an exit code to ``codes`` and is printed to standard error: one sentence for a user error (2), a traceback,
+    also in the folder's ``log.txt``, for any other error (1). A run that saved and ended on a signal gives 128 + signal.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -49,7 +49,7 @@ def job(config: Any, codes: Codes) -> float | None:
     path = Path(hydra.runtime.output_dir)
     main = is_main()
     if not main:
-        keep_out_of_the_log(path)
+        log_to_rank_file(path)
     if path.resolve() == Path.cwd():
         print("error: hydra.run.dir: expected a folder of the run's own, got the current one.", file=sys.stderr)
         codes.codes.append(2)
@@ -58,10 +58,10 @@ def job(config: Any, codes: Codes) -> float | None:
     handler = to_terminal()
     log.addHandler(handler)
     try:
-        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # an interpolation is a text here
+        typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations stay text
         return run_one(config, path, names, typed, codes)
     except UserError as error:
-        if main:  # all processes of a run are told the same
+        if main:  # all ranks get the same error
             print(f"error: {masked(str(error))}", file=sys.stderr)
             forget_empty(path)
         codes.codes.append(2)
@@ -77,7 +77,7 @@ def job(config: Any, codes: Codes) -> float | None:
 
 
 def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str], codes: Codes) -> float | None:
-    """Check, run, and say how it went."""
+    """Check a config, run it, and print how it ended; return the final avg@k."""
     from rlrt.config.load import load
 
     settings = load(config, names, overrides)
@@ -94,32 +94,32 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     return None if value is None else float(value)
 
 
-def keep_out_of_the_log(path: Path) -> None:
-    """Another process writes this run's ``log.txt``; this one's file is made once it has something to say."""
+def log_to_rank_file(path: Path) -> None:
+    """Log this rank to its own file, created at its first warning, since the main rank writes ``log.txt``."""
     for handler in list(logging.getLogger().handlers):
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
             logging.getLogger().removeHandler(handler)
             handler.close()
-            own = logging.FileHandler(path / f"log.rank{os.environ['RANK']}.txt", delay=True)
-            own.setFormatter(handler.formatter)
-            own.setLevel(logging.WARNING)
-            logging.getLogger().addHandler(own)
+            rank_handler = logging.FileHandler(path / f"log.rank{os.environ['RANK']}.txt", delay=True)
+            rank_handler.setFormatter(handler.formatter)
+            rank_handler.setLevel(logging.WARNING)
+            logging.getLogger().addHandler(rank_handler)
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str | None]:
-    """Overrides, ``--config-dir`` folders and the ``--cfg`` kind of a multirun's command line.
+    """Split a multirun's command line into overrides, ``--config-dir`` folders and the value of ``--cfg``.
 
     Raises:
-        UserError: for an option of Hydra's that a sweep here does not take.
+        UserError: for an option of Hydra's that a sweep does not support.
     """
     overrides: list[str] = []
     folders: list[str] = []
     kind: str | None = None
     rest = list(arguments)
     while rest:
-        word = rest.pop(0)
-        name, _, value = word.partition("=") if word.startswith("--") else (word, "", "")
-        if word in ("-m", "--multirun"):
+        argument = rest.pop(0)
+        name, _, value = argument.partition("=") if argument.startswith("--") else (argument, "", "")
+        if argument in ("-m", "--multirun"):
             continue
         if name in ("--config-dir", "-cd", "--cfg", "-c"):
             value = value or (rest.pop(0) if rest else "")
@@ -128,15 +128,15 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str], str
             if name in ("--config-dir", "-cd") and not Path(value or "/nowhere").is_dir():
                 raise UserError(f"{name}: expected a folder of config groups, got {value!r}.")
             folders, kind = (folders, value) if name in ("--cfg", "-c") else ([*folders, value], kind)
-        elif word.startswith("-"):
-            raise UserError(f"{word}: a sweep (-m) takes overrides, --cfg job and --config-dir, not this option.")
+        elif argument.startswith("-"):
+            raise UserError(f"{argument}: a sweep (-m) takes overrides, --cfg job and --config-dir, not this option.")
         else:
-            overrides.append(word)
+            overrides.append(argument)
     return overrides, folders, kind
 
 
 def multirun(arguments: Sequence[str], codes: Codes) -> None:
-    """``-m``: run a sweep, or show the configs of its jobs."""
+    """Run a sweep (``-m``), or print the configs of its jobs (``--cfg job``)."""
     from rlrt.sweep.command import configs, sweep
 
     overrides, folders, kind = split_arguments(arguments)
@@ -148,7 +148,7 @@ def multirun(arguments: Sequence[str], codes: Codes) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command line: one run, a sweep, or one of Hydra's own options."""
     import hydra
 
     register()
@@ -159,7 +159,7 @@ def main() -> None:
         sys.exit(refused)
     several = bool({"-m", "--multirun"} & set(arguments))
     arguments = arguments if several else with_tuned(arguments)
-    sys.argv[1:] = arguments  # hydra.main reads it
+    sys.argv[1:] = arguments  # hydra.main reads sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
     name_sweep(overrides)
@@ -168,8 +168,8 @@ def main() -> None:
         return job(config, codes)
 
     study = next((a for a in overrides if a.startswith("+sweep=")), None)
-    known = study is not None and (SWEEPS / "sweep" / f"{study.removeprefix('+sweep=')}.yaml").is_file()
-    if known and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
+    is_study = study is not None and (SWEEPS / "sweep" / f"{study.removeprefix('+sweep=')}.yaml").is_file()
+    if is_study and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
         print(f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}", file=sys.stderr)
         sys.exit(2)
     decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)

@@ -1,4 +1,4 @@
-"""``python -m rlrt.serve_vllm --model FOLDER``: vLLM's own server on 127.0.0.1, as ``engine=vllm_server`` needs it.
+"""``python -m rlrt.serve_vllm --model FOLDER``: start vLLM's own server on 127.0.0.1 for ``engine=vllm_server``.
 
 Any further option of ``vllm serve`` may follow, for example ``--tensor-parallel-size 2``.
 """
@@ -18,16 +18,16 @@ from rlrt.errors import UserError
 from rlrt.paths import resolve_path
 
 HOST = "127.0.0.1"
-"""Nobody but this machine is served: the routes for training have no password."""
+"""The server accepts connections only from this machine, since the routes for training have no password."""
 CPU = ["--enforce-eager", "--block-size", "32", "--kv-cache-memory-bytes", str(2**30)]
-"""Options of a vLLM without a GPU."""
+"""Options for a vLLM without a GPU."""
 
 
 def check_port(port: int) -> None:
-    """Refuse a port in use.
+    """Refuse a port that cannot be used.
 
     Raises:
-        UserError: naming it.
+        UserError: naming the port.
     """
     try:
         probed(HOST, port)
@@ -36,36 +36,36 @@ def check_port(port: int) -> None:
 
 
 def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[str], dict[str, str]]:
-    """The server's command and its environment.
+    """Return the server's command and its environment.
 
     Raises:
-        UserError: for a model that is not there, a vLLM that is missing or of another release, a port in use.
+        UserError: for a model that does not exist, a vLLM that is missing or of another release, or a port in use.
     """
     version = check_installed("python -m rlrt.serve_vllm")
     source = resolve_path(model)
     if not (Path(source) / "config.json").is_file() and source.count("/") != 1:
         raise UserError(f"--model: expected a folder with a config.json, or a hub id, got {model!r}.")
     check_port(port)
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    words += ["--model", source, "--host", HOST, "--port", str(port), "--dtype", dtype, "--generation-config", "vllm"]
-    words += ["--logprobs-mode", LOGPROBS, "--worker-extension-cls", EXTENSION, "--enable-scale-out"]
-    words += ["--weight-transfer-config", json.dumps({"backend": FILE}), "--enable-prefix-caching"]
-    words += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
-    wanted = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes for training
-    return words, {"VLLM_NO_USAGE_STATS": "1", **os.environ, **wanted}
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    argv += ["--model", source, "--host", HOST, "--port", str(port), "--dtype", dtype, "--generation-config", "vllm"]
+    argv += ["--logprobs-mode", LOGPROBS, "--worker-extension-cls", EXTENSION, "--enable-scale-out"]
+    argv += ["--weight-transfer-config", json.dumps({"backend": FILE}), "--enable-prefix-caching"]
+    argv += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
+    required = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes for training
+    return argv, {"VLLM_NO_USAGE_STATS": "1", **os.environ, **required}
 
 
 def main() -> None:
-    """Become the server."""
+    """Check the options, then replace this process by the server."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.serve_vllm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or hub id, as model.path; 'embedded' is the tiny one")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="the run's dtype")
-    given, more = parser.parse_known_args()
+    options, more = parser.parse_known_args()
 
     def act() -> None:
-        words, environment = command(given.model, given.port, given.dtype, more)
-        os.execve(words[0], words, environment)
+        argv, environment = command(options.model, options.port, options.dtype, more)
+        os.execve(argv[0], argv, environment)
 
     sys.exit(guarded(act))
 

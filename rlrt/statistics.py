@@ -1,4 +1,4 @@
-"""Estimates with their intervals. Sources stand at each function."""
+"""Estimates with their intervals. Each function names its source."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased pass@k of one prompt: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374, eq. 1).
+    """Return the unbiased pass@k of one prompt: 1 - C(n - c, k) / C(n, k) (arXiv 2107.03374, eq. 1).
 
     Args:
         samples: n, rollouts of the prompt.
-        correct: c, how many of them are correct.
+        correct: c, number of correct rollouts.
         k: at most n.
 
     Raises:
-        ValueError: for k over n or c over n.
+        ValueError: for k above n or c above n.
     """
     if not 0 <= correct <= samples or not 1 <= k <= samples:
         raise ValueError(f"expected 0 <= correct <= samples and 1 <= k <= samples, got {correct}, {samples}, {k}")
@@ -23,7 +23,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def ladder(samples: int) -> list[int]:
-    """The k of pass@k that are reported: powers of two up to ``samples``, and ``samples``."""
+    """Return the values of k for which pass@k is reported: powers of two below ``samples``, and ``samples``."""
     ks, k = [], 1
     while k < samples:
         ks.append(k)
@@ -34,19 +34,19 @@ def ladder(samples: int) -> list[int]:
 def bootstrap_intervals(
     strata: Sequence[Sequence[Sequence[float]]], level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> list[tuple[float, float, float]]:
-    """Means over strata of their means, each with a percentile bootstrap interval over the problems inside (Efron 1979).
+    """Average each figure over benchmarks, with a percentile bootstrap interval over their problems (Efron 1979).
 
-    For problems, of which there are dozens or hundreds; over 3-5 seeds it would cover far too little. All figures share
-    their draws.
+    Use it over dozens or hundreds of problems; over 3-5 seeds the interval would cover far too little. All figures share
+    the same resamples.
 
     Args:
-        strata: for every benchmark, for every problem of it, one value for each figure; each benchmark counts alike.
-        level: of the interval.
-        resamples: draws of as many problems, with replacement, from each benchmark.
-        seed: of the draws: the same values give the same interval.
+        strata: for each benchmark, for each of its problems, one value per figure; benchmarks have equal weight.
+        level: confidence level of the interval.
+        resamples: number of resamples; each draws as many problems as a benchmark has, with replacement.
+        seed: seed of the resamples: the same values give the same interval.
 
     Returns:
-        for every figure its mean, and the lower and the upper end of its interval.
+        for each figure (mean, lower end, upper end).
     """
     import numpy
 
@@ -62,7 +62,7 @@ def bootstrap_intervals(
 
 
 def mean_and_halfwidth(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Mean over seeds and half the width of its interval by Student's t; the half-width of one value is infinite.
+    """Return the mean over seeds and the half-width of its Student's t interval (infinite for a single value).
 
     A percentile bootstrap over 3-5 seeds would cover 73-83 % only.
     """
@@ -77,29 +77,30 @@ def mean_and_halfwidth(values: Sequence[float], level: float = 0.95) -> tuple[fl
 
 
 def interquartile_mean(values: Sequence[float]) -> float:
-    """Mean of the middle half: a quarter of the values (rounded down) left out at each end (arXiv 2108.13264)."""
+    """Return the mean of the middle half: a quarter of the values (rounded down) is cut at each end (arXiv 2108.13264)."""
     from scipy.stats import trim_mean
 
     return float(trim_mean(values, 0.25))
 
 
-def probability_of_improvement(mine: Sequence[float], theirs: Sequence[float]) -> float:
-    """Share of all pairs, one value of each side, in which mine is larger; ties count half (arXiv 2108.13264, eq. 4)."""
-    better = sum((a > b) + 0.5 * (a == b) for a in mine for b in theirs)
-    return better / (len(mine) * len(theirs))
+def probability_of_improvement(values: Sequence[float], baseline: Sequence[float]) -> float:
+    """Return the share of all pairs whose value exceeds the baseline's; ties count half (arXiv 2108.13264, eq. 4)."""
+    better = sum((a > b) + 0.5 * (a == b) for a in values for b in baseline)
+    return better / (len(values) * len(baseline))
 
 
 def seeds_needed(gaps: Sequence[float], power: float = 0.8, level: float = 0.05, most: int = 10_000) -> int | None:
-    """Pairs of seeds at which a two-sided paired t test would find a difference like the observed one.
+    """Return the number of seed pairs with which a two-sided paired t test would detect the observed difference.
 
     Args:
         gaps: paired differences.
-        power: chance of finding it.
-        level: chance of finding one where there is none.
-        most: no larger number is looked for.
+        power: probability of detecting the difference.
+        level: probability of a false detection.
+        most: largest number that is considered.
 
     Returns:
-        the smallest number, by the noncentral t distribution; None where the differences give no spread or no mean.
+        the smallest such number, by the noncentral t distribution; None if it exceeds ``most``, or if the differences have
+        no spread or a mean of 0.
     """
     from scipy.stats import nct, t
 
@@ -110,19 +111,19 @@ def seeds_needed(gaps: Sequence[float], power: float = 0.8, level: float = 0.05,
     if spread == 0 or mean == 0:
         return None
 
-    def found(n: int) -> float:
+    def power_at(n: int) -> float:
         critical, shift = float(t.ppf(1 - level / 2, n - 1)), abs(mean) / spread * math.sqrt(n)
-        if shift > critical + 10:  # certain; the noncentral t has no value so far out
+        if shift > critical + 10:  # power is 1; the noncentral t cannot be evaluated this far out
             return 1.0
         return float(1 - nct.cdf(critical, n - 1, shift) + nct.cdf(-critical, n - 1, shift))
 
     high = 2
-    while found(high) < power:
+    while power_at(high) < power:
         if high >= most:
             return None
         high = min(2 * high, most)
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) >= power else (middle, high)
+        low, high = (low, middle) if power_at(middle) >= power else (middle, high)
     return high

@@ -1,4 +1,4 @@
-"""``python -m rlrt.status [SWEEP]``: every job of a sweep: state, step, last reward, where its log is."""
+"""``python -m rlrt.status [SWEEP]``: print state, step, last reward and log of every job of a sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TextIO
 
 from rlrt.config.refused import guarded
 from rlrt.records.files import mapping, read_json
-from rlrt.records.lease import held, holder
+from rlrt.records.lease import holder, is_held
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
@@ -20,22 +20,22 @@ from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_record
 from rlrt.sweep.table import Row, counted, table
 
 WATCH_S = 2.0
-"""Seconds between two looks of --watch."""
+"""Default seconds between two tables with --watch."""
 
 
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
-    """(state and planned steps of every job, whether SLURM was asked and did not answer)."""
+    """Return (state and planned steps of every job, True if SLURM was queried and did not answer)."""
     specs = {f: read_json(f / SPEC) for f in folders}
     ids = {f: str(s["slurm_id"]) for f, s in specs.items() if s.get("slurm_id")}
     open_ids = [i for f, i in ids.items() if read_json(f / "summary.json").get("state") not in DONE]
-    says = slurm_states(open_ids)
-    known = {} if says is None else {f: says[i] for f, i in ids.items() if i in says}
+    slurm = slurm_states(open_ids)
+    external = {} if slurm is None else {f: slurm[i] for f, i in ids.items() if i in slurm}
     steps = {f: whole(mapping(mapping(s.get("plain")).get("train")).get("steps")) for f, s in specs.items()}
-    return {f: (job_state(f, known.get(f), specs[f]), steps[f]) for f in folders}, says is None
+    return {f: (job_state(f, external.get(f), specs[f]), steps[f]) for f in folders}, slurm is None
 
 
 def status(sweep: Path) -> str:
-    """The table, the counts, what failed and where to look."""
+    """Format a sweep's table, its counts, the errors of failed jobs and the path of the logs."""
     states, unknown = states_of(job_folders(sweep))
     rows = [
         Row(f.name, state, last_records(f) if state.name != "queued" else [], steps)
@@ -44,7 +44,7 @@ def status(sweep: Path) -> str:
     lines = [table(rows), counted(rows)]
     if unknown:
         lines.append("squeue does not answer: jobs that wait on SLURM are shown as their folders tell")
-    if held(sweep / "driver"):
+    if is_held(sweep / "driver"):
         who = holder(sweep / "driver")
         lines.append(f"driven by pid {who.get('pid')} on {who.get('host')}")
     for folder, (state, _) in states.items():
@@ -55,7 +55,7 @@ def status(sweep: Path) -> str:
 
 
 def watch(sweep: Path, every: float, out: TextIO) -> None:
-    """The table again and again until nobody drives or runs a job; in a terminal always in the same place."""
+    """Print the table repeatedly until no driver and no job is active; in a terminal the table is redrawn in place."""
     live, height = out.isatty(), 0
     while True:
         text = status(sweep)
@@ -65,13 +65,13 @@ def watch(sweep: Path, every: float, out: TextIO) -> None:
         out.flush()
         width = shutil.get_terminal_size().columns
         height = sum(max(1, -(-len(line) // width)) for line in text.split("\n"))
-        if not held(sweep / "driver") and not any(s.alive for s, _ in states_of(job_folders(sweep))[0].values()):
+        if not is_held(sweep / "driver") and not any(s.alive for s, _ in states_of(job_folders(sweep))[0].values()):
             return
         time.sleep(every)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table of a sweep's jobs."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
     parser.add_argument("--watch", action="store_true", help="again every few seconds, until all jobs have ended")

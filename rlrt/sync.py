@@ -1,4 +1,4 @@
-"""``python -m rlrt.sync [FOLDER]``: bring to MLflow what it missed, from the records in the runs' folders."""
+"""``python -m rlrt.sync [FOLDER]``: send to MLflow what it missed, from the records in the runs' folders."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.records.files import read_json
-from rlrt.records.lease import LEASE, Held, held
+from rlrt.records.lease import LEASE, LeaseTaken, is_held
 from rlrt.records.secrets import to_terminal
 from rlrt.sweep.parent import bring
 
 
 def incomplete(root: Path) -> list[Path]:
-    """Folders of runs that nobody runs now and that MLflow does not have whole."""
-    found = []
+    """List the folders of runs that are not running and whose records are not complete in MLflow."""
+    folders = []
     for summary in sorted(root.glob("**/summary.json")):
         folder = summary.parent
         missed = read_json(summary).get("mlflow_complete") is not True and (folder / "config.yaml").is_file()
-        if missed and not held(folder / LEASE):
-            found.append(folder)
-    return found
+        if missed and not is_held(folder / LEASE):
+            folders.append(folder)
+    return folders
 
 
 def main() -> None:
-    """Replay every run that needs it; exit code 1 where MLflow failed again."""
+    """Send every run that is incomplete in MLflow; the exit code is 1 if MLflow failed again."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.sync", description=main.__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--uri", help="tracking URI to use instead of the runs' own")
@@ -43,7 +43,7 @@ def main() -> None:
             done += bring(folder, arguments.uri, arguments.trust)
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
-        except Held:
+        except LeaseTaken:
             print(f"{folder} has begun to run again meanwhile; it talks to MLflow itself", file=sys.stderr)
             done += 1
     print(f"{done} of {len(folders)} runs that MLflow had missed are there now")

@@ -1,8 +1,9 @@
 """The values that pass between the parts of a run, and the legend of shape suffixes.
 
-Suffixes name the axes of a tensor or list: ``B`` rollouts, ``T`` response tokens (padded to the longest), ``V``
-vocabulary, ``N`` response tokens of all rollouts laid end to end (no padding), ``C`` teacher contexts, ``P`` prompts,
-``G`` rollouts of one prompt. ``logp`` is a natural logarithm; entropies and divergences are in nats.
+Suffixes name the axes of a tensor or list: ``B`` rollouts, ``T`` response tokens (padded to the longest), ``N`` response
+tokens of all rollouts laid end to end (no padding), ``C`` the tokens of one chunk of N, ``M`` those of N that have a
+teacher, ``V`` vocabulary, ``H`` hidden size, ``S`` sequences of a packing, ``P`` prompts, ``G`` rollouts of one prompt,
+``K`` several of a kind, ``1`` an axis of length 1. ``logp`` is a natural logarithm; entropies and divergences are in nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m rlrt.ui``: MLflow's pages on the store of the runs here, on 127.0.0.1 only, with the experiment in front."""
+"""``python -m rlrt.ui``: serve MLflow's pages for the local store of runs, on 127.0.0.1 only, opened at the experiment."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from rlrt.records.mlflow import absolute, check_uri
 from rlrt.records.secrets import masked, without_password
 
 HOST = "127.0.0.1"
-"""Nobody but this machine is served."""
+"""The server accepts connections only from this machine."""
 PATIENCE_S = 120.0
-"""Seconds that the server may take to come up."""
+"""Seconds that the server may take to start."""
 
 
 def store(uri: str | None) -> tuple[str, str]:
-    """(tracking URI, experiment) to show: what was typed, or what the config names.
+    """Return (tracking URI, experiment): ``uri`` or the config's tracking URI, and the config's experiment.
 
     Raises:
-        UserError: for a URI of no known kind, a SQLite file that is not there yet, or a config without MLflow.
+        UserError: for a URI of an unknown kind, a SQLite file that does not exist yet, or a config without MLflow.
     """
     tracking: Any = composed([]).tracking
-    place = uri or tracking.uri
-    if place is None:
+    tracking_uri = uri or tracking.uri
+    if tracking_uri is None:
         raise UserError("tracking.uri: the config names no MLflow; give one as --uri sqlite:///FILE.")
-    check_uri(place)
-    file = Path(absolute(place).removeprefix("sqlite:///"))
-    if place.startswith("sqlite:") and not file.is_file():
+    check_uri(tracking_uri)
+    file = Path(absolute(tracking_uri).removeprefix("sqlite:///"))
+    if tracking_uri.startswith("sqlite:") and not file.is_file():
         raise UserError(f"--uri: expected a store of runs in {file}, found none; run something first, or give --uri.")
-    return absolute(place), str(tracking.experiment)
+    return absolute(tracking_uri), str(tracking.experiment)
 
 
 def page_of(uri: str, experiment: str) -> str:
-    """The path of the experiment's page, in the view that shows runs and charts (MLflow opens on another one).
+    """Return the path of the experiment's page, in the view with runs and charts (not MLflow's default view).
 
     Raises:
-        UserError: for a store that does not answer.
+        UserError: if the store does not answer.
     """
     from mlflow import MlflowClient
 
     try:
-        found = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
-    except Exception as error:  # MLflow's and the http library's own types
+        stored = MlflowClient(tracking_uri=uri).get_experiment_by_name(experiment)
+    except Exception as error:  # MLflow and the http library raise many types
         reason = masked(first_line(error), uri)
         raise UserError(f"--uri: {without_password(uri)} does not answer ({reason}).") from None
-    return f"/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning" if found else "/"
+    return f"/#/experiments/{stored.experiment_id}/runs?workflowType=machine_learning" if stored else "/"
 
 
 def free_port(wanted: int) -> int:
-    """The port asked for (0: any that is free).
+    """Return the wanted port (0: any free port).
 
     Raises:
-        UserError: if something listens there already, or it is no port.
+        UserError: if the port is in use or not a valid port.
     """
     if not 0 <= wanted <= 65535:
         raise UserError(f"--port: expected a number from 0 to 65535, got {wanted}.")
@@ -73,17 +73,17 @@ def free_port(wanted: int) -> int:
 
 
 def serve(uri: str, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's server, in a process group of its own; one worker is enough for one person."""
-    words = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
+    """Start MLflow's server in its own process group; one worker is enough for one user."""
+    arguments = ["server", "--host", HOST, "--port", str(port), "--workers", "1", "--backend-store-uri", uri]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return subprocess.Popen([sys.executable, "-m", "mlflow", *words], env=environment, start_new_session=True)
+    return subprocess.Popen([sys.executable, "-m", "mlflow", *arguments], env=environment, start_new_session=True)
 
 
 def wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
-    """Until the server answers.
+    """Wait until the server answers.
 
     Raises:
-        UserError: if it ends or takes too long.
+        UserError: if the server ends or takes too long.
     """
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
@@ -98,21 +98,21 @@ def wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
 
 
 def main() -> None:
-    """Serve until Ctrl-C."""
+    """Serve MLflow's pages until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.ui", description=__doc__)
     parser.add_argument("--uri", help="store of runs (default: the config's tracking.uri)")
     parser.add_argument("--experiment", help="experiment in front (default: the config's)")
     parser.add_argument("--port", type=int, default=5000, help="0: any that is free")
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        sys.exit(guarded(lambda: show(given.uri, given.experiment, given.port)))
+        sys.exit(guarded(lambda: show(options.uri, options.experiment, options.port)))
     except KeyboardInterrupt:
         print()
 
 
 def show(given_uri: str | None, given_experiment: str | None, wanted_port: int) -> None:
-    """Serve a store's pages until the server ends, or say where they are already.
+    """Serve a store's pages until the server ends; for an http store, print the address of its own pages.
 
     Raises:
         UserError: for a store that cannot be read, or a port in use.

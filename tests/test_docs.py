@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from rlrt.describe import full_page
 from tests.conftest import ROOT
 from tests.helpers import METHODS, MODELS
 
+PARTS = re.compile(r"^\| (\d*) *\|((?: `\w+`)+) \|", re.MULTILINE)
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -30,6 +33,41 @@ def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_the_map_of_the_parts_is_the_contract_of_the_layers():
+    """docs/architecture.md shows the layers that pyproject.toml states, and ``rlrt/`` holds these parts and no others."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    stated = [set(re.findall(r"rlrt\.(\w+)", layer)) for layer in contract]
+    shown: list[set[str]] = []
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    for number, parts in PARTS.findall(page[page.index("## The parts") : page.index("## One step")]):
+        if number:
+            assert int(number) == len(shown) + 1
+            shown.append(set())
+        shown[-1] |= set(re.findall(r"`(\w+)`", parts))
+    assert shown == stated
+    assert len(stated) <= 10
+    there = {p.stem for p in (ROOT / "rlrt").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert set.union(*stated) == there - {"__init__"}
+
+
+def test_tests_lie_in_the_folders_of_the_package():
+    parts = {p.name for p in (ROOT / "rlrt").iterdir() if (p / "__init__.py").exists()}
+    others = {"commands", "golden", "kills", "browser", "slurm", "vllm"}
+    assert {p.parent.name for p in (ROOT / "tests").glob("*/test_*.py")} <= parts | others
+
+
+def test_no_page_and_no_comment_names_a_file_that_is_not_here():
+    names = re.compile(r"\b(FINDINGS|DESIGN|METHODS|HOUSE|STYLE|FIDELITY|ATTACK)\.md|\bshared/\w|\bissue \d")
+    for file in [
+        *PAGES,
+        *(ROOT / "rlrt").rglob("*.py"),
+        *(ROOT / "conf").rglob("*.yaml"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]:
+        if file != Path(__file__):
+            assert not (match := names.search(file.read_text())), f"{file}: {match and match[0]}"
 
 
 def test_commands_of_the_readme_name_real_modules_and_targets():

@@ -45,7 +45,7 @@ def check(settings: Settings) -> None:
 
 
 def check_ahead(settings: Settings) -> None:
-    """Refuse to sample ahead where that cannot be.
+    """Refuse train.sample_ahead for engines that share the trainer's weights, for refills, and for engines that release memory.
 
     Raises:
         UserError: saying why.
@@ -60,7 +60,7 @@ def check_ahead(settings: Settings) -> None:
             f"train.sample_ahead: groups are replaced by what their rewards say, which is not known ahead; got "
             f"train.max_refills={settings.train.max_refills}, set train.max_refills=0 or train.sample_ahead=false."
         )
-    if getattr(settings.engine, "release_memory", False):
+    if settings.engine.release_memory:
         raise UserError(
             "train.sample_ahead: the engine works while the update runs, so it cannot give its memory back for it; set "
             "engine.release_memory=false or train.sample_ahead=false."

@@ -1,4 +1,4 @@
-"""What Hydra must know of rlrt: where the config lies, the studies on its search path, names of folders."""
+"""Composition of configs with Hydra: the search path, tuned values of derived methods, and folder names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlrt.records.names import readable
 def register() -> None:
     """Add ``sweeps/`` to Hydra's search path, and the resolvers ``rlrt.run_name`` and ``rlrt.choose:SWITCH,YES,NO``.
 
-    Harmless when repeated.
+    Calling it again has no effect.
     """
     from hydra.core.config_search_path import ConfigSearchPath
     from hydra.core.plugins import Plugins
@@ -29,7 +29,7 @@ def register() -> None:
     from omegaconf import OmegaConf
 
     class SweepsOnSearchPath(SearchPathPlugin):
-        """``+sweep=NAME`` finds ``sweeps/sweep/NAME.yaml``."""
+        """Search path plugin by which ``+sweep=NAME`` reads ``sweeps/sweep/NAME.yaml``."""
 
         def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
             """Append the folder of studies."""
@@ -42,7 +42,7 @@ def register() -> None:
 
 
 def run_name(*, _root_: Any) -> str:
-    """A run's folder: what was typed, readable, and its identity."""
+    """Return the name of a run's folder: the typed overrides in readable form, and the run's identity."""
     from omegaconf import OmegaConf
 
     overrides = [str(o) for o in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
@@ -50,7 +50,7 @@ def run_name(*, _root_: Any) -> str:
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, keys), resolve=True)
         short = identity(plain)
-    except Exception:  # a config that cannot be read fails with its own sentence once the run begins
+    except Exception:  # an invalid config fails with its own sentence once the run begins
         short = "invalid"
     choices = OmegaConf.select(_root_, "hydra.runtime.choices", default={})
     fallback = f"method={choices.get('method')}"
@@ -59,13 +59,13 @@ def run_name(*, _root_: Any) -> str:
 
 @contextmanager
 def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], Any]]:
-    """A function from overrides to the config that Hydra composes, ``hydra`` section included; nothing is run.
+    """Yield a function from overrides to the config that Hydra composes, ``hydra`` section included; nothing is run.
 
-    Hydra reads the files once for every combination of group choices; values are then set as Hydra itself sets them. A sweep of
-    a thousand jobs over a few choices so composes in seconds (docs/LOG.md).
+    Hydra reads the files once per combination of group choices; values are then set by Hydra's own function. So a sweep of a
+    thousand jobs over a few choices composes in seconds (docs/LOG.md).
 
     Args:
-        config_dirs: more folders to look for config groups in.
+        config_dirs: additional folders with config groups.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -73,25 +73,29 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
 
     register()
     GlobalHydra.instance().clear()
-    more = [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
+    search_path = (
+        [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
+    )
     folders = [CONFIG, *map(Path, config_dirs)]
-    read: dict[tuple[str, ...], tuple[Any, list[str]]] = {}
+    composed_choices: dict[tuple[str, ...], tuple[Any, list[str]]] = {}
 
     def composed_of(overrides: Sequence[str]) -> Any:
         loader: Any = GlobalHydra.instance().config_loader()
-        own = {p.name for folder in folders[1:] for p in folder.iterdir() if p.is_dir()}  # Hydra does not list them yet
-        groups = set(loader.list_groups("")) | own | {"hydra"}
+        added_groups = {
+            p.name for folder in folders[1:] for p in folder.iterdir() if p.is_dir()
+        }  # Hydra does not list them yet
+        groups = set(loader.list_groups("")) | added_groups | {"hydra"}
         values = [o for o in overrides if is_value(o, groups)]
         choices = tuple(o for o in overrides if o not in values)
-        if choices not in read:
-            chosen = [*more, *wished_sweeper(choices), *choices]
-            whole = compose("config", overrides=chosen, return_hydra_config=True)
+        if choices not in composed_choices:
+            group_overrides = [*search_path, *study_sweeper(choices), *choices]
+            whole = compose("config", overrides=group_overrides, return_hydra_config=True)
             inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
             if [o for o in inherits if o.startswith(TUNED)]:
-                whole = compose("config", overrides=[*chosen, *inherits], return_hydra_config=True)
+                whole = compose("config", overrides=[*group_overrides, *inherits], return_hydra_config=True)
                 inherits = []
-            read[choices] = whole, inherits
-        whole, inherits = read[choices]
+            composed_choices[choices] = whole, inherits
+        whole, inherits = composed_choices[choices]
         config = copy.deepcopy(whole)
         loader._apply_overrides_to_config(OverridesParser.create().parse_overrides([*inherits, *values]), config)
         return config
@@ -101,19 +105,19 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
 
 
 TUNED = "tuned@_global_"
-"""The config group of values that belong to a pair of model and method."""
+"""The config group of values that are tuned for a pair of model and method."""
 
 
 def tuned_by_ancestor(choices: Mapping[str, Any], typed: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The overrides by which a derived method gets the tuned values of the method it derives from; said on standard error.
+    """Return the overrides that give a derived method the tuned values of its ancestor, and announce them on standard error.
 
-    A choice of that method's pair, which then stands where the pair stands for that method; single values where the derived
-    method sets some of them itself. None where something of the kind was typed.
+    The result is one choice of the ancestor's file in ``tuned``, which Hydra composes in the same position as for the ancestor,
+    or single values, if the derived method sets some of them itself. It is empty if a tuned choice was typed.
 
     Args:
-        choices: the option of every config group.
-        typed: what was typed.
-        folders: where config groups are.
+        choices: the chosen option of every config group.
+        typed: the typed overrides.
+        folders: the folders with config groups.
     """
     if any(o.lstrip("+~").startswith("tuned") for o in typed):
         return []
@@ -121,22 +125,23 @@ def tuned_by_ancestor(choices: Mapping[str, Any], typed: Sequence[str], folders:
     ancestor, values, whole = inherited(model, method, folders)
     if not values:
         return []
-    shown = [f"{name}={grammar(value)}" for name, value in values.items()]
-    if (model, method) not in _said:
-        _said.add((model, method))
+    assignments = [f"{name}={grammar(value)}" for name, value in values.items()]
+    if (model, method) not in _announced:
+        _announced.add((model, method))
         print(
             f"method={method} has no tuned values of its own for model={model} and takes those of {ancestor}: "
-            f"{' '.join(shown)} (a file tuned/{model}_{method}.yaml would go first)",
+            f"{' '.join(assignments)} (a file tuned/{model}_{method}.yaml would take precedence)",
             file=sys.stderr,
         )
-    return [f"{TUNED}={model}_{ancestor}"] if whole else shown
+    return [f"{TUNED}={model}_{ancestor}"] if whole else assignments
 
 
-_said: set[tuple[str, str]] = set()
+_announced: set[tuple[str, str]] = set()
+"""Pairs of model and method whose inherited values this process has announced."""
 
 
 def with_tuned(arguments: Sequence[str]) -> list[str]:
-    """A single run's command line with the tuned values that its method inherits; ``composer`` gives them to all else."""
+    """Return a single run's command line with the tuned values that its method inherits; sweeps get them from ``composer``."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -150,23 +155,23 @@ def with_tuned(arguments: Sequence[str]) -> list[str]:
             with composer(dirs) as compose:
                 choices = dict(compose(overrides).hydra.runtime.choices)
         except (HydraException, OmegaConfBaseException, ValueError, OSError, RecursionError):
-            return list(arguments)  # the run itself says what is wrong
+            return list(arguments)  # the run itself reports the error
     names = {o.split("=", 1)[0].lstrip("+~") for o in overrides}
-    more = [o for o in tuned_by_ancestor(choices, arguments, folders) if o.split("=", 1)[0] not in names]
-    chosen = (i for i, a in enumerate(arguments) if a.startswith(("method=", "experiment=")))
-    at = next(chosen, len(arguments))  # beside the choice: options and overrides must not mix
-    return [*arguments[:at], *more, *arguments[at:]]
+    inherited_overrides = [o for o in tuned_by_ancestor(choices, arguments, folders) if o.split("=", 1)[0] not in names]
+    positions = (i for i, a in enumerate(arguments) if a.startswith(("method=", "experiment=")))
+    at = next(positions, len(arguments))  # next to the choice: options and overrides must not mix
+    return [*arguments[:at], *inherited_overrides, *arguments[at:]]
 
 
 def config_dirs_of(arguments: Sequence[str]) -> list[str]:
-    """The folders of ``--config-dir``, in both of its spellings."""
+    """Return the folders of ``--config-dir``, in both of its spellings."""
     flags = ("--config-dir", "-cd")
-    after = [b for a, b in itertools.pairwise(arguments) if a in flags]
-    return after + [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{flag}=" for flag in flags))]
+    separate = [b for a, b in itertools.pairwise(arguments) if a in flags]
+    return separate + [a.split("=", 1)[1] for a in arguments if a.startswith(tuple(f"{flag}=" for flag in flags))]
 
 
 def choice(group: str, arguments: Sequence[str], folders: Sequence[Path]) -> str:
-    """The option of a group that a command line chooses: by itself, by its experiment, or by default."""
+    """Return the option of a group that a command line chooses: directly, by its experiment, or by default."""
     typed = {a.split("=", 1)[0]: a.split("=", 1)[1].strip("'\"") for a in arguments if "=" in a}
     if group in typed:
         return typed[group]
@@ -179,16 +184,16 @@ def choice(group: str, arguments: Sequence[str], folders: Sequence[Path]) -> str
 
 
 def is_value(override: str, groups: Collection[str]) -> bool:
-    """Whether an override sets, adds or removes a value, rather than choosing from a config group or reaching into Hydra's
-    section (which other parts of that section may read)."""
+    """True if an override sets, adds or removes a value; False if it chooses from a config group or changes Hydra's section
+    (other parts of that section may read it)."""
     name = override.split("=", 1)[0].lstrip("+~")
     return "/" not in name and "@" not in name and name not in groups and not name.startswith("hydra.")
 
 
-def wished_sweeper(overrides: Sequence[str]) -> list[str]:
-    """``hydra/sweeper=NAME`` where a study (``+sweep=...``) overrides it in its defaults list and nothing was typed.
+def study_sweeper(overrides: Sequence[str]) -> list[str]:
+    """Return ``hydra/sweeper=NAME`` if a study (``+sweep=...``) overrides it in its defaults list and none was typed.
 
-    Hydra itself takes the first override that it meets, and meets conf/config.yaml before the study.
+    Hydra itself uses the first override that it reads, and reads conf/config.yaml before the study.
     """
     from omegaconf import OmegaConf
 
@@ -203,7 +208,7 @@ def wished_sweeper(overrides: Sequence[str]) -> list[str]:
 
 
 def composed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Any:
-    """The config of one run, without the ``hydra`` section; ``config_dirs`` are more folders to look for config groups in."""
+    """Return the config of one run, without the ``hydra`` section; ``config_dirs`` are further folders with config groups."""
     from omegaconf import OmegaConf
 
     with composer(config_dirs) as compose:
@@ -216,27 +221,26 @@ GROUPS = sorted(p.name for p in CONFIG.iterdir() if p.is_dir() and p.name not in
 
 
 def composed_keys(arguments: Sequence[str]) -> list[str]:
-    """All dotted keys of the config that the given group choices compose to."""
+    """Return all dotted keys of the config that the given group choices compose to."""
     config = composed([a for a in arguments if a.split("=")[0] in GROUPS and "," not in a])
-
     return dotted(config, "")
 
 
 def hydra_keys(arguments: Sequence[str]) -> list[str]:
-    """The keys of ``hydra.launcher`` and ``hydra.sweeper`` under the chosen launcher and sweeper."""
+    """Return the keys of ``hydra.launcher`` and ``hydra.sweeper`` under the chosen launcher and sweeper."""
     from hydra.errors import HydraException
 
-    chosen = [a for a in arguments if a.startswith(("hydra/launcher=", "hydra/sweeper="))]
+    group_overrides = [a for a in arguments if a.startswith(("hydra/launcher=", "hydra/sweeper="))]
     with composer() as compose:
         try:
-            hydra = compose(chosen).hydra
+            hydra = compose(group_overrides).hydra
         except HydraException:
             hydra = compose([]).hydra
     return [*dotted(hydra.launcher, "hydra.launcher."), *dotted(hydra.sweeper, "hydra.sweeper.")]
 
 
 def dotted(node: Any, prefix: str) -> list[str]:
-    """All keys below a node of a config, in full; nothing is resolved."""
+    """Return all dotted keys below a node of a config; no interpolation is resolved."""
     from omegaconf import OmegaConf
 
     plain: Any = OmegaConf.to_container(node, resolve=False)

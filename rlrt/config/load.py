@@ -9,14 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlrt.config.checks import check
-from rlrt.config.options import elsewhere
+from rlrt.config.options import key_of_other_options
 from rlrt.config.schema import SECTIONS, Settings, Top
+from rlrt.engines import engine as engines
+from rlrt.engines.engine import Engine
 from rlrt.errors import UserError, first_line, nearest
 from rlrt.keys import check_ranges
+from rlrt.tasks import base as tasks
+from rlrt.tasks.base import Task, with_defaults
 from rlrt.tasks.benchmark import Benchmark
 
-PARTS = {"data": ("prepare", "grade", "canonical"), "engine": ("load", "sample", "release", "close", "exact")}
-"""What the class of a section must offer."""
+INTERFACES = {"data": (Task, tasks.REQUIRED), "engine": (Engine, engines.REQUIRED)}
+"""The interface of a section's class, and what the class must define itself."""
 SLOTS = ("advantage", "credit", "policy_loss")
 
 
@@ -28,12 +32,12 @@ def locate(path: str, where: str) -> Any:
     """
     module_name, _, name = str(path).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        cls = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # importing runs a user's module, which may raise anything
         raise UserError(f"{where}: expected the import path of a class, got {path!r} ({error}).") from None
-    if not dataclasses.is_dataclass(found):
+    if not dataclasses.is_dataclass(cls):
         raise UserError(f"{where}: expected a dataclass whose fields are its config keys, got {path!r}.")
-    return found
+    return cls
 
 
 def fields_of(cls: type) -> list[str]:
@@ -55,7 +59,7 @@ def refuse_unknown(values: Mapping[str, Any], known: list[str], path: str, optio
     for name in values:
         if name not in known:
             prefix = f"{path}." if path else ""
-            if others := elsewhere(path, name, option):
+            if others := key_of_other_options(path, name, option):
                 raise UserError(f"{prefix}{name}: {others}")
             raise UserError(
                 f"{prefix}{name}: there is no such key.{nearest(f'{prefix}{name}', [prefix + k for k in known])}"
@@ -111,7 +115,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a plain type that a hint names, or a list of such values."""
+    """True if a value is of a plain type that a hint names, or a list of such values."""
     import typing
 
     for part in _parts(hint):
@@ -165,9 +169,11 @@ def component(values: Mapping[str, Any], path: str, option: str | None = None) -
     if "_target_" not in values:
         raise UserError(f"{path}._target_: this section must name its class.")
     cls = locate(values["_target_"], f"{path}._target_")
-    lacking = [name for name in PARTS[path] if not hasattr(cls, name)]
+    interface, required = INTERFACES[path]
+    lacking = [name for name in required if getattr(cls, name, None) in (None, getattr(interface, name, None))]
     if lacking:
         raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}.")
+    cls = with_defaults(cls, interface)
     refuse_unknown(rest, fields_of(cls), path, option or cls.__name__)
     return typed(cls, rest, path)
 
@@ -239,22 +245,26 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
     Raises:
         UserError: naming the context and those there are.
     """
-    from rlrt.methods.method import context_of
+    from rlrt.methods.contexts import Default, context_of
 
-    asked = credit.contexts()
+    name = type(credit).__name__
+    try:
+        asked = credit.contexts()
+    except ValueError as error:  # a context refuses its own parameters
+        raise UserError(f"method.credit: the teacher contexts of {name}: {first_line(error)}.") from None
     if isinstance(asked, str) or not asked:
-        raise UserError(f"method.credit: {type(credit).__name__}.contexts() gives a list of contexts, got {asked!r}.")
-    for text in asked:
-        if context_of(text) is None:
+        raise UserError(f"method.credit: {name}.contexts() gives a list of contexts, got {asked!r}.")
+    for value in asked:
+        if context_of(value) is None:
             raise UserError(
-                f"method.credit: {type(credit).__name__} asks for the teacher context {text!r}; expected 'default', 'correct', "
-                "'correct:K' or 'wrong:K' (K counts siblings from 0)."
+                f"method.credit: {name} asks for the teacher context {value!r}; expected a rlrt.methods.contexts.Context, "
+                "'default', 'correct', 'correct:K' or 'wrong:K' (K counts siblings from 0)."
             )
     dense = [type(term).__name__ for term in auxiliary if term.needs_teacher]
-    if dense and context_of(asked[0]) != ("default", 0):
+    if dense and context_of(asked[0]) != Default():
         raise UserError(
             f"method.auxiliary: the teacher of the dense term {dense[0]} would be shown {asked[0]!r}, the first context of "
-            f"{type(credit).__name__}, and not teacher.context; use a credit whose first context is 'default'."
+            f"{name}, and not teacher.context; use a credit whose first context is 'default'."
         )
 
 
@@ -286,7 +296,8 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
         refuse_no_section(name, plain.get(name))
     values = dataclasses.asdict(typed(Top, {k: plain.get(k, "???") for k in top}, ""))
     values |= {name: section(name, plain[name]) for name in SECTIONS}
-    values["eval"].suites = {name: benchmark(name, entry) for name, entry in values["eval"].suites.items()}
+    suites = {name: benchmark(name, entry) for name, entry in values["eval"].suites.items()}
+    values["eval"] = dataclasses.replace(values["eval"], suites=suites)
     values |= {name: component(plain[name], name, (names or {}).get(name)) for name in ("engine", "data")}
     values["method"] = method(plain["method"], values["train"])
     settings = Settings(**values, names=dict(names or {}), plain=plain, overrides=list(overrides))

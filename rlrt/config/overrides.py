@@ -1,4 +1,4 @@
-"""Values and configs as Hydra's overrides name and spell them."""
+"""The grammar of Hydra's overrides: how values are written."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import Any
 from rlrt.errors import UserError
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""A key that means itself in Hydra's grammar."""
+"""Pattern of a key that needs no quoting in Hydra's grammar."""
 
 
 def grammar(value: Any) -> str:
-    """A value in Hydra's override grammar, where a backslash counts as one only before a quote or at the end.
+    """Return a value in Hydra's override grammar, where a backslash is an escape only before a quote or at the end.
 
     Raises:
-        UserError: for a mapping with a key that the grammar cannot quote: written raw it would be read as something else.
+        UserError: for a mapping with a key that the grammar cannot quote: unquoted it would be parsed as something else.
     """
     if isinstance(value, str):
-        text = re.sub(
-            r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value
-        )  # OmegaConf's own escape: the text, no interpolation
+        # OmegaConf's own escape: plain text, no interpolation
+        text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", value)
         quoted = re.sub(r"(\\*)'", lambda m: m[1] * 2 + r"\'", text)
         return "'" + re.sub(r"\\+$", lambda m: m[0] * 2, quoted) + "'"
     if isinstance(value, list):
@@ -29,7 +28,7 @@ def grammar(value: Any) -> str:
         for name in value:
             if not PLAIN_KEY.fullmatch(str(name)):
                 raise UserError(
-                    f"expected keys of letters, digits and _ in a mapping that is given again, got {str(name)!r:.60}."
+                    f"expected keys of letters, digits and _ in a mapping that becomes an override, got {str(name)!r:.60}."
                 )
         return "{" + ",".join(f"{k}:{grammar(v)}" for k, v in value.items()) + "}"
     if value is None:

@@ -1,4 +1,4 @@
-"""What a user typed wrong, as one sentence and exit code 2: rlrt's own refusals, and Hydra's in plain words."""
+"""Report a user's error as one sentence and exit code 2: rlrt's own refusals, and Hydra's in plain words."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import GROUPS, choice, composed_keys, config_dirs_of, hydra_keys
-from rlrt.config.options import SECTIONS, elsewhere
+from rlrt.config.options import SECTIONS, key_of_other_options
 from rlrt.errors import UserError, nearest
 from rlrt.paths import CONFIG
 from rlrt.records.secrets import masked
 
 HYDRAS = ("hydra", "omegaconf", "antlr4", "yaml")
-"""Packages that compose a config: an error that begins in one of them is about what was typed."""
+"""Packages that compose a config: an error raised in one of them is about the typed overrides."""
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
-    """Hydra's complaint as one sentence with the nearest valid name."""
+    """Return Hydra's complaint as one sentence with the nearest valid name."""
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         name = match[1]
@@ -43,27 +43,27 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         known = sorted({*nested, *(o for o in options if o[0] != "_")})
         return f"{group}={name}: there is no such {group}.{nearest(name, known)}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    given = next((a for a in arguments if "${" in a), "")
-    if "nterpolation" in text and given:
-        return f"{given.split('=', 1)[0].lstrip('+~')}: the value of {given!r} cannot be resolved ({lines[0]})."
+    interpolation = next((a for a in arguments if "${" in a), "")
+    if "nterpolation" in text and interpolation:
+        return f"{interpolation.split('=', 1)[0].lstrip('+~')}: the value of {interpolation!r} cannot be resolved ({lines[0]})."
     typed = next((a for a in arguments if a in text), "")
-    said = " ".join(line for line in lines[:2] if not line.endswith(":")) or type(error).__name__
+    sentence = " ".join(line for line in lines[:2] if not line.endswith(":")) or type(error).__name__
     if isinstance(error, RecursionError):
-        said = "these choices lead to themselves: a file of a config group names its own group in its defaults list"
-    return f"{typed}: {said}" if typed and not said.startswith(typed) else said
+        sentence = "these choices lead to themselves: a file of a config group names its own group in its defaults list"
+    return f"{typed}: {sentence}" if typed and not sentence.startswith(typed) else sentence
 
 
 def of_another_option(name: str, arguments: Sequence[str]) -> str:
-    """What to say of a key that the chosen method, data set or engine lacks and another one has; empty for other keys."""
+    """Return the sentence for a key that only another method, data set or engine has; empty for other keys."""
     group, _, key = name.partition(".")
     if group not in SECTIONS:
         return ""
     folders = [CONFIG, *map(Path, config_dirs_of(arguments))]
-    return elsewhere(group, key, choice(group, arguments, folders).split(",")[0], folders)
+    return key_of_other_options(group, key, choice(group, arguments, folders).split(",")[0], folders)
 
 
 def known_names(arguments: Sequence[str]) -> list[str]:
-    """Every name that could have been meant: keys, config groups, and the launcher's and sweeper's keys."""
+    """Return every name that could have been meant: keys, config groups, and the launcher's and sweeper's keys."""
     from hydra.errors import HydraException
 
     try:
@@ -74,13 +74,13 @@ def known_names(arguments: Sequence[str]) -> list[str]:
 
 
 def guarded(action: Callable[[], Any], arguments: Sequence[str] = ()) -> int:
-    """Run ``action``; errors that a user can mend become one sentence on standard error and an exit code.
+    """Run ``action``; turn errors that a user can correct into one sentence on standard error and an exit code.
 
     Args:
-        arguments: what was typed, for Hydra's complaints.
+        arguments: the typed overrides, to explain Hydra's complaints.
 
     Returns:
-        0; 2 for what rlrt or Hydra refuses.
+        0, or 2 if rlrt or Hydra refused the command.
     """
     try:
         action()
@@ -97,7 +97,7 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str] = ()) -> int:
 
 
 def unwritable(error: Exception, arguments: Sequence[str]) -> str:
-    """What to say of a folder for runs or sweeps that cannot be made; empty for all other errors."""
+    """Return the sentence for a folder of runs or sweeps that cannot be created; empty for all other errors."""
     from hydra.errors import HydraException
 
     if not isinstance(error, OSError) or isinstance(error, HydraException) or error.filename is None:
@@ -105,11 +105,11 @@ def unwritable(error: Exception, arguments: Sequence[str]) -> str:
     if "outputs" not in str(error.filename) and not any("dir=" in a for a in arguments):
         return ""
     key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
-    return f"{key}: {error.filename} cannot be written ({error.strerror}); give a folder that can, as {key}=FOLDER."
+    return f"{key}: {error.filename} cannot be written ({error.strerror}); give a writable folder as {key}=FOLDER."
 
 
 def is_hydras(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf refused what was typed, be it by a plain ValueError."""
+    """True if Hydra or OmegaConf refused the typed overrides, even by a plain ValueError."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

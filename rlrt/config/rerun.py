@@ -1,4 +1,4 @@
-"""``+from=RUN``: the overrides that make a stored run's config again, whatever defaults have changed since."""
+"""``+from=RUN``: the overrides that restore a stored run's config, even if defaults have changed since."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from rlrt.records.secrets import MASK
 from rlrt.records.stored_config import stored_config
 from rlrt.records.user_code import refuse_foreign
 
-PLACES = ("outputs/runs", "outputs/sweeps/*")
+RUN_FOLDERS = ("outputs/runs", "outputs/sweeps/*")
+"""Patterns of folders in which a run is searched by its name."""
 TRUST = "--trust"
-"""Option of a command that reads a stored config: the code that it names is known."""
+"""Option of commands that read a stored config: the user trusts the code that the config names."""
 SKIPPED = ("tracking", "resume", "trial", "hydra")
-"""Sections that say where and how a run is kept: today's hold."""
+"""Sections about where and how a run is recorded: today's values apply, not the stored ones."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a command reads stored configs.
+    """Options of a command that reads stored configs.
 
     Attributes:
-        trust: whether they may name code from outside rlrt, and servers that get this environment's credentials.
-        config_dirs: more folders to look for config groups in.
+        trust: True if they may name code from outside rlrt, and servers that get this environment's credentials.
+        config_dirs: additional folders with config groups.
     """
 
     trust: bool = False
@@ -39,81 +40,83 @@ class Reading:
 
 
 OWN = Reading()
-"""Of one's own runs, made with the shipped config groups."""
+"""Options for one's own runs, made with the shipped config groups."""
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """Give a command the options of ``Reading``."""
+    """Add the options of ``Reading`` to a command."""
     parser.add_argument(TRUST, action="store_true", help="the runs' configs may name code from outside rlrt: it is run")
     parser.add_argument("--config-dir", "-cd", action="append", default=[], help="a further folder of config groups")
 
 
-def reading(given: argparse.Namespace) -> Reading:
-    """The values of these options."""
-    return Reading(given.trust, tuple(given.config_dir))
+def reading(options: argparse.Namespace) -> Reading:
+    """Return the ``Reading`` that the parsed options give."""
+    return Reading(options.trust, tuple(options.config_dir))
 
 
 def expand(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> list[str]:
-    """A command line with ``+from=RUN`` replaced by the overrides that lead to that run's config; what else was typed wins.
+    """Replace ``+from=RUN`` in a command line by the overrides that restore that run's config; other typed overrides win.
 
-    ``--trust``, which goes from the line, lets the stored config name code from outside rlrt. Config groups are also looked
-    for in the line's ``--config-dir`` and in ``config_dirs``.
+    ``--trust``, which is removed from the line, lets the stored config name code from outside rlrt. Config groups are also
+    searched in the line's ``--config-dir`` and in ``config_dirs``.
 
     Raises:
-        UserError: for a run that is not there, or two of them, or one whose config names foreign code.
+        UserError: for a missing run, for two runs, or for a run whose config names foreign code.
     """
     trust = TRUST in arguments
     arguments = [path_quoted(a) for a in arguments if a != TRUST]
-    given = [a for a in arguments if a.startswith(("+from=", "from="))]
-    if not given:
+    sources = [a for a in arguments if a.startswith(("+from=", "from="))]
+    if not sources:
         return list(arguments)
-    if len(given) > 1:
-        raise UserError(f"+from: expected one run, got {len(given)}.")
-    folder = find(given[0].split("=", 1)[1])
-    typed = [a for a in arguments if "=" in a and not a.startswith("-") and a not in given]
-    at = arguments.index(given[0])
+    if len(sources) > 1:
+        raise UserError(f"+from: expected one run, got {len(sources)}.")
+    folder = find_run(sources[0].split("=", 1)[1])
+    typed = [a for a in arguments if "=" in a and not a.startswith("-") and a not in sources]
+    at = arguments.index(sources[0])
     folders = [*config_dirs_of(arguments), *config_dirs]
     return [*arguments[:at], *remade(folder, typed, trust, folders), *arguments[at + 1 :]]
 
 
 def path_quoted(argument: str) -> str:
-    """An override whose value is a path that is there, quoted where Hydra's grammar would trip over it: the folders of runs,
-    which are models too (``model.path=RUN``), have ``=`` and ``,`` in their names."""
+    """Quote an override whose value is an existing path with characters of Hydra's grammar: folders of runs, which are models
+    too (``model.path=RUN``), have ``=`` and ``,`` in their names."""
     name, sign, value = argument.partition("=")
     special = re.search(r"[=,:(){}\[\]\s]", value) and value[0] not in "'\""
     path = sign and name.endswith("path") and special and Path(value).expanduser().exists()
     return f"{name}={grammar(value)}" if path else argument
 
 
-def find(name: str) -> Path:
-    """The folder of a run, by path or by its name below ``outputs/``.
+def find_run(name: str) -> Path:
+    """Return the folder of a run, given its path or its name below ``outputs/``.
 
     Raises:
-        UserError: if there is none, or several.
+        UserError: if there is no such run, or several.
     """
-    found = [Path(name)] if is_run(Path(name)) else [p for place in PLACES for p in Path().glob(f"{place}/{name}")]
-    runs = [p for p in found if is_run(p)]
+    candidates = (
+        [Path(name)] if is_run(Path(name)) else [p for pattern in RUN_FOLDERS for p in Path().glob(f"{pattern}/{name}")]
+    )
+    runs = [p for p in candidates if is_run(p)]
     if len(runs) != 1:
-        many = ", ".join(map(str, runs)) or "none"
+        matches = ", ".join(map(str, runs)) or "none"
         raise UserError(
-            f"+from={name}: expected the folder of one run (with config.yaml and manifest.json), found {many}."
+            f"+from={name}: expected the folder of one run (with config.yaml and manifest.json), found {matches}."
         )
     return runs[0]
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder holds a run's papers."""
+    """True if a folder holds a run's config and manifest."""
     return (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file()
 
 
 def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs: Sequence[str] = ()) -> list[str]:
-    """The overrides of a stored run, without what ``typed`` replaces, and with the values of defaults that changed since.
+    """Return the overrides of a stored run, without those that ``typed`` replaces, and with old values of changed defaults.
 
-    A typed choice (``method=grpo``) replaces the stored one and every stored value of its section. Of the stored config all is
-    text: what looks like an interpolation stays as it stands.
+    A typed choice (``method=grpo``) replaces the stored one and every stored value of its section. The stored config is plain
+    text: what looks like an interpolation is not resolved.
 
     Raises:
-        UserError: for a config that cannot be read or was stored with a masked value that is needed, or that names code from
+        UserError: for a config that cannot be read, that lacks a needed value because it was masked, or that names code from
             outside rlrt without ``trust``.
     """
     from omegaconf import OmegaConf
@@ -121,35 +124,37 @@ def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs:
     names = {a.split("=", 1)[0].lstrip("+~") for a in typed}
     plain = stored_config(folder)
     if not trust:
-        left = {name: values for name, values in plain.items() if not replaced(name, names)}
-        refuse_foreign(left, str(folder), names)
-    kept = [again for o in stored_overrides(folder) if (again := as_it_ran(o, plain, names)) is not None]
-    today: Any = OmegaConf.to_container(composed([*kept, *chosen(typed)], config_dirs), resolve=True)
-    now = leaves(today)
-    then = {k: v for k, v in leaves(plain).items() if k in now and not replaced(k, names)}
-    for name, value in then.items():
+        taken_over = {name: values for name, values in plain.items() if not replaced(name, names)}
+        refuse_foreign(taken_over, str(folder), names)
+    overrides = [override for o in stored_overrides(folder) if (override := as_it_ran(o, plain, names)) is not None]
+    composed_today: Any = OmegaConf.to_container(
+        composed([*overrides, *group_choices(typed)], config_dirs), resolve=True
+    )
+    today_values = leaves(composed_today)
+    stored_values = {k: v for k, v in leaves(plain).items() if k in today_values and not replaced(k, names)}
+    for name, value in stored_values.items():
         if str(value) == MASK or f"//{MASK}@" in str(value):
             raise UserError(
                 f"{name}: {folder} was stored without this value, which holds a secret; type it, as {name}=VALUE."
             )
-    made = [*kept, *(f"{k}={grammar(v)}" for k, v in then.items() if now[k] != v)]
-    if not trust:  # what they compose to, whatever the stored config said
-        whole: Any = OmegaConf.to_container(composed([*made, *chosen(typed)], config_dirs), resolve=True)
+    restored = [*overrides, *(f"{k}={grammar(v)}" for k, v in stored_values.items() if today_values[k] != v)]
+    if not trust:  # the composed config too: it may name code that the stored config does not
+        whole: Any = OmegaConf.to_container(composed([*restored, *group_choices(typed)], config_dirs), resolve=True)
         refuse_foreign({k: v for k, v in whole.items() if not replaced(k, names)}, str(folder), names)
-    return made
+    return restored
 
 
 def stored_overrides(folder: Path) -> list[str]:
-    """What was typed for a run, as its manifest has it."""
+    """Return the overrides that were typed for a run, from its manifest."""
     typed = read_json(folder / "manifest.json").get("overrides", [])
     return [str(o) for o in typed] if isinstance(typed, list) else []
 
 
 def as_it_ran(override: str, plain: Mapping[str, Any], names: set[str]) -> str | None:
-    """A stored override as it is given again: a choice of a config group as it stands, a value as the stored config has it.
+    """Return a stored override as it must be given again: a group choice unchanged, a value from the stored config.
 
     Returns:
-        None for what is typed anew, not taken over, not in the stored config, or masked there.
+        None for a key that is typed anew, not taken over, missing from the stored config, or masked in it.
     """
     name, _, value = override.partition("=")
     key = name.lstrip("+~")
@@ -161,19 +166,19 @@ def as_it_ran(override: str, plain: Mapping[str, Any], names: set[str]) -> str |
         return override if plain_name else None
     if sign == "~":
         return f"~{key}"
-    found: Any = plain
+    value_as_stored: Any = plain
     for part in key.split("."):
-        found = found.get(part, MASK) if isinstance(found, Mapping) else MASK
-    masked = found == MASK or f"//{MASK}@" in str(found)
-    return None if masked else f"{sign}{key}={grammar(found)}"
+        value_as_stored = value_as_stored.get(part, MASK) if isinstance(value_as_stored, Mapping) else MASK
+    masked = value_as_stored == MASK or f"//{MASK}@" in str(value_as_stored)
+    return None if masked else f"{sign}{key}={grammar(value_as_stored)}"
 
 
-def chosen(typed: Sequence[str]) -> list[str]:
-    """The choices of config groups among overrides (one option each: a sweep's first)."""
+def group_choices(typed: Sequence[str]) -> list[str]:
+    """Return the group choices among overrides (one option each: a sweep's first)."""
     return [a.split(",")[0] for a in typed if "." not in a.split("=", 1)[0] and "=" in a and a[0] not in "+~"]
 
 
 def replaced(name: str, typed: set[str]) -> bool:
-    """Whether a stored key is typed anew, belongs to a section whose choice is, or is not taken over at all."""
+    """True if a stored key is typed anew, belongs to a section whose choice is typed anew, or is never taken over."""
     section = name.split(".", 1)[0]
     return name in typed or section in typed or section in SKIPPED or section.startswith("hydra/")

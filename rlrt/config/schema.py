@@ -11,7 +11,7 @@ from typing import Any
 from rlrt.keys import key
 
 
-@dataclass
+@dataclass(frozen=True)
 class Model:
     """``model.*``: which weights, and how a prompt is written for them."""
 
@@ -45,7 +45,7 @@ class Model:
     lora_targets: list[str] = key("names of the linear layers that get an adapter")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Train:
     """``train.*``: the loop and the optimiser."""
 
@@ -79,7 +79,7 @@ class Train:
     eval_every: int = key("steps between evaluations; start and end always; 0: only those", "steps", least=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Teacher:
     """``teacher.*``: the same model with a solution in its context."""
 
@@ -98,7 +98,7 @@ class Teacher:
     max_context_tokens: int = key("prompts longer than this get no teacher; counted and logged", "tokens", least=1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Eval:
     """``eval.*``: evaluation on held-out prompts."""
 
@@ -115,7 +115,7 @@ class Eval:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tracking:
     """``tracking.*``: where a run is recorded besides its own folder."""
 
@@ -126,7 +126,7 @@ class Tracking:
     samples: int = key("rollouts stored each time", least=0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Distributed:
     """``distributed.*``: one run on several processes (torchrun, or the launchers' ``tasks_per_node``)."""
 
@@ -139,7 +139,7 @@ class Distributed:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trial:
     """``trial.*``: what one trial of a search (``hydra/sweeper=optuna``) is made of; nothing else reads it."""
 
@@ -148,9 +148,13 @@ class Trial:
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Settings:
-    """A whole run, checked. ``method``, ``data`` and ``engine`` are instances of the classes that the config names."""
+    """A whole run, checked; nothing changes it afterwards.
+
+    ``method``, ``data``, ``engine`` and ``eval.suites`` hold instances of the classes that the config names, with their keys
+    and nothing else: ``rlrt.execution.parts`` makes the objects that a run prepares and runs.
+    """
 
     seed: int
     resume: str
@@ -172,7 +176,7 @@ class Settings:
     overrides: list[str] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Top:
     """Keys that stand alone."""
 

@@ -1,1 +1,1 @@
-"""Several processes as one run: who takes which share, what is told to whom, and what happens when one of them is lost."""
+"""Several processes as one run: sharing of work, exchange of data between ranks, and the loss of a rank."""

@@ -6,17 +6,18 @@ import socket
 
 
 def probed(host: str, port: int) -> int:
-    """Listen at a port for a moment, as the server that will have it does: a connection's last minutes do not count.
+    """Return a port that a server on this machine can listen at, or fail if it is taken.
 
     Args:
-        port: 0: any that is free.
+        port: number to try, by listening for a moment with SO_REUSEADDR as the server will, so that a connection's
+            TIME_WAIT does not count; 0 for any free port.
 
     Returns:
         the port.
 
     Raises:
-        OSError: if something listens there already.
-        OverflowError: if it is no port.
+        OSError: if another program listens at the port.
+        OverflowError: if the number is outside the range of ports.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

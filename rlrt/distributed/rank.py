@@ -1,18 +1,18 @@
-"""What the environment says of this process among those of its run (torchrun's variables); nothing slow is imported."""
+"""Rank and number of processes from torchrun's environment variables; importing this module is fast."""
 
 from __future__ import annotations
 
 import os
 
 EXIT = 3
-"""Exit code of a process that ends because another one of its run did."""
+"""Exit code of a process that ends because another rank of its run ended."""
 
 
 def processes() -> int:
-    """How many processes this run has."""
+    """Return the number of processes of this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_main() -> bool:
-    """Whether this process is the first of its run: the one that writes and speaks."""
+    """True if this process is rank 0: the one that writes files and prints."""
     return int(os.environ.get("RANK", "0")) == 0

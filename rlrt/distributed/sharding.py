@@ -1,9 +1,9 @@
-"""One model on several processes: copies with summed gradients (DDP, through accelerate), or its weights in shares (FSDP2).
+"""One model on several ranks: replicas with summed gradients (DDP, through accelerate), or sharded weights (FSDP2).
 
-Both wrap an ``Entry``, through which every forward pass goes that several processes make together. Under ``fsdp`` each layer's
-weights are gathered when it runs; those of embedding, last norm and output layer from the first pass after ``settle``
-until the next.
-The same calls run on CPUs (gloo) and on GPUs (NCCL), so what the tests see is what ships.
+Both wrap an ``Entry``, through which every joint forward pass of all ranks goes. Under ``fsdp`` each layer's weights are
+gathered when the layer runs; those of embedding, last norm and output layer stay gathered from one forward pass until the next
+``drop_gathered``.
+The same calls run on CPUs (gloo) and on GPUs (NCCL), so the tests on CPUs run the code that GPUs run.
 """
 
 from __future__ import annotations
@@ -18,35 +18,37 @@ import torch
 from torch import Tensor, nn
 
 ENTRIES: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-"""The wrapped ``Entry`` of a model that several processes share."""
+"""The wrapped ``Entry`` of each model that is replicated or sharded over several ranks."""
 
 
 class Entry(nn.Module):
-    """A forward pass made of any function of a model: what DDP and FSDP need to see begin and end."""
+    """A forward pass made of any function of a model: DDP and FSDP need to see its begin and end."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Call it. Nothing that it gives is a view of something else: FSDP2 marks it in place."""
+        """Call ``function`` and return its outputs; views are cloned, because FSDP2 marks outputs in place."""
         return tuple(x.clone() if x._is_view() else x for x in function())
 
 
 def share_ddp(model: Any) -> None:
-    """Sum the gradients of this model over the processes from now on; weights are rank 0's."""
+    """Replicate a model over the ranks: from now on gradients are summed over ranks; the weights are rank 0's."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = next(model.parameters()).device
-    plain = DistributedDataParallelKwargs(broadcast_buffers=False)  # they never change, and passes may differ in number
-    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[plain])
-    with warnings.catch_warnings():  # accelerate knows no other word for it
+    no_broadcast = DistributedDataParallelKwargs(
+        broadcast_buffers=False
+    )  # buffers never change, and ranks may run different numbers of passes
+    accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[no_broadcast])
+    with warnings.catch_warnings():  # accelerate has no other option for it
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         ENTRIES[model] = accelerator.prepare_model(Entry(model), device_placement=False)
 
 
 def share_fsdp(model: Any, device: torch.device) -> None:
-    """Keep this process's share of the weights alone, on its device."""
+    """Shard a model over the ranks; this rank keeps its shard alone, on ``device``."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -61,50 +63,50 @@ def share_fsdp(model: Any, device: torch.device) -> None:
 
 
 def run(model: Any, function: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """A forward pass of a model: together with the other processes where they share its weights, or will its gradients."""
+    """Run a forward pass of a model: jointly with the other ranks if the weights are sharded or the gradients summed."""
     entry = ENTRIES.get(model)
     if entry is None or not (torch.is_grad_enabled() or is_sharded(model)):
         return function()
-    found: tuple[Tensor, ...] = entry(function)
-    return found
+    outputs: tuple[Tensor, ...] = entry(function)
+    return outputs
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether this process holds a share of the weights alone."""
+    """True if this rank holds only a shard of the weights."""
     return hasattr(ENTRIES.get(model), "reshard")
 
 
 def is_share(tensor: Any) -> bool:
-    """Whether a tensor is a share of one that lies on several processes."""
+    """True if a tensor is this rank's shard of a larger one."""
     return hasattr(tensor, "full_tensor")
 
 
 @contextlib.contextmanager
-def gradients_stay(model: Any, here: bool) -> Iterator[None]:
-    """Where ``here``, gradients of this pass are not exchanged yet: a later pass's exchange takes them along (DDP)."""
+def gradients_stay(model: Any, hold: bool) -> Iterator[None]:
+    """Delay the exchange of gradients if ``hold`` is True: a later pass's exchange includes this pass's gradients (DDP)."""
     entry = ENTRIES.get(model)
-    if here and entry is not None and hasattr(entry, "no_sync"):
+    if hold and entry is not None and hasattr(entry, "no_sync"):
         with entry.no_sync():
             yield
     else:
         yield
 
 
-def settle(model: Any) -> None:
-    """The weights have changed: what was gathered of the old ones is let go."""
+def drop_gathered(model: Any) -> None:
+    """Drop gathered copies of the weights; call after every update of the weights."""
     entry = ENTRIES.get(model)
     if entry is not None and hasattr(entry, "reshard"):
         entry.reshard()
 
 
 def whole(tensor: Any) -> Tensor:
-    """A tensor's whole value; gathered, by all processes together, where each holds a share."""
+    """Return a tensor's full value; if it is sharded, all ranks gather it together."""
     value: Tensor = tensor.full_tensor() if is_share(tensor) else tensor
     return value
 
 
 def like(target: Any, value: Tensor) -> Tensor:
-    """``value``, whole, as the target holds its own: this process's share where the target is one."""
+    """Return the full tensor ``value`` in the target's layout: this rank's shard if the target is sharded."""
     if not is_share(target) or value.dim() == 0:
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -116,6 +118,6 @@ def like(target: Any, value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put(targets: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
-    """Copy whole weights into a model's, name by name."""
+    """Copy full weights into a model's parameters, name by name."""
     for name, target in targets.items():
         target.copy_(like(target, values[name]))

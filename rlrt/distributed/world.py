@@ -1,7 +1,7 @@
-"""The processes of a run, and what they tell each other. One process alone is a world too: then everything here is free.
+"""The ranks of a run and their collectives. A single process is a world of size 1, whose collectives return at once.
 
-Every process runs the same loop on the same prompts; a share of the rollouts, of the scoring and of the update is its own. What
-is gathered is the same everywhere, so all processes take the same decisions without asking.
+Every rank runs the same loop on the same prompts, and does its share of the rollouts, of the scoring and of the update. All
+ranks see the same gathered data and therefore decide alike without further messages.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ T = TypeVar("T")
 
 
 class World:
-    """A run that has one process.
+    """The world of a run with one process.
 
     Attributes:
-        rank, size: this process's number, and how many there are.
-        local_rank: its number on its machine.
+        rank, size: number of this rank, and number of ranks.
+        local_rank: number of this rank on its machine.
     """
 
     rank = 0
@@ -38,65 +38,66 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes the run's files and speaks to MLflow."""
+        """True if this rank writes the run's files and talks to MLflow."""
         return self.rank == 0
 
-    def gather(self, mine: Sequence[T]) -> list[T]:
-        """What every process has, rank after rank."""
-        return list(mine)
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all ranks, in the order of ranks."""
+        return list(items)
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+        """True if the flag is True on any rank."""
         return flag
 
     def most(self, number: int) -> int:
-        """The largest of the processes' numbers."""
+        """Return the largest of the ranks' numbers."""
         return number
 
     def sum(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Sums over the processes, name by name; a process may lack a name."""
+        """Return the sums over ranks, name by name; a rank may lack a name."""
         return numbers
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives, or raises for the user, in the main process, which alone runs it."""
+        """Run ``action`` on rank 0 alone; return its result, or raise its UserError, on all ranks."""
         return action()
 
-    def twin(self) -> World:
-        """The same processes on a line of their own: a thread may talk on it while another one talks here."""
+    def second_channel(self) -> World:
+        """Return a second communicator over the same ranks, so that one thread's collectives do not interleave with
+        another's."""
         return self
 
     def explained(self, error: BaseException) -> BaseException:
-        """The error to show for ``error``: what another process did, where that is its cause."""
+        """Return the error to report for ``error``: the failure of another rank, if that is the cause."""
         return error
 
     def leave(self) -> None:
-        """The run is over in this process."""
+        """End this rank's part in the run."""
 
 
 class Several(World):
-    """This process among several (``connect`` makes it). Everything here must be called by all processes, in one order."""
+    """This rank among several (``connect`` makes it). All ranks must call its methods, in the same order."""
 
     def __init__(self, rank: int, size: int, local_rank: int, group: Any, watch: Watch) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._group, self._watch = group, watch
 
-    def gather(self, mine: Sequence[T]) -> list[T]:
-        """What every process has, rank after rank."""
+    def gather(self, items: Sequence[T]) -> list[T]:
+        """Return the items of all ranks, in the order of ranks."""
         with self._watch.meeting():
-            found: list[Any] = [None] * self.size
-            dist.all_gather_object(found, list(mine), group=self._group)
-        return [item for part in found for item in part]
+            gathered: list[Any] = [None] * self.size
+            dist.all_gather_object(gathered, list(items), group=self._group)
+        return [item for part in gathered for item in part]
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in any process."""
+        """True if the flag is True on any rank."""
         return any(self.gather([flag]))
 
     def most(self, number: int) -> int:
-        """The largest of the processes' numbers."""
+        """Return the largest of the ranks' numbers."""
         return max(self.gather([number]))
 
     def sum(self, numbers: dict[str, float]) -> dict[str, float]:
-        """Sums over the processes, name by name; a process may lack a name."""
+        """Return the sums over ranks, name by name; a rank may lack a name."""
         total: dict[str, float] = {}
         for part in self.gather([numbers]):
             for name, value in part.items():
@@ -104,55 +105,59 @@ class Several(World):
         return total
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives, or raises for the user, in the main process, which alone runs it."""
-        told: list[Any] = [None, None]
+        """Run ``action`` on rank 0 alone; return its result, or raise its UserError, on all ranks."""
+        outcome: list[Any] = [None, None]
         if self.main:
             try:
-                told[0] = action()
+                outcome[0] = action()
             except UserError as error:
-                told[1] = error
+                outcome[1] = error
         with self._watch.meeting():
-            dist.broadcast_object_list(told, src=0, group=self._group)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+            dist.broadcast_object_list(outcome, src=0, group=self._group)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
-    def twin(self) -> World:
-        """The same processes on a line of their own: a thread may talk on it while another one talks here."""
+    def second_channel(self) -> World:
+        """Return a second communicator over the same ranks, so that one thread's collectives do not interleave with
+        another's."""
         return Several(self.rank, self.size, self.local_rank, dist.new_group(backend="gloo"), self._watch)
 
     def explained(self, error: BaseException) -> BaseException:
-        """The error to show for ``error``: what another process did, where that is its cause."""
+        """Return the error to report for ``error``: the failure of another rank, if that is the cause."""
         return self._watch.explained(error)
 
     def leave(self) -> None:
-        """The run is over in this process."""
+        """End this rank's part in the run, and the process group unless something failed."""
         self._watch.stop()
-        in_peace = not self._watch.failed and sys.exc_info()[0] is None  # else goodbyes could take for ever
-        if in_peace and dist.is_initialized():  # vLLM, at its end, leaves for all
+        succeeded = (
+            not self._watch.failed and sys.exc_info()[0] is None
+        )  # after a failure the last collective could hang
+        if succeeded and dist.is_initialized():  # vLLM destroys the process group itself when it ends
             dist.destroy_process_group()
 
 
 ALONE = World()
+"""The world of a run with one process."""
 
 
 def connect(patience_s: float, on_gpu: bool) -> World:
-    """Join the other processes of this run, which torchrun's variables name (RANK, WORLD_SIZE, MASTER_ADDR, ...).
+    """Connect this process to the other ranks of its run, given by torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
     Args:
-        patience_s: how long a process may keep the others waiting before the run ends.
-        on_gpu: whether tensors on GPUs will be exchanged, through NCCL.
+        patience_s: how long a rank may keep the others waiting before the run ends, seconds.
+        on_gpu: True if tensors on GPUs will be exchanged, through NCCL.
 
     Raises:
-        UserError: where the others cannot be met, or the port is taken.
+        UserError: if the other ranks cannot be reached, or the port is taken.
     """
     size = processes()
     if size == 1:
         return ALONE
-    lacking = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
-    if lacking:
+    missing = [n for n in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if n not in os.environ]
+    if missing:
         raise UserError(
-            f"WORLD_SIZE={size}: several processes need {', '.join(lacking)} too; start them with torchrun --standalone "
+            f"WORLD_SIZE={size}: several processes need {', '.join(missing)} too; start them with torchrun --standalone "
             "--nproc-per-node=N -m rlrt.run ..., or leave WORLD_SIZE out."
         )
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
@@ -166,9 +171,9 @@ def connect(patience_s: float, on_gpu: bool) -> World:
         )
     except (RuntimeError, ValueError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise UserError(
-            f"rank {rank} of {size} could not meet the others at {place} (MASTER_ADDR:MASTER_PORT): {first}; are all of them "
+            f"rank {rank} of {size} could not meet the others at {address} (MASTER_ADDR:MASTER_PORT): {first}; are all of them "
             "started, and can this machine reach that one?"
         ) from None
     if on_gpu:
@@ -181,7 +186,7 @@ def connect(patience_s: float, on_gpu: bool) -> World:
 
 
 def refuse_taken_port(rank: int) -> None:
-    """Refuse a rendezvous whose port another program has: the processes would wait for each other in vain.
+    """Refuse a rendezvous port that another program uses: the ranks would wait for each other in vain.
 
     Raises:
         UserError: naming the port.
@@ -199,19 +204,19 @@ def refuse_taken_port(rank: int) -> None:
 
 
 def parts(weights: Sequence[int], size: int) -> list[range]:
-    """Cut a list into ``size`` stretches of about equal weight, in order; some are empty where there are few items.
+    """Cut a list into ``size`` contiguous parts of about equal weight, in order; some are empty if there are few items.
 
-    Each item goes where the middle of its weight falls, so that no stretch is heavier than an equal share by more than
-    its own heaviest item.
+    Each item goes to the part in which the middle of its weight falls, so that no part is heavier than an equal share by more
+    than its own heaviest item.
     """
-    total, done, place = sum(weights), 0, 0
+    total, done, part = sum(weights), 0, 0
     starts = [0] * (size + 1)
     for i, weight in enumerate(weights):
         middle = done + weight / 2
-        while place < size - 1 and middle >= total * (place + 1) / size:
-            place += 1
-            starts[place] = i
+        while part < size - 1 and middle >= total * (part + 1) / size:
+            part += 1
+            starts[part] = i
         done += weight
-    for later in range(place + 1, size + 1):
+    for later in range(part + 1, size + 1):
         starts[later] = len(weights)
     return [range(starts[k], starts[k + 1]) for k in range(size)]

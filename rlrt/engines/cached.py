@@ -1,4 +1,4 @@
-"""Decoding any causal model of transformers with its own cache: the reference that ``rlrt.engines.qwen3`` is tested against."""
+"""Decode any causal model of transformers with its own cache: the reference that ``rlrt.engines.qwen3`` is tested against."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class CachedDecoder:
-    """Rows that grow by a token at a time (``rlrt.engines.hf.Decoder``)."""
+    """Rows that grow by one token at a time (``rlrt.engines.hf.Decoder``)."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def start(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        """Run each prompt once, padded on the left; logits of the first token of ``counts[i]`` rows of it: (rows, V)."""
+        """Run each prompt once, padded on the left; return logits of the first token of ``counts[i]`` rows each: (rows, V)."""
         from transformers import DynamicCache
 
         device = next(self._model.parameters()).device
@@ -39,17 +39,17 @@ class CachedDecoder:
         ).logits[:, -1]
         repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
         self._cache.batch_select_indices(repeat)
-        self._seen = None if mask is None else mask[repeat]
+        self._mask = None if mask is None else mask[repeat]
         self._position = real.sum(-1)[repeat]
         return logits[repeat]
 
     def step(self, token_B: Tensor) -> Tensor:
-        """Append a token to each row; logits of the next: (rows, V)."""
-        if self._seen is not None:
-            self._seen = torch.cat([self._seen, self._seen.new_ones(len(self._seen), 1)], 1)
+        """Append a token to each row and return the logits of the next token: (rows, V)."""
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
         logits = self._model(
             input_ids=token_B[:, None],
-            attention_mask=self._seen,
+            attention_mask=self._mask,
             position_ids=self._position[:, None],
             past_key_values=self._cache,
             use_cache=True,
@@ -58,7 +58,7 @@ class CachedDecoder:
         return logits
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Keep only the rows in ``index``."""
         self._position = self._position[index]
-        self._seen = None if self._seen is None else self._seen[index]
+        self._mask = None if self._mask is None else self._mask[index]
         self._cache.batch_select_indices(index)

@@ -1,31 +1,58 @@
-"""What the loop asks of an engine."""
+"""The interface of an engine: what a sampler must offer, and what it may.
+
+``rlrt.tasks.base.with_defaults`` completes a class that offers only the required part, so that nobody asks what an engine has.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from rlrt.types import Generation, Sampling
 
+REQUIRED = ("load", "sample", "exact")
+"""What an engine class must define itself, besides its keys ``max_new_tokens`` and ``temperature``."""
 
-class Engine(Protocol):
-    """What the loop asks of a sampler.
+
+class Engine:
+    """Samples responses. Implementations are dataclasses whose fields are the keys of ``engine.*``.
+
+    Required: the keys ``max_new_tokens`` and ``temperature``, ``exact``, ``load`` and ``sample``. All else has a default. A
+        class
+    need not inherit from ``Engine``.
 
     Attributes:
-        exact: whether it samples from the trainer's own weights and arithmetic, and its entropies are exact.
+        max_new_tokens: the longest response, tokens.
+        temperature: of the softmax in training rollouts.
+        exact: whether the engine samples from the trainer's own weights and arithmetic, and its entropies are exact.
+        importance_clip: the largest importance weight of a token of an engine that is not exact; None: weights are 1.
+        release_memory: whether the engine gives back the device's memory for the update.
+        max_rows: responses that are sampled at once.
+        gpu_memory_utilization: share of the device that the engine takes for itself; None: it takes none.
+        url: of a server that samples; None: there is none.
     """
 
     max_new_tokens: int
     temperature: float
     exact: ClassVar[bool]
+    importance_clip: float | None = None
+    release_memory: bool = False
+    max_rows: int = 512
+    gpu_memory_utilization: float | None = None
+    url: str | None = None
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""
+        raise TypeError(f"{type(self).__name__} does not define load")
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
         """Responses as they end: a prompt's index, the index of one of its seeds, and the response to it."""
+        raise TypeError(f"{type(self).__name__} does not define sample")
+
+    def join(self, world: Any) -> None:
+        """Take part in a run of several ranks (``rlrt.distributed.world.World``); for an engine that all ranks share."""
 
     def release(self) -> None:
         """Give back what memory the device has for sampling, until the next ``load``."""

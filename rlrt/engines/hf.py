@@ -1,4 +1,4 @@
-"""Rollouts in the trainer's own process, on its own weights: the engine for a CPU, and the reference for others."""
+"""Rollouts in the trainer's own process, from its own weights: the engine for a CPU, and the reference for other engines."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rlrt.distributed.sharding import is_sharded
 from rlrt.engines.cached import CachedDecoder
+from rlrt.engines.engine import Engine
 from rlrt.engines.qwen3 import Qwen3Decoder, fits
 from rlrt.errors import UserError
 from rlrt.keys import key
@@ -21,21 +22,21 @@ from rlrt.types import Generation, Sampling
 
 
 class Decoder(Protocol):
-    """Rows that grow by a token at a time."""
+    """Rows that grow by one token at a time."""
 
     def start(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
-        """Run each prompt once; logits of the first token of ``counts[i]`` rows of it: (rows, V)."""
+        """Run each prompt once; return logits of the first token of ``counts[i]`` rows of prompt i: (rows, V)."""
 
     def step(self, token_B: Tensor) -> Tensor:
-        """Append a token to each row; logits of the next: (rows, V)."""
+        """Append a token to each row and return the logits of the next token: (rows, V)."""
 
     def keep(self, index: Tensor) -> None:
-        """Go on with these rows alone."""
+        """Keep only the rows in ``index``."""
 
 
 @dataclass
-class HfEngine:
-    """Samples from softmax(logits / temperature) over the whole vocabulary; no token is ever forbidden.
+class HfEngine(Engine):
+    """Sampler from softmax(logits / temperature) over the whole vocabulary; no token is ever masked.
 
     A group's prompt is run once and its cache shared; a rollout's tokens depend on its own seed and the weights alone;
     finished rows are dropped. ``engine.*``:
@@ -43,7 +44,7 @@ class HfEngine:
 
     exact: ClassVar[bool] = True
     max_new_tokens: int = key(
-        "longest response; one without an end by then is truncated", "tokens", least=1, most=1_000_000
+        "maximum length of a response; one without a stop token by then is truncated", "tokens", least=1, most=1_000_000
     )
     temperature: float = key("sampling temperature of rollouts")
     max_rows: int = key("rollouts decoded at once", least=1)
@@ -51,7 +52,7 @@ class HfEngine:
     _stop: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a temperature that would make all rollouts of a group the same."""
+        """Refuse a temperature that makes all rollouts of a group equal."""
         if not self.temperature > 0:
             raise UserError(
                 f"engine.temperature: expected a number above 0, got {self.temperature:g}: at 0 all rollouts of a group "
@@ -59,35 +60,35 @@ class HfEngine:
             )
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int = 0) -> None:
-        """Take the weights to sample from: shared with the trainer, or a whole copy where several processes share them."""
+        """Set the weights to sample from: the trainer's own, or an unsharded copy if the weights are sharded over ranks."""
         before = self._model if hasattr(self._model, "is_replica") else None
         self._model = replica(model, before) if is_sharded(model) else model
         self._stop = torch.tensor(list(stop_ids))
 
     def release(self) -> None:
-        """Let go of the weights until the next load."""
+        """Drop an unsharded copy of the weights until the next load."""
         if hasattr(self._model, "is_replica"):
             self._model = None
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing: this engine holds no process."""
 
     @torch.inference_mode()
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
-        """Responses to each prompt, one for each of its seeds, as soon as they are there.
+        """Yield responses to each prompt, one for each of its seeds, as soon as each ends.
 
         Args:
             prompts: token ids of P prompts.
             seeds: for each prompt the seeds of its rollouts; greedy sampling ignores them.
-            sampling: instead of the engine's temperature; for evaluation, where nothing is learned from the probabilities.
+            sampling: replaces the engine's temperature, for evaluation; no loss uses its probabilities.
 
         Yields:
-            a prompt's index, the index of one of its seeds, and the generation; whichever ended first.
+            the prompt's index, the index of one of its seeds, and the generation, in the order in which they end.
         """
         sampling = Sampling(self.temperature) if sampling is None else sampling
-        was = self._model.training
+        was_training = self._model.training
         self._model.eval()
         try:
             start = 0
@@ -102,7 +103,7 @@ class HfEngine:
                         yield *owner[row], generation
                 start = end
         finally:
-            self._model.train(was)
+            self._model.train(was_training)
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling
@@ -122,19 +123,19 @@ class HfEngine:
             token, logp, entropy = choose(logits.float(), sampling, uniform_BT[:, t])
             token_BT[:, t], logp_BT[:, t], entropy_BT[:, t] = token, logp, entropy
             closed = torch.isin(token, stop)
-            leaving = (~done if t == limit - 1 else closed & ~done).nonzero()[:, 0]
+            ending = (~done if t == limit - 1 else closed & ~done).nonzero()[:, 0]
             done |= closed
-            if len(leaving):
-                with torch.inference_mode(False):  # what leaves may be read where gradients are made
-                    parts = [x[leaving, : t + 1].cpu().clone() for x in (token_BT, logp_BT, entropy_BT)]
-                ends = closed[leaving].tolist()
-                for n, index in enumerate(row[leaving].tolist()):
+            if len(ending):
+                with torch.inference_mode(False):  # autograd may read these tensors
+                    parts = [x[ending, : t + 1].cpu().clone() for x in (token_BT, logp_BT, entropy_BT)]
+                ends = closed[ending].tolist()
+                for n, index in enumerate(row[ending].tolist()):
                     tokens, logp_T, entropy_T = (x[n] for x in parts)
                     yield index, Generation(tokens.tolist(), logp_T, entropy_T, truncated=not ends[n])
             alive = len(done) - int(done.sum())
             if alive == 0 or t == limit - 1:
                 break
-            if alive <= 0.85 * len(done):  # compaction copies the cache: worth it once enough rows have ended
+            if alive <= 0.85 * len(done):  # compaction copies the cache: it pays once 15 % of the rows have ended
                 keep = (~done).nonzero()[:, 0]
                 row, token, done, uniform_BT = row[keep], token[keep], done[keep], uniform_BT[keep]
                 token_BT, logp_BT, entropy_BT = token_BT[keep], logp_BT[keep], entropy_BT[keep]
@@ -144,25 +145,25 @@ class HfEngine:
 
 @torch.no_grad()
 def replica(model: Any, before: Any) -> Any:
-    """A model with the whole weights of one of which each process holds a share; the one made ``before`` is filled again."""
+    """Return an unsharded copy of an FSDP model; reuse the tensors of ``before`` unless it is None."""
     if before is None:
         with torch.device(next(model.parameters()).device):
             before = type(model)._from_config(model.config, dtype=torch.float32)
         before.requires_grad_(False)
         before.is_replica = True
         set_compute_dtype(before, getattr(model, "compute_dtype", torch.float32))
-    mine = dict(before.named_parameters())
+    weights = dict(before.named_parameters())
     for name, weight in named_weights(model):
-        mine[name].copy_(weight)
+        weights[name].copy_(weight)
     return before
 
 
 def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The next token of each row by inverting the distribution function at ``uniform_B``; arg max at temperature 0.
+    """Draw the next token of each row by inverting the distribution function at ``uniform_B``; arg max at temperature 0.
 
     Returns:
-        token_B, its log-probability and the entropy (nats) of the distribution it was drawn from; under greedy decoding both
-        are those at temperature 1.
+        token_B, its log-probability, and the entropy (nats) of the distribution that it was drawn from; greedy decoding gives
+        both at temperature 1.
     """
     logp_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
     if sampling.temperature and (sampling.top_k or sampling.top_p < 1):
@@ -179,7 +180,7 @@ def choose(logits_BV: Tensor, sampling: Sampling, uniform_B: Tensor) -> tuple[Te
 
 
 def truncated(logp_BV: Tensor, sampling: Sampling) -> Tensor:
-    """The distribution over the ``top_k`` most likely tokens, and of those the fewest that have ``top_p``; renormalised."""
+    """Return the renormalised distribution over the ``top_k`` likeliest tokens, and of those the fewest with mass ``top_p``."""
     if 0 < sampling.top_k < logp_BV.shape[-1]:
         least = logp_BV.topk(sampling.top_k).values[:, -1:]
         logp_BV = logp_BV.masked_fill(logp_BV < least, -torch.inf).log_softmax(-1)

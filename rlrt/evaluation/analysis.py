@@ -1,4 +1,4 @@
-"""What training did to a policy, token by token (the RLRT paper's analyses, arXiv 2605.10781).
+"""Effects of training on a policy, token by token (the RLRT paper's analyses, arXiv 2605.10781).
 
 **Distribution shift.** Along the rollouts of a trained policy, how far its next-token distribution has moved from the base's.
 **Causal intervention.** Continue a rollout anew from its most asymmetric, a random, or its least asymmetric position, and see
@@ -14,12 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrt.methods.contexts import Sibling
 from rlrt.model.forward import Row, evaluating, log_probabilities, micro_batches, over_tokens, response_hidden
-from rlrt.model.prompting import PromptBuilder
 from rlrt.sampling.draw import groups_of
 from rlrt.sampling.sampler import Sampler
 from rlrt.seeds import derive
-from rlrt.training.contexts import sibling_of_kind
 from rlrt.types import Prompt, Rollout
 
 MOVED = 0.1
@@ -29,12 +28,12 @@ DEEPEST = 20
 RARE = (1e-4, 1e-3, 1e-2, 1e-1)
 """Base probabilities under which a token that is now the most likely one counts as promoted (the paper's)."""
 PLACES = ("argmax", "random", "argmin")
-"""Where a rollout is continued anew."""
+"""The positions from which a rollout is continued anew."""
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How far a policy has moved from its base along its own rollouts.
+    """Distance of a policy from its base along the policy's own rollouts.
 
     Attributes:
         js_N: Jensen-Shannon divergence at every position, nats.
@@ -69,8 +68,8 @@ def shift(model: Any, base: Any, rows: Sequence[Row], temperature: float, token_
     promoted: list[Tensor] = []
     with evaluating(model), evaluating(base):
         for batch in micro_batches(model, rows, token_budget):
-            chosen = [rows[i] for i in batch]
-            then_NH = response_hidden(base, chosen)
+            batch_rows = [rows[i] for i in batch]
+            then_NH = response_hidden(base, batch_rows)
 
             def compare(now_CV: Tensor, where: slice, then_NH: Tensor = then_NH) -> tuple[Tensor, ...]:
                 then_CV = log_probabilities(base, then_NH[where], temperature)
@@ -80,9 +79,9 @@ def shift(model: Any, base: Any, rows: Sequence[Row], temperature: float, token_
                 best_M1 = now_CV[moved].argmax(-1, keepdim=True)
                 return js_C, overlap, then_CV[moved].gather(-1, best_M1)[:, 0].exp()
 
-            found = over_tokens(model, response_hidden(model, chosen), temperature, compare)
-            for values, kept in zip(found, (js, overlaps, promoted), strict=True):
-                kept.append(values.cpu())
+            results = over_tokens(model, response_hidden(model, batch_rows), temperature, compare)
+            for values, parts in zip(results, (js, overlaps, promoted), strict=True):
+                parts.append(values.cpu())
     return Shift(torch.cat(js), torch.cat(overlaps), torch.cat(promoted))
 
 
@@ -91,7 +90,7 @@ def asymmetry(
     model: Any, student: Sequence[Row], teacher: Sequence[Row], temperature: float, token_budget: int
 ) -> list[Tensor]:
     """KL(P_student || P_teacher) over the vocabulary at every response token, nats; one tensor for each row."""
-    found: list[Tensor] = [torch.zeros(0)] * len(student)
+    results: list[Tensor] = [torch.zeros(0)] * len(student)
     with evaluating(model):
         for batch in micro_batches(model, teacher, token_budget):
             theirs_NH = response_hidden(model, [teacher[i] for i in batch])
@@ -105,8 +104,8 @@ def asymmetry(
             start = 0
             for i in batch:
                 end = start + len(student[i].response_ids)
-                found[i], start = kl_N[start:end], end
-    return found
+                results[i], start = kl_N[start:end], end
+    return results
 
 
 def places(asymmetry_T: Tensor, seed: int) -> dict[str, int]:
@@ -131,14 +130,13 @@ def by_difficulty(rollouts: Sequence[Rollout], samples: int) -> tuple[list[Promp
 
 
 def intervene(
-    sampler: Sampler, builder: PromptBuilder, prompts: Sequence[Prompt], samples: int, wrong: bool, insertion: Sequence[int],
+    sampler: Sampler, prompts: Sequence[Prompt], samples: int, wrong: bool, insertion: Sequence[int],
     token_budget: int,
 ) -> dict[str, tuple[int, int]]:  # fmt: skip
     """Continue rollouts anew from three places each.
 
     Args:
         sampler: of the policy.
-        builder: writes the teacher's prompts.
         prompts: hard ones for wrong rollouts, easy ones for right ones.
         samples: rollouts of each prompt.
         wrong: take the wrong rollouts and count those that become right; else the right ones that become wrong.
@@ -149,10 +147,10 @@ def intervene(
         for each of ``PLACES`` (rollouts whose verdict turned, rollouts tried). A rollout without a correct sibling or a
         reference solution to show the teacher is left out.
     """
-    rollouts = sampler(prompts, samples, ("intervention",))
-    shown = [a or r.prompt.solution for a, r in zip(sibling_of_kind(rollouts, True, 0), rollouts, strict=True)]
+    rollouts, builder = sampler(prompts, samples, ("intervention",)), sampler.builder
+    texts = [a or r.prompt.solution for a, r in zip(Sibling().texts(rollouts), rollouts, strict=True)]
     tried = [
-        (r, text) for r, text in zip(rollouts, shown, strict=True)
+        (r, text) for r, text in zip(rollouts, texts, strict=True)
         if text and r.grade.correct != wrong and not r.generation.truncated and not r.grade.error
     ]  # fmt: skip
     if not tried:
@@ -161,13 +159,13 @@ def intervene(
     teacher = [Row(builder.teacher(r.prompt, text), r.generation.token_ids) for r, text in tried]
     model, temperature = sampler.policy.model, sampler.policy.temperature
     gaps = asymmetry(model, student, teacher, temperature, token_budget)
-    found = {}
-    for place in PLACES:
+    results = {}
+    for position in PLACES:
         starts, seeds = [], []
         for (rollout, _), gap_T in zip(tried, gaps, strict=True):
-            at = places(gap_T, derive(rollout.seed, "place"))[place]
+            at = places(gap_T, derive(rollout.seed, "place"))[position]
             starts.append([*rollout.generation.token_ids[:at], *insertion])
-            seeds.append([derive(rollout.seed, "continued", place)])
+            seeds.append([derive(rollout.seed, "continued", position)])
         given = [[*row.prompt_ids, *start] for row, start in zip(student, starts, strict=True)]
         endings: dict[int, list[int]] = {}
         cut = set()
@@ -180,5 +178,5 @@ def intervene(
             text = sampler.policy.tokenizer.decode([*starts[i], *endings[i]], skip_special_tokens=True)
             right = i not in cut and sampler.task.grade(rollout.prompt, builder.opening + text).correct
             turned += right == wrong
-        found[place] = (turned, len(tried))
-    return found
+        results[position] = (turned, len(tried))
+    return results

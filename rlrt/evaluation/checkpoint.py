@@ -14,8 +14,9 @@ from rlrt.config.overrides import grammar
 from rlrt.config.rerun import OWN, TRUST, Reading, expand, is_run
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.execution.build import closing, load_model, prompt_builder, suites_of
+from rlrt.execution.build import load_model, prompt_builder, suites_of
 from rlrt.execution.data import check_fit, drop_long_prompts, prepare_suites, prepare_task
+from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
 from rlrt.paths import saved_steps
@@ -35,7 +36,7 @@ MEAN = "mean"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated.
+    """A checkpoint, and the settings under which it is evaluated.
 
     Attributes:
         run: the run's folder.
@@ -65,33 +66,33 @@ def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN
     overrides = expand([f"+from={run}", *typed, *([TRUST] if how.trust else [])], how.config_dirs)
     saved = saved_steps(run)
     if step != 0:
-        found = max(saved, default=None) if step is None else step
-        if found is None or found not in saved:
+        results = max(saved, default=None) if step is None else step
+        if results is None or results not in saved:
             asked = "a checkpoint" if step is None else f"the checkpoint of step {step}"
             raise UserError(
                 f"{run}: expected {asked}, found {', '.join(map(str, sorted(saved))) or 'none'}; see --step."
             )
-        step = found
+        step = results
         overrides += [f"model.path={grammar(str(saved[step].resolve()))}", "model.lora=null"]
     names = RunFolder(run).manifest().get("choices", {})
     settings = load(composed(overrides, how.config_dirs), names if isinstance(names, dict) else {}, overrides)
     return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
 
 
-def read_problems(settings: Settings) -> None:
+def read_problems(parts: Parts) -> None:
     """Read what is evaluated on, and nothing else.
 
     Raises:
         UserError: for data that cannot be had.
     """
-    if settings.eval.suites:
-        prepare_suites(settings.eval.suites)
+    if parts.suites:
+        prepare_suites(parts.suites)
     else:
-        prepare_task(settings.data)
+        prepare_task(parts.task)
 
 
-def policy_and_suites(settings: Settings) -> tuple[Policy, list[Suite]]:
-    """A policy that is only looked at, and what it is looked at on, whose problems have been read.
+def policy_and_suites(settings: Settings, parts: Parts) -> tuple[Policy, list[Suite]]:
+    """An evaluation-only policy and its suites; the problems of ``parts`` have been read.
 
     Raises:
         UserError: for a model that cannot be had, or problems that leave no room for a response.
@@ -99,9 +100,9 @@ def policy_and_suites(settings: Settings) -> tuple[Policy, list[Suite]]:
     model, tokenizer = load_model(settings)
     policy = Policy(model, tokenizer, None, settings.engine.temperature)
     builder = prompt_builder(settings, tokenizer)
-    if not settings.eval.suites:
-        drop_long_prompts(settings.data, builder)
-    suites = suites_of(settings, policy, builder)
+    if not parts.suites:
+        drop_long_prompts(parts.task, builder)
+    suites = suites_of(settings, parts, policy, builder)
     prompts = [p for suite in suites for p in suite.prompts]
     length = context_length(model, settings.model.context_length)
     check_fit(prompts, builder, length, settings.engine.max_new_tokens)
@@ -117,19 +118,22 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     settings = evaluation.settings
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     record = JsonLines(evaluation.folder / "problems.jsonl")
-    read_problems(settings)
-    _, suites = policy_and_suites(settings)
+    parts = parts_of(settings)
+    read_problems(parts)
+    _, suites = policy_and_suites(settings, parts)
     done = {(row["suite"], row["prompt_id"]) for row in record.read()}
-    at_once = max(1, getattr(settings.engine, "max_rows", 512) // settings.eval.samples_per_prompt)
-    with closing(settings.data, settings.engine, *settings.eval.suites.values()):
+    at_once = max(1, settings.engine.max_rows // settings.eval.samples_per_prompt)
+    with closing(parts):
         for suite in suites:
             name = suite.name or HELD_OUT
-            left = [p for p in suite.prompts if (name, p.id) not in done]
-            for start in range(0, len(left), at_once):
-                part = Suite(name, suite.sampler, left[start : start + at_once])
+            unmeasured = [p for p in suite.prompts if (name, p.id) not in done]
+            for start in range(0, len(unmeasured), at_once):
+                part = Suite(name, suite.sampler, unmeasured[start : start + at_once])
                 record.append(rows_of(part, settings, evaluation.step))
                 record.sync()
-            say(f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(left)} of them measured before")
+            say(
+                f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(unmeasured)} of them measured before"
+            )
     asked = {(suite.name or HELD_OUT, p.id) for suite in suites for p in suite.prompts}
     return [row for row in record.read() if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
 
@@ -165,13 +169,13 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     groups = {name: [mine] for name, mine in suites.items()}
     if len(suites) > 1:
         groups[MEAN] = list(suites.values())
-    found = {}
+    results = {}
     for name, strata in groups.items():
         values = [[figures(row) for row in stratum] for stratum in strata]
         intervals = bootstrap_intervals(values)
         problems = [row for stratum in strata for row in stratum]
         total = len(problems) * samples
-        found[name] = {
+        results[name] = {
             "problems": len(problems),
             "greedy": intervals[0],
             f"avg_at_{samples}": intervals[1],
@@ -181,7 +185,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             "truncated_share": sum(r["truncated"] for r in problems) / total,
             "verifier_error_share": sum(r["verifier_errors"] for r in problems) / (total + len(problems)),
         }
-    return found
+    return results
 
 
 def figures(row: Mapping[str, Any]) -> list[float]:

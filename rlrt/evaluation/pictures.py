@@ -9,72 +9,75 @@ from rlrt.evaluation.analysis import PLACES
 from rlrt.evaluation.study import Findings, tables
 from rlrt.reporting.figures import SHARE, Picture, axes, legend, line
 
+LAST = "Last checkpoint, rollouts on problems that the start solves 0-2 of 8 times."
+CURVES = (
+    ("shift", "Jensen-Shannon divergence above, nats", "share of positions", "How far the policies moved"),
+    ("overlap", "k", "top-k overlap with the start at moved positions", "What they kept"),
+    ("promoted", "base probability below", "share of moved positions", "Tokens lifted to the top"),
+)
+"""Table of the analyses, axes, and title of the figure."""
+KINDS = ("wrong to right", "right to wrong")
+"""The turns of a verdict that are counted."""
 
-def told_apart(all_found: Sequence[Findings]) -> list[Findings]:
-    """The runs under labels that lack what all of them share; a single run needs none."""
-    words = [found.label.split(" ") for found in all_found]
-    common = set(words[0]).intersection(*map(set, words))
-    labels = [" ".join(w for w in mine if w not in common) for mine in words]
-    return [dataclasses.replace(found, label=label) for found, label in zip(all_found, labels, strict=True)]
+
+def told_apart(runs: Sequence[Findings]) -> list[Findings]:
+    """The runs under labels without the parts that all runs share; a single run needs no label."""
+    parts = [run.label.split(" ") for run in runs]
+    common = set(parts[0]).intersection(*map(set, parts))
+    labels = [" ".join(part for part in own if part not in common) for own in parts]
+    return [dataclasses.replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
-def pictures(all_found: Sequence[Findings]) -> list[Picture]:
-    """All runs side by side."""
-    made = []
-    for name, x, y, title in (
-        ("shift", "Jensen-Shannon divergence above, nats", "share of positions", "How far the policies moved"),
-        ("overlap", "k", "top-k overlap with the start at moved positions", "What they kept"),
-        ("promoted", "base probability below", "share of moved positions", "Tokens lifted to the top"),
-    ):
-        figure, panel = axes(x, y)
-        there = [(f, tables(f)[name][1]) for f in all_found if name in tables(f)]
-        for number, (found, rows) in enumerate(there):
-            line(panel, number, found.label or "run", [r[0] for r in rows], [[r[1]] for r in rows], True, SHARE)
-        if name == "promoted":
-            panel.set_xscale("log")
-        if there:
-            legend(panel)
-            made.append(
-                Picture(
-                    f"analysis_{name}",
-                    title,
-                    "Last checkpoint, rollouts on problems that the start solves 0-2 of 8 times.",
-                    figure,
-                )
-            )
-    for kind in ("wrong to right", "right to wrong"):
-        figure, panel = axes("step (updates)", f"{kind}, share of rollouts")
-        number = 0
-        for found in all_found:
-            for place in PLACES:
-                points = [
-                    (s, t / n) for (s, k, p), (t, n) in sorted(found.turned.items()) if (k, p) == (kind, place) and n
-                ]
-                if points:
-                    label = f"{place}: {found.label}" if found.label else place
-                    line(panel, number, label, [p[0] for p in points], [[p[1]] for p in points], True, SHARE)
-                number += 1
-        if panel.lines:
-            legend(panel)
-            made.append(
-                Picture(
-                    f"analysis_{kind.replace(' ', '_')}",
-                    f"Continued anew: {kind}",
-                    "Rollouts continued anew from their most asymmetric, a random, their least asymmetric position.",
-                    figure,
-                )
-            )
+def pictures(runs: Sequence[Findings]) -> list[Picture]:
+    """All figures of the runs, one line or more for each run."""
+    curves = [curve(runs, *one) for one in CURVES]
+    turns = [turned(runs, kind) for kind in KINDS]
+    return [*(picture for picture in (*curves, *turns) if picture is not None), pass_at_k(runs)]
+
+
+def curve(runs: Sequence[Findings], name: str, x: str, y: str, title: str) -> Picture | None:
+    """One table of the last checkpoints as lines; None where no run has the table."""
+    figure, panel = axes(x, y)
+    rows_by_run = [(run, tables(run)[name][1]) for run in runs if name in tables(run)]
+    if not rows_by_run:
+        return None
+    for number, (run, rows) in enumerate(rows_by_run):
+        line(panel, number, run.label or "run", [r[0] for r in rows], [[r[1]] for r in rows], True, SHARE)
+    if name == "promoted":
+        panel.set_xscale("log")
+    legend(panel)
+    return Picture(f"analysis_{name}", title, LAST, figure)
+
+
+def turned(runs: Sequence[Findings], kind: str) -> Picture | None:
+    """Share of rollouts whose verdict turned when they were continued anew, at each checkpoint; None where none was tried."""
+    figure, panel = axes("step (updates)", f"{kind}, share of rollouts")
+    number = 0
+    for run in runs:
+        for position in PLACES:
+            points = [
+                (step, turns / tried)
+                for (step, of_kind, at), (turns, tried) in sorted(run.turned.items())
+                if (of_kind, at) == (kind, position) and tried
+            ]
+            if points:
+                label = f"{position}: {run.label}" if run.label else position
+                line(panel, number, label, [p[0] for p in points], [[p[1]] for p in points], True, SHARE)
+            number += 1
+    if not panel.lines:
+        return None
+    legend(panel)
+    caption = "Rollouts continued anew from their most asymmetric, a random, their least asymmetric position."
+    return Picture(f"analysis_{kind.replace(' ', '_')}", f"Continued anew: {kind}", caption, figure)
+
+
+def pass_at_k(runs: Sequence[Findings]) -> Picture:
+    """pass@k of start and last checkpoint against k, k on a logarithmic axis."""
     figure, panel = axes("k, samples of a problem", "pass@k")
-    for number, (found, name, values) in enumerate((f, n, v) for f in all_found for n, v in f.pass_at.items()):
-        line(
-            panel,
-            number,
-            f"{name}: {found.label}" if found.label else name,
-            range(1, len(values) + 1),
-            [[v] for v in values],
-            False,
-            SHARE,
-        )
+    policies = [(run, name, values) for run in runs for name, values in run.pass_at.items()]
+    for number, (run, name, values) in enumerate(policies):
+        label = f"{name}: {run.label}" if run.label else name
+        line(panel, number, label, range(1, len(values) + 1), [[v] for v in values], False, SHARE)
     panel.set_xscale("log", base=2)
     legend(panel)
-    return [*made, Picture("analysis_pass_at_k", "pass@k before and after", "Start and last checkpoint.", figure)]
+    return Picture("analysis_pass_at_k", "pass@k before and after", "Start and last checkpoint.", figure)

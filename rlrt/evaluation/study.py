@@ -1,4 +1,4 @@
-"""What training did to a policy: all analyses of a run."""
+"""All analyses of a run: pass@k, distribution shift, and intervention, over its checkpoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rlrt.config.rerun import Reading
 from rlrt.errors import UserError
 from rlrt.evaluation.analysis import RARE, Shift, by_difficulty, intervene, shift
 from rlrt.evaluation.checkpoint import chosen, measure, policy_and_suites, read_problems, summarised
-from rlrt.execution.build import closing
+from rlrt.execution.parts import closing, parts_of
 from rlrt.paths import saved_steps
 from rlrt.reporting.jobs import read_job
-from rlrt.training.signals import student_rows
+from rlrt.training.batch import student_rows
 
 FOLDER = "analysis"
 """In a run's folder, and in the folder that the runs share."""
@@ -30,7 +30,7 @@ THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 @dataclass
 class Findings:
-    """What was measured of a run.
+    """The measurements of a run.
 
     Attributes:
         label: what tells the run from the others.
@@ -57,62 +57,53 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Find
     steps = list(saved_steps(run))
     if not steps:
         raise UserError(f"{run}: expected a checkpoint, found none; let the run finish.")
-    papers = read_job(run)
-    found = Findings(f"{papers.label} seed={papers.seed}")
+    job = read_job(run)
+    findings = Findings(f"{job.label} seed={job.seed}")
     start = chosen(run, 0, typed, how).settings
-    read_problems(start)
-    with closing(start.data, start.engine, *start.eval.suites.values()):
-        base, (suite, *_) = policy_and_suites(start)
+    parts = parts_of(start)
+    read_problems(parts)
+    with closing(parts):
+        base, (suite, *_) = policy_and_suites(start, parts)
         rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
         hard, easy = by_difficulty(rollouts, SAMPLES)
-        found.hard, found.easy = len(hard), len(easy)
+        findings.hard, findings.easy = len(hard), len(easy)
         for step in [0, *steps]:
             settings = chosen(run, step, typed, how).settings
-            settings.data, settings.engine, settings.eval.suites = start.data, start.engine, start.eval.suites
-            policy, (here, *_) = policy_and_suites(settings)
+            policy, (suite_now, *_) = policy_and_suites(settings, parts)
             put_in = policy.tokenizer(insertion, add_special_tokens=False)["input_ids"] if insertion else []
             budget = settings.train.token_budget
             for kind, prompts in (("wrong to right", hard), ("right to wrong", easy)):
                 if prompts:
-                    parts = (
-                        here.sampler,
-                        here.sampler.builder,
-                        prompts,
-                        SAMPLES,
-                        kind == "wrong to right",
-                        put_in,
-                        budget,
-                    )
-                    for place, counts in intervene(*parts).items():
-                        found.turned[step, kind, place] = counts
+                    turned = intervene(suite_now.sampler, prompts, SAMPLES, kind == "wrong to right", put_in, budget)
+                    findings.turned |= {(step, kind, where): counts for where, counts in turned.items()}
             if step == steps[-1] and hard:
-                rows = student_rows(here.sampler(hard, SAMPLES, ("shift",)))
-                found.shift = shift(policy.model, base.model, rows, policy.temperature, budget)
+                rows = student_rows(suite_now.sampler(hard, SAMPLES, ("shift",)))
+                findings.shift = shift(policy.model, base.model, rows, policy.temperature, budget)
     for name, step in (("start", 0), ("last", steps[-1])):
         summary = next(iter(summarised(measure(chosen(run, step, typed, how), lambda text: None)).values()))
-        found.pass_at[name] = [value for value, _, _ in summary["pass_at"].values()]
-    return found
+        findings.pass_at[name] = [value for value, _, _ in summary["pass_at"].values()]
+    return findings
 
 
-def tables(found: Findings) -> dict[str, tuple[list[str], list[list[Any]]]]:
+def tables(findings: Findings) -> dict[str, tuple[list[str], list[list[Any]]]]:
     """Headings and rows by the name of their files."""
-    passes = [[name, k, value] for name, values in found.pass_at.items() for k, value in enumerate(values, 1)]
+    passes = [[name, k, value] for name, values in findings.pass_at.items() for k, value in enumerate(values, 1)]
     made: dict[str, tuple[list[str], list[list[Any]]]] = {
         "pass_at_k": (["policy", "k", "pass_at_k"], passes),
         "intervention": (
             ["step", "kind", "place", "turned", "tried"],
-            [[*key, *counts] for key, counts in found.turned.items()],
+            [[*key, *counts] for key, counts in findings.turned.items()],
         ),
     }  # fmt: skip
-    if found.shift is not None:
-        js_N, moved = found.shift.js_N, len(found.shift.promoted_M)
+    if findings.shift is not None:
+        js_N, moved = findings.shift.js_N, len(findings.shift.promoted_M)
         made["shift"] = (
             ["js_above", "share_of_positions"],
             [[t, float((js_N > t).float().mean())] for t in THRESHOLDS],
         )
         if moved:
-            means = found.shift.overlap_MK.mean(0).tolist()
+            means = findings.shift.overlap_MK.mean(0).tolist()
             made["overlap"] = (["k", "overlap_at_moved_positions"], [[k, v] for k, v in enumerate(means, 1)])
-            shares = [[t, float((found.shift.promoted_M < t).float().mean())] for t in RARE]
+            shares = [[t, float((findings.shift.promoted_M < t).float().mean())] for t in RARE]
             made["promoted"] = (["base_probability_below", "share_of_moved_positions"], shares)
     return made

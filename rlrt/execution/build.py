@@ -1,10 +1,10 @@
-"""The composition root: every part of a run is chosen here and nowhere else."""
+"""The parts of a run, put together: every part is chosen here and nowhere else."""
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,11 @@ from rlrt.config.schema import Settings
 from rlrt.distributed import sharding
 from rlrt.distributed.world import ALONE, World
 from rlrt.execution.monitor import Monitor
-from rlrt.execution.resume import check_saved, save_checkpoint
+from rlrt.execution.parts import Parts
+from rlrt.execution.resume import check_saved
+from rlrt.execution.saving import save_checkpoint
+from rlrt.methods.contexts import Default, configured
+from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
 from rlrt.model.load import context_length, load, set_stop_tokens
 from rlrt.model.lora import add_adapters
@@ -24,10 +28,13 @@ from rlrt.model.prompting import PromptBuilder
 from rlrt.records.folder import RunFolder
 from rlrt.sampling.sampler import Sampler
 from rlrt.sampling.source import Source
+from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
 from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
 from rlrt.training.teacher import Teacher, frozen_copy, runs_again
+from rlrt.training.update import StepResult
+from rlrt.types import Rollout
 
 log = logging.getLogger("rlrt")
 
@@ -52,13 +59,18 @@ def load_model(settings: Settings, device: torch.device | None = None) -> tuple[
 
 
 def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
-    """How a run writes its prompts."""
+    """The builder of a run's prompts."""
     config = settings.model
     return PromptBuilder(tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template)
 
 
-def build_learner(settings: Settings, world: World = ALONE) -> Learner:
-    """Model, optimiser, teacher and method of a run, at step 0; shared by the processes of ``world``."""
+def build_learner(settings: Settings, world: World = ALONE, method: Method | None = None) -> Learner:
+    """Model, optimiser, teacher and method of a run, at step 0; shared by the ranks of ``world``.
+
+    Args:
+        method: the run's; None: a new one.
+    """
+    method = method or copy.deepcopy(settings.method)
     train_config, teacher_config = settings.train, settings.teacher
     device = resolve_device(settings.device, world.local_rank)
     shares = world.size > 1 and settings.distributed.strategy == "fsdp"
@@ -68,7 +80,8 @@ def build_learner(settings: Settings, world: World = ALONE) -> Learner:
         keep_freed_memory()
     if settings.model.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    rerun = runs_again(settings.method, train_config.minibatches)
+    configured_context = configured(teacher_config.context, teacher_config.on_unique_correct)
+    rerun = runs_again(method, train_config.minibatches)
     teacher = Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, rerun)
     reference = frozen_copy(model) if train_config.kl_coef > 0 else None
     if shares:
@@ -79,51 +92,44 @@ def build_learner(settings: Settings, world: World = ALONE) -> Learner:
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     return Learner(
         policy=Policy(model, tokenizer, optimiser, settings.engine.temperature),
-        method=settings.method,
+        method=method,
         teacher=teacher,
+        contexts=[configured_context if isinstance(c, Default) else c for c in method.contexts()],
         builder=prompt_builder(settings, tokenizer),
         reference=reference,
         train=train_config,
-        teacher_config=teacher_config,
+        max_context_tokens=teacher_config.max_context_tokens,
         max_new_tokens=settings.engine.max_new_tokens,
         context_length=context_length(model, settings.model.context_length),
         world=world,
-        importance_clip=getattr(settings.engine, "importance_clip", None),
+        importance_clip=settings.engine.importance_clip,
     )
-
-
-@contextlib.contextmanager
-def closing(*parts: Any) -> Iterator[None]:
-    """Let parts end what they started (a verifier's processes, an engine), however the run ends."""
-    try:
-        yield
-    finally:
-        for part in parts:
-            if hasattr(part, "close"):
-                part.close()
 
 
 def assemble(
     settings: Settings,
+    parts: Parts,
     learner: Learner,
     position: int,
     monitor: Monitor | None,
     folder: RunFolder,
+    stop_requested: Callable[[], bool],
     pending: dict[str, Any] | None = None,
 ) -> Run:
-    """The loop's parts.
+    """Put together everything that the loop needs.
 
     Args:
         position: updates done.
-        monitor: where numbers go; None in processes that write nothing.
+        monitor: where numbers go; None on ranks that write nothing.
+        stop_requested: True once the run should save and end early.
         pending: rollouts that an earlier life had sampled ahead.
     """
-    config, engine = settings.train, settings.engine
-    world = learner.world.twin() if config.sample_ahead else learner.world
-    parts = (engine, learner.policy, learner.builder, settings.data)
-    if hasattr(engine, "world"):  # one engine for all processes
-        engine.world = world
-    sampler = Sampler(*parts, seed=settings.seed, overlong_cache=config.overlong_cache, world=world)
+    config, engine = settings.train, parts.engine
+    world = learner.world.second_channel() if config.sample_ahead else learner.world
+    engine.join(world)
+    sampler = Sampler(
+        engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
+    )
     source = Source(sampler, config, settings.seed, position + 1, pending)
 
     def save(step: int) -> None:
@@ -133,31 +139,37 @@ def assemble(
 
     return Run(
         source=source,
-        suites=suites_of(settings, learner.policy, learner.builder, learner.world),
+        suites=suites_of(settings, parts, learner.policy, learner.builder, learner.world),
         learner=learner,
         train=config,
         eval=settings.eval,
         position=position,
-        record=monitor.record if monitor is not None else lambda step, metrics: None,
-        keep_samples=(
-            partial(monitor.samples, spell=learner.policy.spell)
-            if monitor is not None
-            else lambda step, rollouts, result: None
-        ),
+        record=monitor.record if monitor is not None else record_nothing,
+        keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
         save=save,
         release=engine.release,
+        stop_requested=stop_requested,
     )
 
 
-def suites_of(settings: Settings, policy: Policy, builder: PromptBuilder, world: World = ALONE) -> list[Suite]:
-    """What a run is evaluated on: the task's held-out prompts, or the benchmarks of ``eval.suites``."""
+def record_nothing(step: int, metrics: dict[str, float]) -> None:
+    """For ranks that write nothing."""
+
+
+def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None:
+    """For ranks that write nothing."""
+
+
+def suites_of(
+    settings: Settings, parts: Parts, policy: Policy, builder: PromptBuilder, world: World = ALONE
+) -> list[Suite]:
+    """The suites of a run's evaluation: the task's held-out prompts, or the benchmarks of ``eval.suites``."""
     count = settings.eval.prompts
-    tasks = {"": settings.data} if not settings.eval.suites else settings.eval.suites
-    parts = (settings.engine, policy, builder)
+    tasks: Mapping[str, Task] = parts.suites or {"": parts.task}
     return [
         Suite(
             name,
-            Sampler(*parts, task, seed=settings.eval.seed, world=world),
+            Sampler(parts.engine, policy, builder, task, seed=settings.eval.seed, world=world),
             list(task.heldout[:count] if count else task.heldout),
         )
         for name, task in tasks.items()

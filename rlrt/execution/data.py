@@ -1,4 +1,4 @@
-"""Whether a run can use its data, said before anything is trained."""
+"""Read the data of a run, and refuse data that the run cannot use, before anything is trained."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.execution.parts import Parts
+from rlrt.methods.contexts import configured, from_data
 from rlrt.model.prompting import PromptBuilder
 from rlrt.sampling.sampler import step_prompts
+from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
-from rlrt.training.contexts import reference_text
 from rlrt.training.learner import Learner
 from rlrt.types import Prompt
 from rlrt.verifiers.answers import normalised
@@ -23,23 +25,23 @@ PARITY_TRIED = 64
 """Prompts, spread over all, whose student and teacher are compared."""
 
 
-def prepare_data(settings: Settings) -> None:
+def prepare_data(parts: Parts) -> None:
     """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
 
     Raises:
         UserError: for data that cannot be had or read, or whose ids repeat.
     """
-    task = settings.data
+    task = parts.task
     prepare_task(task)
-    prepare_suites(settings.eval.suites)
-    tested = {normalised(p.text) for suite in settings.eval.suites.values() for p in suite.heldout}
+    prepare_suites(parts.suites)
+    tested = {normalised(p.text) for suite in parts.suites.values() for p in suite.heldout}
     kept = [p for p in task.train if normalised(p.text) not in tested]
     if len(kept) < len(task.train):
         log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
         task.train = kept
 
 
-def prepare_task(task: Any) -> None:
+def prepare_task(task: Task) -> None:
     """Read a task's problems, and refuse those whose ids repeat: seeds and records know a problem by its id alone.
 
     Raises:
@@ -91,25 +93,17 @@ def prepare_suites(suites: Mapping[str, Benchmark]) -> None:
             log.warning("eval.suites.%s: dropped %s; %d problems are left", name, suite.report(), len(suite.heldout))
 
 
-def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
-    """Drop prompts over ``data.max_prompt_tokens`` (where the task has such a key), and report all that was dropped.
+def drop_long_prompts(task: Task, builder: PromptBuilder) -> None:
+    """Drop prompts over ``data.max_prompt_tokens`` (where the task has one), and report all that was dropped.
 
     Raises:
         UserError: if none is left.
     """
-    limit = getattr(task, "max_prompt_tokens", None)
+    limit = task.max_prompt_tokens
     if limit is None:
         return
-    for name in ("train", "heldout"):
-        prompts = getattr(task, name)
-        kept = [p for p in prompts if len(builder.student(p)) <= limit]
-        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(kept)
-        if not kept:
-            raise UserError(
-                f"data.max_prompt_tokens: all {len(prompts)} {name} prompts are longer than {limit} tokens; raise it."
-            )
-        setattr(task, name, kept)
-    task.dropped = +task.dropped  # without zeros
+    task.train = within(limit, task.train, "training", task, builder)
+    task.heldout = within(limit, task.heldout, "held-out", task, builder)
     if task.dropped:
         log.warning(
             "data: dropped %s; %d training and %d held-out problems are left",
@@ -119,17 +113,39 @@ def drop_long_prompts(task: Any, builder: PromptBuilder) -> None:
         )
 
 
-def check_prompts(settings: Settings, learner: Learner) -> None:
-    """Refuse prompts that a response of full length would not fit behind, and a teacher's prompt that is not its student's.
+def within(limit: int, prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
+    """The prompts of at most ``limit`` tokens; the others are counted.
+
+    Raises:
+        UserError: if none is left.
+    """
+    short = [p for p in prompts if len(builder.student(p)) <= limit]
+    if len(short) < len(prompts):
+        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(short)
+    if not short:
+        raise UserError(
+            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {limit} tokens; raise it."
+        )
+    return short
+
+
+def check_prompts(parts: Parts, learner: Learner) -> None:
+    """Refuse prompts that leave no room for a full response, and prompts where student and teacher differ by more than the
+    context.
 
     Raises:
         UserError: naming the keys.
     """
-    tested = [p for suite in settings.eval.suites.values() for p in suite.heldout]
-    prompts = [*settings.data.train, *settings.data.heldout, *tested]
-    check_fit(prompts, learner.builder, learner.context_length, settings.engine.max_new_tokens)
-    if settings.method.needs_teacher:
+    prompts = prompts_of(parts)
+    check_fit(prompts, learner.builder, learner.context_length, parts.engine.max_new_tokens)
+    if parts.method.needs_teacher:
         learner.builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
+
+
+def prompts_of(parts: Parts) -> list[Prompt]:
+    """All prompts that a run may sample from."""
+    tested = [p for suite in parts.suites.values() for p in suite.heldout]
+    return [*parts.task.train, *parts.task.heldout, *tested]
 
 
 def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length: int, max_new_tokens: int) -> None:
@@ -146,30 +162,29 @@ def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length:
         )
 
 
-def check_data(settings: Settings) -> None:
+def check_data(settings: Settings, parts: Parts) -> None:
     """Refuse data that a run cannot use: fewer prompts than a step takes, or no text for a teacher that is to be shown one.
 
     Raises:
         UserError: naming the keys.
     """
-    teacher, method, prompts = settings.teacher, settings.method, len(settings.data.train)
-    step_prompts(settings.data.train, settings.seed, 1, settings.train.prompts_per_step)
-    if not settings.eval.suites and settings.eval.prompts > len(settings.data.heldout):
+    teacher, method, train = settings.teacher, settings.method, parts.task.train
+    step_prompts(train, settings.seed, 1, settings.train.prompts_per_step)
+    if not parts.suites and settings.eval.prompts > len(parts.task.heldout):
         log.warning(
-            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(settings.data.heldout)
+            "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(parts.task.heldout)
         )
     if not method.needs_teacher:
         return
-    shown = teacher.context if teacher.context != "sibling" else teacher.on_unique_correct
-    if shown not in ("reference", "answer"):
+    source = from_data(configured(teacher.context, teacher.on_unique_correct))
+    if source is None:
         return
-    lacking = sum(not reference_text(p, shown) for p in settings.data.train)
-    if lacking == prompts:
+    kind = type(source).__name__.lower()
+    lacking = sum(not source.text_of(p) for p in train)
+    if lacking == len(train):
         raise UserError(
-            f"teacher.context: method {method.name} shows the teacher the data's {shown} texts, and the data has none; "
+            f"teacher.context: method {method.name} shows the teacher the data's {kind} texts, and the data has none; "
             "give data that has, or set teacher.context=sibling and teacher.on_unique_correct=plain."
         )
     if lacking:
-        log.warning(
-            "%d of %d training prompts have no %s text: no teacher there", lacking, len(settings.data.train), shown
-        )
+        log.warning("%d of %d training prompts have no %s text: no teacher there", lacking, len(train), kind)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from rlrt.config.schema import Settings
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
-from rlrt.execution.build import assemble, build_learner, closing, resolve_device
+from rlrt.execution.build import assemble, build_learner, resolve_device
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data
-from rlrt.execution.monitor import Monitor
+from rlrt.execution.monitor import ALARMS, Monitor
+from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
 from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.paths import PACKAGE, listed
@@ -30,6 +32,7 @@ from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
 from rlrt.records.stored_config import config_text
 from rlrt.reporting.terminal import Progress, before_after, phases
+from rlrt.training.learner import Learner
 from rlrt.training.loop import train
 
 log = logging.getLogger("rlrt")
@@ -71,9 +74,9 @@ def execute(
     world = connect(settings.distributed.patience_s, resolve_device(settings.device).type == "cuda")
     folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
     try:
-        if world.on_main(lambda: over(settings, folder, say)):
+        if world.on_main(lambda: is_over(settings, folder, say)):
             return folder.summary()
-        return _execute(settings, folder, say, stop, dict(tags or {}), progress and world.main, world)
+        return run_to_its_end(settings, folder, say, stop, dict(tags or {}), progress and world.main, world)
     except Exception as error:
         cause = world.explained(error)
         if cause is error:
@@ -83,8 +86,8 @@ def execute(
         world.leave()
 
 
-def over(settings: Settings, folder: RunFolder, say: Callable[[str], None]) -> bool:
-    """Whether there is nothing left to do in a run's folder.
+def is_over(settings: Settings, folder: RunFolder, say: Callable[[str], None]) -> bool:
+    """True if nothing is left to do in a run's folder.
 
     Raises:
         UserError: if another run lies there.
@@ -99,7 +102,7 @@ def over(settings: Settings, folder: RunFolder, say: Callable[[str], None]) -> b
     return False
 
 
-def _execute(
+def run_to_its_end(
     settings: Settings,
     folder: RunFolder,
     say: Callable[[str], None],
@@ -108,49 +111,79 @@ def _execute(
     progress: bool,
     world: World,
 ) -> dict[str, Any]:
-    refuse_idle_processes(settings, world)
-    prepare_data(settings)
-    learner = build_learner(settings, world)
-    drop_long_prompts(settings.data, learner.builder)
-    check_data(settings)
-    check_prompts(settings, learner)
+    """Make the parts, go on from the newest checkpoint, train, and write the summary."""
+    parts, learner = prepared(settings, world)
     newest = world.on_main(lambda: starting_point(settings, folder))
     position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, settings)
-    shown = Progress(settings.train.steps) if progress else None
+    progress_line = Progress(settings.train.steps) if progress else None
     monitor = None
     if world.main:
         if newest is not None:
             say(f"Going on from {newest}")
-        monitor = open_monitor(settings, folder, position, tags, shown, world)
-    run = assemble(settings, learner, position, monitor, folder, pending)
-    run.stop_requested = lambda: world.any(stop() or folder.prune_asked())
+        monitor = open_monitor(settings, folder, position, tags, progress_line, world)
+
+    def stop_requested() -> bool:
+        return world.any(stop() or folder.prune_asked())
+
+    run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pending)
     begin = time.monotonic()
-    try:
-        with closing(run.source, settings.engine, settings.data, *settings.eval.suites.values()):
-            reached = train(run)
-    except KeyboardInterrupt:
-        if monitor is not None:
-            with or_logged(folder.path / "summary.json"):
-                folder.set_state("interrupted")
-            end_mlflow(settings, folder, monitor, "interrupted")
-        raise
-    except BaseException as caught:
-        error = world.explained(caught)
-        told = full_disk(folder) if is_full_disk(error) else None  # first: it frees what the state needs
-        if monitor is not None:
-            with or_logged(folder.path / "summary.json"):
-                folder.set_state("failed", error=f"{type(error).__name__}: {error}")
-            end_mlflow(settings, folder, monitor, "failed")
-        if told is not None:
-            raise told from None
-        raise error from (None if error is caught else caught)
-    if shown:
-        shown.end()
+    with failing(settings, folder, monitor, world), closing(run.source, parts):
+        reached = train(run)
+    if progress_line:
+        progress_line.end()
     early = "pruned" if folder.prune_asked() else "interrupted"
     state = "finished" if reached == settings.train.steps else early
     if monitor is not None:
         finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary() | {"state": state, "step": reached}
+
+
+def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
+    """The parts of a run with their data read and checked.
+
+    Raises:
+        UserError: for data or a model that cannot be had or used.
+    """
+    refuse_idle_processes(settings, world)
+    parts = parts_of(settings)
+    prepare_data(parts)
+    learner = build_learner(settings, world, parts.method)
+    drop_long_prompts(parts.task, learner.builder)
+    check_data(settings, parts)
+    check_prompts(parts, learner)
+    return parts, learner
+
+
+@contextlib.contextmanager
+def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, world: World) -> Iterator[None]:
+    """Write the state of a run that ends by an error, tell MLflow, and raise the error's cause.
+
+    Args:
+        monitor: None on ranks that write nothing.
+
+    Raises:
+        DiskFull: instead of an error that says that the disk takes no more.
+        RankLost: instead of a collective that failed because another rank is gone.
+    """
+
+    def note(state: str, **more: str) -> None:
+        if monitor is not None:
+            with or_logged(folder.path / "summary.json"):
+                folder.set_state(state, **more)
+            end_mlflow(settings, folder, monitor, state)
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("interrupted")
+        raise
+    except BaseException as caught:
+        error = world.explained(caught)
+        disk = full_disk(folder) if is_full_disk(error) else None  # first: it frees the space that the state needs
+        note("failed", error=f"{type(error).__name__}: {error}")
+        if disk is not None:
+            raise disk from None
+        raise error from (None if error is caught else caught)
 
 
 def refuse_idle_processes(settings: Settings, world: World) -> None:
@@ -175,24 +208,25 @@ def open_monitor(
     shown: Progress | None,
     world: World,
 ) -> Monitor:
-    """Where a run's numbers go, its papers written and its state set."""
-    write_papers(settings, folder, world)
+    """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
+    write_manifest_and_config(settings, folder, world)
     folder.set_state("running", step=position, mlflow_complete=False)
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
-    monitor = Monitor(settings.tracking, folder, tracker, show, log.warning)
+    alarms = [*ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
+    monitor = Monitor(settings.tracking, folder, tracker, show, log.warning, alarms)
     monitor.catch_up()
     return monitor
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that the disk takes no more; safetensors says it in words alone."""
+    """True if an error says that the disk is full; safetensors says it only in its message."""
     by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     return by_number or "os error 28" in str(error)
 
 
 def full_disk(folder: RunFolder) -> DiskFull:
-    """What to say when the disk is full: what is safe, and what to do. The torn checkpoint is removed."""
+    """Remove the torn checkpoint, and make the error for a full disk: which checkpoint is safe, and what to do."""
     for torn in folder.checkpoints.glob("step_*.tmp"):
         shutil.rmtree(torn, ignore_errors=True)
     good = listed(folder.checkpoints)
@@ -200,7 +234,7 @@ def full_disk(folder: RunFolder) -> DiskFull:
     return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 
 
-def write_papers(settings: Settings, folder: RunFolder, world: World) -> None:
+def write_manifest_and_config(settings: Settings, folder: RunFolder, world: World) -> None:
     """``manifest.json``, which says whose folder this is, and then ``config.yaml``; without secrets."""
     folder.write_manifest(
         identity=identity(settings.plain),
@@ -208,6 +242,7 @@ def write_papers(settings: Settings, folder: RunFolder, world: World) -> None:
         overrides=redacted(settings.overrides),
         seed=settings.seed,
         processes=world.size,
+        declared=settings.method.declared(),
         **environment(),
         **git_state(PACKAGE),
     )

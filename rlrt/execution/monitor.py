@@ -1,4 +1,4 @@
-"""Where a step's numbers go: the record first, then MLflow, the terminal, and alarms."""
+"""Send a step's numbers to the record first, then to MLflow, the terminal and the alarms."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rlrt.config.schema import Tracking
+from rlrt.methods.declared import Alarm
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.reporting.token_view import page
@@ -15,12 +16,12 @@ from rlrt.training.update import StepResult
 from rlrt.types import Rollout
 
 ALARMS = (
-    ("rlrt/gap_mean", lambda v: v > 2.0, "the mean gap D is above 2 nats, as before every collapse we saw"),
-    ("rollout/truncated_share", lambda v: v > 0.5, "more than half of the rollouts are truncated"),
-    ("policy/entropy", lambda v: v < 1e-3, "the policy's entropy is under 0.001 nats per token"),
-    ("reward/verifier_error_share", lambda v: v > 0.05, "the verifier failed on more than 5 % of the rollouts"),
-    ("policy/grad_norm", lambda v: v != v or v == float("inf"), "the gradient was not finite: the update was left out"),
+    Alarm("rollout/truncated_share", "more than half of the rollouts are truncated", above=0.5),
+    Alarm("policy/entropy", "the policy's entropy is under 0.001 nats per token", below=1e-3),
+    Alarm("reward/verifier_error_share", "the verifier failed on more than 5 % of the rollouts", above=0.05),
+    Alarm("policy/grad_norm", "the gradient was not finite: the update was left out", not_finite=True),
 )
+"""The alarms of every run; slots of the method add alarms of their own."""
 
 
 class Monitor:
@@ -31,7 +32,8 @@ class Monitor:
         folder: its folder.
         tracker: MLflow, or None.
         show: progress for a person.
-        warn: told each alarm once.
+        warn: called with the sentence of each alarm, once.
+        alarms: what is watched.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class Monitor:
         tracker: MlflowTracker | None,
         show: Callable[[int, dict[str, float]], None],
         warn: Callable[[str], None],
+        alarms: Sequence[Alarm] = ALARMS,
     ) -> None:
         self._tracking, self._folder, self.tracker = tracking, folder, tracker
-        self._show, self._warn, self._told = show, warn, set[str]()
+        self._show, self._warn, self._alarms, self._rung = show, warn, alarms, set[str]()
         self._first_length: float | None = None
         self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
@@ -63,18 +66,19 @@ class Monitor:
             self._note_run_id()
         self._show(step, metrics)
         self._watch_length(step, metrics)
-        for name, bad, words in ALARMS:
-            if name in metrics and name not in self._told and bad(metrics[name]):
-                self._told.add(name)
-                self._warn(f"step {step}: {words} ({name} = {metrics[name]:.4g})")
+        for alarm in self._alarms:
+            name = alarm.metric
+            if name in metrics and name not in self._rung and alarm.rings(metrics[name]):
+                self._rung.add(name)
+                self._warn(f"step {step}: {alarm.sentence} ({name} = {metrics[name]:.4g})")
 
     def _watch_length(self, step: int, metrics: dict[str, float]) -> None:
         length = metrics.get("rollout/length_mean")
         if length is None:
             return
         self._first_length = self._first_length or length
-        if length < self._first_length / 3 and "length" not in self._told:
-            self._told.add("length")
+        if length < self._first_length / 3 and "length" not in self._rung:
+            self._rung.add("length")
             self._warn(f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's")
 
     def samples(

@@ -1,21 +1,18 @@
-"""From a run's state to a checkpoint, and back to where it was."""
+"""From a checkpoint back to where the run was; what is refused in the folder of a run."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rlrt.config.schema import Settings
-from rlrt.distributed.sharding import like, put, whole
+from rlrt.distributed.sharding import like, put
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.model.load import load
-from rlrt.model.lora import adapters, named_weights
+from rlrt.model.lora import adapters
 from rlrt.paths import CHECKSUMS, resolve_path, step_of
 from rlrt.records import checkpoints
 from rlrt.records.files import read_json
@@ -42,48 +39,6 @@ def check_saved(path: str) -> None:
     wrong = checkpoints.damage(folder) if (folder / CHECKSUMS).is_file() else None
     if wrong is not None:
         raise UserError(f"model.path: the checkpoint {folder} is damaged ({wrong}); give another one's folder.")
-
-
-def save_checkpoint(
-    learner: Learner, folder: Path, step: int, keep_last: int, pending: dict[str, Any] | None = None
-) -> None:
-    """Everything the run needs to go on to the bit, whole: any number of processes can go on from it.
-
-    All processes of a run gather what they share; the main one writes.
-
-    Args:
-        pending: rollouts of the next step that were sampled ahead.
-    """
-    main = learner.world.main
-    moving = learner.teacher.state()
-    weights = kept(named_weights(learner.policy.model), main)
-    snapshot = checkpoints.Snapshot(
-        step=step,
-        optimiser=whole_optimiser(learner.policy.optimiser.state_dict(), main),
-        teacher=None if moving is None else kept(moving.named_parameters(), main),
-        adapters=kept(adapters(learner.policy.model).items(), main) or None,
-        state={"method": learner.method.state_dict()} | ({} if pending is None else {"pending": pending}),
-    )
-    learner.world.on_main(
-        lambda: checkpoints.save(folder, snapshot, lambda place: learner.policy.save(place, weights), keep_last)
-    )
-
-
-@torch.no_grad()
-def kept(weights: Iterable[tuple[str, Any]], here: bool) -> dict[str, torch.Tensor]:
-    """Whole weights by name, on the CPU; gathered one at a time, and kept where ``here``."""
-    found = {}
-    for name, weight in weights:
-        gathered = whole(weight).detach()
-        if here:
-            found[name] = gathered.cpu()
-    return found
-
-
-def whole_optimiser(state: dict[str, Any], here: bool) -> dict[str, Any]:
-    """An optimiser's ``state_dict`` with whole tensors."""
-    moments = {i: kept(values.items(), here) for i, values in state["state"].items()}
-    return {"state": moments, "param_groups": state["param_groups"]}
 
 
 def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> tuple[int, dict[str, Any] | None]:
@@ -116,25 +71,25 @@ def refuse_another_run(settings: Settings, folder: RunFolder) -> None:
     Raises:
         UserError: naming what differs; under ``resume=never``, which puts a run aside, only for what is no run's folder.
     """
-    there, now = folder.manifest().get("identity"), identity(settings.plain)
+    stored, now = folder.manifest().get("identity"), identity(settings.plain)
     refuse_no_runs_folder(folder.path, now)
-    if settings.resume == "never" or there == now:
+    if settings.resume == "never" or stored == now:
         return
-    if there is None and folder.summary().get("state") not in ("finished", "pruned") and not folder.holds_more():
-        return  # a life that ended before it wrote who it was left nothing to go on with
-    if there is None:
+    if stored is None and folder.summary().get("state") not in ("finished", "pruned") and not folder.holds_results():
+        return  # a run that was killed before it wrote its identity left nothing to go on with
+    if stored is None:
         reason = "its manifest.json cannot be read"
     else:
         try:
             different = differences(stored_config(folder.path), redacted(settings.plain))
         except UserError:
             different = []
-        shown = "; ".join(different[:SHOWN]) + (
+        listed = "; ".join(different[:SHOWN]) + (
             f"; and {len(different) - SHOWN} more" if len(different) > SHOWN else ""
         )
-        reason = shown or "the code, a library, or the content of the model or the data has changed since"
+        reason = listed or "the code, a library, or the content of the model or the data has changed since"
     raise UserError(
-        f"hydra.run.dir: {folder.path} holds another run (identity {there}, this one is {now}): {reason}; give another "
+        f"hydra.run.dir: {folder.path} holds another run (identity {stored}, this one is {now}): {reason}; give another "
         "folder, or resume=never, which puts that run aside."
     )
 
@@ -154,9 +109,9 @@ def refuse_no_runs_folder(path: Path, identity: str) -> None:
         raise UserError(f"hydra.run.dir: {path} is the folder of {what}; give another folder.")
 
 
-def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    """``key is A there and B here`` for every value of two configs that differs, of what makes a run's identity."""
-    before, after = (leaves(counted(plain)) for plain in (there, here))
+def differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """``key is A there and B here`` for every value that differs between two configs and counts for a run's identity."""
+    before, after = (leaves(counted(plain)) for plain in (stored, current))
     keys = [k for k in {**before, **after} if before.get(k, NOTHING) != after.get(k, NOTHING)]
     return [f"{k} is {short(before.get(k, NOTHING))} there and {short(after.get(k, NOTHING))} here" for k in keys]
 

@@ -18,7 +18,7 @@ class StopFlag:
         self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
-        """Whether a signal came."""
+        """True once a signal came."""
         return self.signal is not None
 
     def __enter__(self) -> StopFlag:

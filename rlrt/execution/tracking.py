@@ -5,6 +5,7 @@ From a folder nothing is imported and nothing resolved: its config is text.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from rlrt.errors import UserError
 from rlrt.execution.monitor import Monitor
 from rlrt.keys import leaves
 from rlrt.paths import local_folder
+from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
@@ -34,7 +36,7 @@ CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", 
 
 @dataclass(frozen=True)
 class Tracked:
-    """What MLflow is told of a run.
+    """The facts about a run that MLflow is sent.
 
     Attributes:
         tracking: the section of that name.
@@ -73,7 +75,7 @@ def stored(path: Path, uri: str | None = None, trust: bool = False) -> Tracked:
     plain, spec = stored_config(path), read_json(path / "job.json")
     tracking = section("tracking", plain.get("tracking"))
     typed = mapping(mapping(spec.get("plain")).get("tracking")).get("uri")  # a sweep's job keeps it with its password
-    tracking.uri = uri or (str(typed) if typed else tracking.uri)
+    tracking = dataclasses.replace(tracking, uri=uri or (str(typed) if typed else tracking.uri))
     if tracking.uri is not None:
         check_uri(tracking.uri)
     if uri is None and not trust:
@@ -116,9 +118,9 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
         "rlrt.folder": str(folder.path.resolve()),
         "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
     }
-    lam = run.value("method", "lambda_init")
-    if lam:
-        tags["rlrt.lambda"] = lam
+    for tag, key in declared(folder.manifest()).tags.items():
+        if value := run.value("method", key):
+            tags[tag] = value
     return MlflowTracker(
         uri=tracking.uri,
         experiment=tracking.experiment,
@@ -143,11 +145,11 @@ def inputs_of(run: Tracked) -> list[Input]:
         return Input(name, digest, source, context)
 
     data_class = run.value("data", "_target_").rpartition(".")[2]
-    found = [
+    inputs = [
         one(run.names.get("model", run.value("model", "path")), run.plain["model"], "model"),
         one(run.names.get("data", data_class), run.plain["data"], "training"),
     ]
-    return found + [one(name, suite, "evaluation") for name, suite in (run.plain["eval"].get("suites") or {}).items()]
+    return inputs + [one(name, suite, "evaluation") for name, suite in (run.plain["eval"].get("suites") or {}).items()]
 
 
 def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:

@@ -1,1 +1,1 @@
-"""What a method is: a choice in four slots, each a small class on tensors. This package imports torch alone."""
+"""Methods: a choice in four slots, each a small class on tensors. This package imports torch alone."""

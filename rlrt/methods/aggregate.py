@@ -1,4 +1,4 @@
-"""What each token weighs in a mini-batch's loss, and the KL penalty to the step-0 policy."""
+"""The weight of each token in a mini-batch's loss, and the KL penalty to the step-0 policy."""
 
 from __future__ import annotations
 

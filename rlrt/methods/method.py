@@ -8,34 +8,33 @@ declare; the trainer reads the declarations and knows no method by name.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from rlrt.methods.contexts import Context, Default, context_of
+from rlrt.methods.declared import Ablation, Alarm, Curve
 from rlrt.methods.signals import Credited, Distributions, Signals, TeacherSignal
-
-CONTEXT = re.compile(r"(default)|(correct|wrong)(?::(\d+))?")
-
-
-def context_of(text: Any) -> tuple[str, int] | None:
-    """(kind, number) of a teacher context as a credit writes it; None for what is no context.
-
-    ``default`` is the context of ``teacher.context``; ``correct:K`` and ``wrong:K`` are the K-th other rollout of the group
-    with that verdict, counted from 0; without a number the first.
-    """
-    match = CONTEXT.fullmatch(text) if isinstance(text, str) else None
-    return None if match is None else (match[1] or match[2], int(match[3] or 0))
+from rlrt.methods.statistic import Statistic
 
 
 class Slot:
-    """What all slots share: a state that is checkpointed. Stateless unless a slot says otherwise."""
+    """Base of all slots: declarations, and a state that is checkpointed (none by default)."""
 
     train_keys: ClassVar[tuple[str, ...]] = ()
     """Fields that take their value from the key of that name in ``train``, not from ``method``."""
+    alarms: ClassVar[tuple[Alarm, ...]] = ()
+    """Metrics that are watched while a run trains."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+    """Metrics that the report draws."""
+    ablation: ClassVar[Ablation | None] = None
+    """Keys that the report draws the final metric against."""
+    tags: ClassVar[Mapping[str, str]] = {}
+    """MLflow tags of a run: the tag's name, and the key of ``method`` whose value it shows."""
 
     def state_dict(self) -> dict[str, float]:
         """Numbers that the slot carries from step to step."""
@@ -74,9 +73,18 @@ class Credit(Slot):
     needs_teacher: ClassVar[bool] = False
     """True where ``teacher_rows`` can be anything but empty."""
 
-    def contexts(self) -> Sequence[str]:
-        """The teacher contexts that are read, one entry of ``signals.teachers`` each; see ``context_of``."""
-        return ("default",)
+    def contexts(self) -> Sequence[Context | str]:
+        """The teacher contexts that the credit reads, one entry of ``signals.teachers`` each; or their short spellings
+        (``rlrt.methods.contexts.context_of``)."""
+        return (Default(),)
+
+    def statistics(self) -> Sequence[Statistic]:
+        """Statistics of the distributions that the credit reads, of the student and of every teacher context."""
+        return ()
+
+    def token_gate(self, signals: Signals) -> Tensor:
+        """Bool_BT: the tokens whose weight the credit may change; factor and metrics read the same gate. All by default."""
+        return signals.mask_BT
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: the rollouts whose credit a teacher can change. None by default."""
@@ -105,12 +113,12 @@ class Auxiliary(Slot):
     needs_teacher: ClassVar[bool] = False
     """True where only rollouts with a teacher contribute."""
     exclusive: ClassVar[bool] = False
-    """True where the policy loss leaves those rollouts to this term."""
+    """True if rollouts with a teacher skip the policy loss."""
     shared_denominator: ClassVar[bool] = False
     """True where all tokens of the mini-batch make the denominator, as in the policy loss; otherwise this term's own tokens."""
 
     weighs_tokens: ClassVar[bool] = False
-    """True where tokens count differently; the teacher is then scored for it before the loss."""
+    """True if the term weighs tokens; its teacher entropies are then computed before the loss."""
 
     def teacher_rows(self, signals: Signals) -> Tensor:
         """Bool_B: the rollouts that this term wants a teacher for. All by default."""
@@ -130,7 +138,7 @@ class Auxiliary(Slot):
         raise TypeError(f"{type(self).__name__} does not define __call__")
 
     def observe(self, entropy: float) -> None:
-        """Told the mean entropy of the step's rollouts (nats), for coefficients that adapt."""
+        """Receive the mean entropy of the step's rollouts (nats), for coefficients that adapt."""
 
 
 @dataclass
@@ -159,13 +167,33 @@ class Method:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any slot asks for a teacher."""
+        """True if a slot asks for a teacher."""
         return self.credit.needs_teacher or self.distils
 
     @property
     def distils(self) -> bool:
-        """Whether an auxiliary loss reads the teacher's distributions."""
+        """True if an auxiliary loss reads the teacher's distributions."""
         return any(term.needs_teacher for term in self.auxiliary)
+
+    def contexts(self) -> list[Context]:
+        """The teacher contexts of the credit; dense terms read the first.
+
+        Raises:
+            ValueError: for what is no context.
+        """
+        contexts = [context_of(value) for value in self.credit.contexts()]
+        if None in contexts:
+            raise ValueError(f"expected teacher contexts, got {list(self.credit.contexts())!r}")
+        return [context for context in contexts if context is not None]
+
+    def declared(self) -> dict[str, Any]:
+        """The slots' declarations for report and MLflow, as plain values for a run's manifest."""
+        slots = list(self.slots().values())
+        return {
+            "curves": [dataclasses.asdict(curve) for slot in slots for curve in slot.curves],
+            "ablations": [dataclasses.asdict(slot.ablation) for slot in slots if slot.ablation is not None],
+            "tags": {tag: key for slot in slots for tag, key in slot.tags.items()},
+        }
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: rollouts for which some slot wants a teacher."""

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rlrt.keys import key
+from rlrt.methods.contexts import Context, Sibling
 from rlrt.methods.grpo import MAX_LOG_GAP
 from rlrt.methods.method import Credit
 from rlrt.methods.signals import Credited, Signals, TeacherSignal
@@ -60,9 +61,9 @@ class ContrastiveCredit(Credit):
     rlcsd_threshold: float = key("a token whose reward is larger in size is selected", least=0)
     rlcsd_selected_weight: float = key("weight of the mean over selected tokens", least=0)
 
-    def contexts(self) -> Sequence[str]:
+    def contexts(self) -> Sequence[Context]:
         """A correct sibling, and the first K wrong ones."""
-        return ("correct:0", *(f"wrong:{k}" for k in range(self.rlcsd_wrong)))
+        return (Sibling(correct=True), *(Sibling(correct=False, number=k) for k in range(self.rlcsd_wrong)))
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """All rollouts, unless the scale is 0."""

@@ -11,12 +11,14 @@ lam = 0 is GRPO, bit for bit. RLSD (arXiv 2604.03128) is the same weight with th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
+from rlrt.methods.declared import Ablation, Alarm, Curve
 from rlrt.methods.grpo import MAX_LOG_GAP
 from rlrt.methods.method import Credit
 from rlrt.methods.signals import Credited, Signals, mean_where
@@ -62,6 +64,19 @@ class TeacherWeight(Credit):
     """Token credit by the information asymmetry between student and teacher."""
 
     needs_teacher = True
+    alarms = (Alarm("rlrt/gap_mean", "the mean gap D is above 2 nats, as before every collapse we saw", above=2.0),)
+    curves = (
+        Curve("rlrt/gap_mean", "D", "mean gap D on rollouts with a teacher, nats"),
+        Curve("rlrt/weight_clipped_share", "clipping", "clipped weights, share of tokens", 0.0, 1.0),
+    )
+    ablation = Ablation(
+        x="lambda_init",
+        by="epsilon_w",
+        x_label="reversed-teacher coefficient lam (0: GRPO)",
+        by_label="eps_w",
+        where={"gate": "correct", "direction": "reversed"},
+    )
+    tags: ClassVar = {"rlrt.lambda": "lambda_init"}
 
     lambda_init: float = key("the (reversed-)teacher coefficient lam at the first step", least=0, most=1)
     lambda_schedule: str = key("how lam goes on", choices=("constant", "linear"))
@@ -88,13 +103,17 @@ class TeacherWeight(Credit):
         weighted_B = teacher.has_B & self._gate(signals)
         gap_BT = (signals.logp_BT - teacher.logp_BT) * signals.mask_BT
         weight_BT = teacher_weight(gap_BT, advantage_B, self.epsilon_w, self.direction == "reversed")
-        plain_weight_BT = signals.special_BT if self.mask_special_tokens else torch.zeros_like(signals.mask_BT)
-        weight_BT = torch.where(plain_weight_BT, torch.ones_like(weight_BT), weight_BT)
+        gate_BT = signals.mask_BT & self.token_gate(signals)
         if self.shuffle_weights:
-            weight_BT = shuffled(weight_BT, signals.mask_BT & ~plain_weight_BT, signals.seed_B)
-        factor_BT = torch.where(weighted_B[:, None], (1.0 - lam) + lam * weight_BT, torch.ones_like(weight_BT))
-        metrics = self._metrics(lam, gap_BT, weight_BT, weighted_B, signals)
+            weight_BT = shuffled(weight_BT, gate_BT, signals.seed_B)
+        weighted_BT = gate_BT & weighted_B[:, None]
+        factor_BT = torch.where(weighted_BT, (1.0 - lam) + lam * weight_BT, torch.ones_like(weight_BT))
+        metrics = self._metrics(lam, gap_BT, weight_BT, weighted_BT, signals)
         return Credited(plain_BT * factor_BT, metrics=metrics)
+
+    def token_gate(self, signals: Signals) -> Tensor:
+        """Bool_BT: all tokens, or all but special ones (``mask_special_tokens``); the others keep weight 1."""
+        return signals.mask_BT & ~signals.special_BT if self.mask_special_tokens else signals.mask_BT
 
     def _lambda(self, step: int) -> float:
         return scheduled_lambda(self.lambda_init, self.lambda_schedule, self.lambda_decay_steps, step)
@@ -103,9 +122,8 @@ class TeacherWeight(Credit):
         return signals.correct_B if self.gate == "correct" else torch.ones_like(signals.correct_B)
 
     def _metrics(
-        self, lam: float, gap_BT: Tensor, weight_BT: Tensor, weighted_B: Tensor, signals: Signals
+        self, lam: float, gap_BT: Tensor, weight_BT: Tensor, where_BT: Tensor, signals: Signals
     ) -> dict[str, float]:
-        where_BT = signals.mask_BT & weighted_B[:, None]
         correct_BT = where_BT & signals.correct_B[:, None]
         clipped_BT = (weight_BT <= 1 - self.epsilon_w) | (weight_BT >= 1 + self.epsilon_w)
         measured = {

@@ -1,4 +1,4 @@
-"""What a method may read of a step, and what its slots return. Shape suffixes: see ``rlrt.types``."""
+"""The values that a method may read of a step, and those that its slots return. Shape suffixes: see ``rlrt.types``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrt.methods.statistic import Statistic
+
 
 @dataclass
 class TeacherSignal:
@@ -18,11 +20,18 @@ class TeacherSignal:
         has_B: bool; the rollouts that have this context.
         logp_BT: log P_T of the sampled tokens, nats; zero where ``has_B`` is False.
         entropy_BT: the teacher's exact entropy, nats; zero where ``has_B`` is False.
+        statistics: what the credit declared, value_BT by the statistic; zero where ``has_B`` is False.
     """
 
     has_B: Tensor
     logp_BT: Tensor
     entropy_BT: Tensor
+    statistics: dict[Statistic, Tensor] = field(default_factory=dict)
+
+    def rows(self, index: Tensor) -> TeacherSignal:
+        """The teacher's view of some rollouts."""
+        statistics = {name: value[index] for name, value in self.statistics.items()}
+        return TeacherSignal(self.has_B[index], self.logp_BT[index], self.entropy_BT[index], statistics)
 
 
 @dataclass
@@ -45,6 +54,8 @@ class Signals:
         text_B: the responses' texts, for methods that read them; empty where nobody gave them.
         teachers: one entry per teacher context; empty where the method asks for none.
         reference_logp_BT: log-probability under the step-0 policy, or None.
+        statistics: what the credit declared of the student's distributions, value_BT by the statistic; known where
+            ``scored_B``.
     """
 
     step: int
@@ -62,6 +73,7 @@ class Signals:
     text_B: list[str] = field(default_factory=list)
     teachers: list[TeacherSignal] = field(default_factory=list)
     reference_logp_BT: Tensor | None = None
+    statistics: dict[Statistic, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.reward_B)
@@ -74,15 +86,14 @@ class Signals:
             values[f.name] = value[index] if isinstance(value, torch.Tensor) else value
         order = index.nonzero()[:, 0] if index.dtype == torch.bool else index
         values["text_B"] = [self.text_B[i] for i in order.tolist()] if self.text_B else []
-        values["teachers"] = [
-            TeacherSignal(t.has_B[index], t.logp_BT[index], t.entropy_BT[index]) for t in self.teachers
-        ]
+        values["teachers"] = [teacher.rows(index) for teacher in self.teachers]
+        values["statistics"] = {name: value[index] for name, value in self.statistics.items()}
         return Signals(**values)
 
 
 @dataclass
 class Credited:
-    """What a token credit returns.
+    """The result of a token credit.
 
     Attributes:
         advantage_BT: advantage of every token; zero outside the mask.
@@ -105,7 +116,7 @@ class Credited:
 
 @dataclass
 class Distributions:
-    """What an auxiliary loss reads: next-token distributions at N response tokens of a micro-batch.
+    """Next-token distributions at N response tokens of a micro-batch, for auxiliary losses.
 
     Attributes:
         logp_NV: the student's log-probabilities over the vocabulary at the sampling temperature, with gradient.
@@ -120,5 +131,5 @@ class Distributions:
 
 
 def mean_where(values: Tensor, where: Tensor) -> float:
-    """Mean of ``values`` where the mask is True; it must be True somewhere (a number that stands for nothing would lie)."""
+    """Mean of ``values`` where the mask is True. Undefined for an empty mask: the caller checks."""
     return float(values[where].double().mean())

@@ -9,4 +9,4 @@ from rlrt.methods.method import Credit
 
 @dataclass
 class UniformCredit(Credit):
-    """What GRPO and its relatives do."""
+    """Every token gets its rollout's advantage, as in GRPO and its relatives."""

@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, for the next tensor; on a CPU every step allocates the same again."""
+"""Settings of glibc's allocator that keep freed memory in the process: on a CPU every step allocates the same tensors again."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""glibc's numbers, from malloc.h."""
-LARGEST = 32 * 2**20
-"""Bytes up to which memory is reused, the most that glibc takes. It would raise its limit to that by itself as a run goes on;
-larger blocks are given back at once and leave no holes (``rlrt.model.forward.CHUNK_ELEMENTS``)."""
-KEPT = 2**30
-"""Bytes of free memory at the end of the heap that are not given back."""
+"""Numbers of glibc's options, from malloc.h."""
+REUSED_BYTES = 32 * 2**20
+"""Largest block, in bytes, that glibc reuses; glibc accepts no more, and by itself raises its limit to this in the course of
+a run. Larger blocks are returned to the system at once and leave no holes (``rlrt.model.forward.CHUNK_ELEMENTS``)."""
+TRIM_BYTES = 2**30
+"""Bytes of free memory at the end of the heap that glibc does not return to the system."""
 
 
 def keep_freed_memory() -> bool:
     """Tell glibc to reuse freed memory rather than to return it: new pages cost a fault each (docs/LOG.md has the gain).
 
     Returns:
-        whether it was told; False on another C library.
+        True if glibc accepted both options; False with another C library.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -26,4 +26,4 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, KEPT))
+    return bool(mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)) and bool(mallopt(M_TRIM_THRESHOLD, TRIM_BYTES))

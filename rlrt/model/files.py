@@ -1,8 +1,9 @@
-"""A model's files before any of them is loaded: what is no model, or leads out of its folder, is refused in one sentence.
+"""Checks of a model's files before any of them is loaded: refuse in one sentence what is no model or points outside its
+folder.
 
-transformers follows names that it finds in a model's own files: an index names shards, ``config.json`` may name its weights, an
-adapter its base model. A name that leads to another place may lead to a pickle, and no digest of the folder covers it. So every
-such name must be that of a file beside it, and weights are safetensors.
+transformers follows file names inside a model's own files: an index names shards, ``config.json`` may name its weights, an
+adapter its base model. A name that points outside the folder may point to a pickle, and no digest of the folder covers that
+file. So every such name must be that of a file in the same folder, and weights must be safetensors.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter
 TOKENIZER, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
 WEIGHTS, INDICES = ".safetensors", ".safetensors.index.json"
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-"""Shards that transformers takes before all others, and of which it ignores the tensors that the config has no use for."""
+"""Names of shards that transformers prefers to all other weights, and whose tensors it ignores where the config has no use
+for them."""
 NAMING = {"transformers_weights": (WEIGHTS, INDICES), "configuration_files": (".json",)}
-"""Keys of ``config.json`` that name other files, and how such a name must end."""
+"""Keys of ``config.json`` that name other files, and the suffixes that such a name must have."""
 KERNELS = ("attn_implementation", "experts_implementation")
-"""Ends of keys of ``config.json`` that may name code on the hub."""
+"""Suffixes of keys of ``config.json`` whose values may name code on the hub."""
 Find = Callable[[str], Path | None]
-"""The file of a model that has a name, None where there is none."""
+"""A function from a file's name to the model's file of that name, or None if the model has no such file."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a model folder whose config cannot be read, that holds no safetensors weights, or that leads elsewhere.
+    """Refuse a model folder with an unreadable config, without safetensors weights, or with names that point outside it.
 
     Raises:
         UserError: naming the file that is missing or broken.
@@ -57,10 +59,10 @@ def check_folder(folder: Path) -> None:
 
 
 def check_hub(hub_id: str, revision: str | None) -> str:
-    """Refuse a model on the hub that cannot be had, or whose small files lead elsewhere; its weights are not asked for.
+    """Refuse a model on the hub that is not available, or whose small files point outside it; weights are not downloaded.
 
     Returns:
-        the commit whose files were looked at: weights must be loaded from no other.
+        the commit whose files were checked: weights must be loaded from this commit alone.
 
     Raises:
         UserError: naming the file, or saying how to give a folder instead.
@@ -68,7 +70,7 @@ def check_hub(hub_id: str, revision: str | None) -> str:
     check_reachable(hub_id, revision)
     config = hub_file(hub_id, CONFIG, revision)
     if config is None:
-        raise no_hub(hub_id, f"it has no {CONFIG}, or it is not in the local cache")
+        raise not_on_hub_error(hub_id, f"it has no {CONFIG}, or it is not in the local cache")
     commit = config.parent.name
 
     def find(name: str) -> Path | None:
@@ -82,7 +84,7 @@ def check_hub(hub_id: str, revision: str | None) -> str:
 
 
 def check_reachable(hub_id: str, revision: str | None) -> None:
-    """Refuse a hub id whose files are neither in the local cache nor to be had, at once and not after many retries.
+    """Refuse at once, not after many retries, a hub id whose files are neither in the local cache nor downloadable.
 
     Raises:
         UserError: saying how to give a folder instead.
@@ -101,10 +103,11 @@ def check_reachable(hub_id: str, revision: str | None) -> None:
 
 
 def hub_file(hub_id: str, name: str, revision: str | None) -> Path | None:
-    """A small file of a model on the hub, from the local cache or downloaded into it; None where there is none to be had.
+    """Return the path of a model's small file from the local cache, downloaded if necessary; None if the model has no such
+    file.
 
     Raises:
-        UserError: where the hub refuses (no such model or revision, no access).
+        UserError: where the hub refuses the download (no such model or revision, no access).
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError
@@ -117,25 +120,25 @@ def hub_file(hub_id: str, name: str, revision: str | None) -> Path | None:
     except EntryNotFoundError:  # also: offline, and not in the cache
         return None
     except Exception as error:  # the hub's many types for one cause
-        raise no_hub(hub_id, first_line(error)) from error
+        raise not_on_hub_error(hub_id, first_line(error)) from error
 
 
-def no_hub(hub_id: str, why: str) -> UserError:
-    """What a model that the hub does not give is refused with."""
+def not_on_hub_error(hub_id: str, why: str) -> UserError:
+    """Return the error for a model that cannot be downloaded from the hub."""
     return UserError(
-        f"model.path: {hub_id} could not be had from the hub ({why}); download it elsewhere and give its folder as "
+        f"model.path: {hub_id} could not be downloaded from the hub ({why}); get it elsewhere and give its folder as "
         "model.path=/path/to/folder."
     )
 
 
 def check_names(config: Path, find: Find) -> list[str]:
-    """Refuse a model whose config or tokenizer names files in other places, or code, and one that is an adapter.
+    """Refuse a config or tokenizer that names code or files outside the folder, and a model that is an adapter.
 
     Returns:
-        the indices of shards that its configs name.
+        the indices of shards that the model's configs name.
 
     Raises:
-        UserError: naming the file and what it names.
+        UserError: naming the file and the name in it.
     """
     adapter, tokenizer, special = find(ADAPTER), find(TOKENIZER), find(SPECIAL)
     if adapter is not None:
@@ -146,11 +149,11 @@ def check_names(config: Path, find: Find) -> list[str]:
     if tokenizer is not None:
         for key, name in entries(read_object(tokenizer)):
             if key == "fast_tokenizer_files" and not is_plain(name, ".json"):
-                raise leads_out(tokenizer, key, name, "*.json")
+                raise outside_name_error(tokenizer, key, name, "*.json")
     if special is not None:
         for key, name in entries(read_object(special)):
             if key.endswith("_file"):
-                raise leads_out(special, key, name, "nothing")
+                raise outside_name_error(special, key, name, "nothing")
     names = check_config(config, read_object(config))
     for name in [n for n in names if not n.endswith((WEIGHTS, INDICES))]:
         other = find(name)
@@ -160,10 +163,10 @@ def check_names(config: Path, find: Find) -> list[str]:
 
 
 def check_config(file: Path, values: Mapping[str, Any]) -> list[str]:
-    """Refuse a ``config.json`` that names weights in other places or of other formats, or code.
+    """Refuse a ``config.json`` that names code, or weights outside the folder or in another format.
 
     Returns:
-        the weights, indices and other configs of its folder that it names.
+        the weights, indices and other configs in the same folder that the config names.
 
     Raises:
         UserError: naming the key and its value.
@@ -172,23 +175,23 @@ def check_config(file: Path, values: Mapping[str, Any]) -> list[str]:
     for key, value in entries(values):
         if key.endswith(KERNELS) and isinstance(value, str) and "/" in value:
             raise UserError(
-                f"model.path: {file} names {shown(value)} as {key}, which is code of another place; no code that comes with a "
+                f"model.path: {file} names {brief(value)} as {key}, which is code from elsewhere; no code that comes with a "
                 "model is run, so remove the key."
             )
-        ends = NAMING.get(key, ())
-        if ends and value is not None:
-            if not is_plain(value, *ends):
-                raise leads_out(file, key, value, f"*{ends[0]}")
+        suffixes = NAMING.get(key, ())
+        if suffixes and value is not None:
+            if not is_plain(value, *suffixes):
+                raise outside_name_error(file, key, value, f"*{suffixes[0]}")
             names.append(value)
     return names
 
 
 def check_index(index: Path, folder: Path | None) -> None:
-    """Refuse an index of shards that names anything but safetensors files beside it.
+    """Refuse an index of shards that names anything but safetensors files in its own folder.
 
     Args:
         index: a ``*.safetensors.index.json``.
-        folder: where its shards must be; None where they are still to be downloaded.
+        folder: the folder that must hold the shards; None if the shards are still to be downloaded.
 
     Raises:
         UserError: naming the index and the entry.
@@ -196,50 +199,50 @@ def check_index(index: Path, folder: Path | None) -> None:
     shards = read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise UserError(
-            f"model.path: expected an object of tensors and their files as weight_map in {index}, got {shown(shards)}; "
+            f"model.path: expected an object of tensors and their files as weight_map in {index}, got {brief(shards)}; "
             "save the model again."
         )
     for tensor, name in shards.items():
         if not is_plain(name, WEIGHTS):
-            raise leads_out(index, shown(tensor), name, "*.safetensors")
+            raise outside_name_error(index, brief(tensor), name, "*.safetensors")
         if folder is not None and not os.path.isfile(folder / name):
             raise UserError(
-                f"model.path: {index} names {shown(name)} for {shown(tensor)}, which is not in its folder; download or copy "
+                f"model.path: {index} names {brief(name)} for {brief(tensor)}, which is not in its folder; download or copy "
                 "the missing file, or remove an index that does not belong to these weights."
             )
 
 
-def is_plain(name: Any, *ends: str) -> bool:
-    """Whether a value is the name of a file in the same folder, with one of these ends."""
-    return isinstance(name, str) and name.endswith(ends) and not re.search(r"[/\\\0]", name)
+def is_plain(name: Any, *suffixes: str) -> bool:
+    """True if a value is the name of a file in the same folder, with one of the given suffixes."""
+    return isinstance(name, str) and name.endswith(suffixes) and not re.search(r"[/\\\0]", name)
 
 
-def leads_out(file: Path, key: str, name: Any, expected: str) -> UserError:
-    """What a name that is not one of the model's own files is refused with."""
+def outside_name_error(file: Path, key: str, name: Any, expected: str) -> UserError:
+    """Return the error for a name that is not one of the model's own files."""
     return UserError(
-        f"model.path: {file} names {shown(name)} for {key}, expected {expected} of its own folder; put the file there and "
+        f"model.path: {file} names {brief(name)} for {key}, expected {expected} of its own folder; put the file there and "
         "name it so, or give another model."
     )
 
 
 def entries(values: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is no object and no list, however deep, with its key (what is below a kernel's key has that key)."""
-    left = [("", values)]
-    while left:
-        key, value = left.pop()
+    """Yield every scalar at any depth with its key; scalars below a key in ``KERNELS`` are yielded under that key."""
+    stack = [("", values)]
+    while stack:
+        key, value = stack.pop()
         if isinstance(value, dict):
-            left += [(key if key.endswith(KERNELS) else name, v) for name, v in value.items()]
+            stack += [(key if key.endswith(KERNELS) else name, v) for name, v in value.items()]
         elif isinstance(value, list):
-            left += [(key, v) for v in value]
+            stack += [(key, v) for v in value]
         else:
             yield key, value
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """A JSON object of a model.
+    """Return the JSON object in one of a model's files.
 
     Raises:
-        UserError: where the file holds none.
+        UserError: if the file holds no JSON object.
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
@@ -255,7 +258,7 @@ def read_object(file: Path) -> dict[str, Any]:
     return values
 
 
-def shown(value: Any) -> str:
-    """A value of a foreign file for a message, cut to 80 letters."""
+def brief(value: Any) -> str:
+    """Return a value of a foreign file for a message, cut to 80 characters."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."

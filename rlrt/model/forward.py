@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from rlrt.distributed import sharding
 from rlrt.distributed.world import ALONE, World, parts
 from rlrt.methods.entropy import entropy
+from rlrt.methods.statistic import Statistic
 from rlrt.model import packed
 from rlrt.model.precision import computing
 
@@ -76,24 +77,24 @@ def padded_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]
 
 
 def response_hidden(model: Any, rows: Sequence[Row]) -> Tensor:
-    """What the output layer reads at every response token of the rows, laid end to end, row after row: (N, H).
+    """Hidden states that the output layer reads at every response token of the rows, row after row: (N, H).
 
     Differentiable unless gradients are off.
     """
     if not packed.enabled(model):
         return plain_hidden(model, rows)
-    place: dict[tuple[int, ...], int] = {}
-    owner = [place.setdefault(tuple(row.prompt_ids), len(place)) for row in rows]
+    prompts: dict[tuple[int, ...], int] = {}
+    owner = [prompts.setdefault(tuple(row.prompt_ids), len(prompts)) for row in rows]
     device = next(model.parameters()).device
-    packing = packed.pack(list(place), owner, [list(row.response_ids[:-1]) for row in rows], device)
+    packing = packed.pack(list(prompts), owner, [list(row.response_ids[:-1]) for row in rows], device)
     with computing(model):
         hidden_MH = packed.hidden_states(model, packing)
     # A response's first token is predicted at the prompt's last, the others at the response's own token before.
     start, length = packing.start_S, packing.length_S
-    last_B = (start + length - 1)[: len(place)][owner]
-    count_B = length[len(place) :] + 1
+    last_B = (start + length - 1)[: len(prompts)][owner]
+    count_B = length[len(prompts) :] + 1
     first_B = count_B.cumsum(0) - count_B
-    index_N = torch.arange(int(count_B.sum())) + (start[len(place) :] - 1 - first_B).repeat_interleave(count_B)
+    index_N = torch.arange(int(count_B.sum())) + (start[len(prompts) :] - 1 - first_B).repeat_interleave(count_B)
     index_N[first_B] = last_B
     return hidden_MH.index_select(0, index_N.to(device))
 
@@ -131,7 +132,7 @@ def over_tokens(
     compute: Callable[[Tensor, slice], tuple[Tensor, ...]],
     elements: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """What ``compute`` makes of the log-probabilities of all tokens, without ever holding them all.
+    """Apply ``compute`` to the log-probabilities of all tokens, some tokens at a time.
 
     Args:
         model: whose output layer it is.
@@ -178,43 +179,54 @@ def pad(rows: Sequence[Tensor], width: int, fill: float = 0.0) -> Tensor:
 
 @torch.no_grad()
 def score(
-    model: Any, rows: Sequence[Row], temperature: float, token_budget: int, width: int, world: World = ALONE
-) -> tuple[Tensor, Tensor]:
-    """Log-probability of every response token and the exact entropy of its distribution.
+    model: Any,
+    rows: Sequence[Row],
+    temperature: float,
+    token_budget: int,
+    width: int,
+    world: World = ALONE,
+    statistics: Sequence[Statistic] = (),
+) -> list[Tensor]:
+    """Log-probability of every response token, the exact entropy of its distribution, and further statistics of it.
 
-    Each process of ``world`` runs a share of the rows; all get the result.
+    Each rank of ``world`` runs a share of the rows; all ranks get the result.
 
     Returns:
-        logp_BT, entropy_BT on the CPU, nats, zero after a row's end; T = ``width``.
+        logp_BT, entropy_BT (nats) and one value_BT for each statistic, on the CPU, zero after a row's end; T = ``width``.
     """
     share = parts([len(row) for row in rows], world.size)[world.rank]
     mine = [rows[i] for i in share]
     batches = micro_batches(model, mine, token_budget)
-    found = []
+    scored: list[tuple[int, tuple[Tensor, ...]]] = []
     with evaluating(model):
         for batch in batches:
-            found += list(zip(batch, score_batch(model, [mine[i] for i in batch], temperature), strict=True))
-        for _ in range(world.most(len(batches)) - len(batches)):  # sharded weights are gathered by all, or by none
+            scored += list(
+                zip(batch, score_batch(model, [mine[i] for i in batch], temperature, statistics), strict=True)
+            )
+        for _ in range(world.most(len(batches)) - len(batches)):  # all ranks gather sharded weights, or none does
             sharding.run(model, lambda: (response_hidden(model, rows[:1]),))
-    logp, spread = (torch.zeros(len(rows), width) for _ in range(2))
-    gathered = world.gather([(share[i], values) for i, values in found])
-    for i, (sampled, entropies) in gathered:
-        logp[i, : len(sampled)], spread[i, : len(sampled)] = sampled, entropies
-    return logp, spread
+    values_BT = [torch.zeros(len(rows), width) for _ in range(2 + len(statistics))]
+    for i, row_values in world.gather([(share[i], row_values) for i, row_values in scored]):
+        for value_BT, value_T in zip(values_BT, row_values, strict=True):
+            value_BT[i, : len(value_T)] = value_T
+    return values_BT
 
 
-def score_batch(model: Any, rows: Sequence[Row], temperature: float) -> list[tuple[Tensor, Tensor]]:
-    """Log-probabilities and entropies of each row's response tokens, in one forward pass."""
+def score_batch(
+    model: Any, rows: Sequence[Row], temperature: float, statistics: Sequence[Statistic] = ()
+) -> list[tuple[Tensor, ...]]:
+    """Log-probabilities, entropies and further statistics of each row's response tokens, in one forward pass."""
     device = next(model.parameters()).device
     token_N = torch.cat([torch.as_tensor(r.response_ids) for r in rows]).to(device)
 
-    def of_sampled(logp_CV: Tensor, where: slice) -> tuple[Tensor, Tensor]:
-        return logp_CV.gather(-1, token_N[where, None])[:, 0], entropy(logp_CV)
+    def of_sampled(logp_CV: Tensor, where: slice) -> tuple[Tensor, ...]:
+        token_C = token_N[where]
+        more = (statistic(logp_CV, token_C) for statistic in statistics)
+        return logp_CV.gather(-1, token_C[:, None])[:, 0], entropy(logp_CV), *more
 
-    found = sharding.run(model, lambda: over_tokens(model, response_hidden(model, rows), temperature, of_sampled))
+    columns = sharding.run(model, lambda: over_tokens(model, response_hidden(model, rows), temperature, of_sampled))
     lengths = [len(row.response_ids) for row in rows]
-    sampled, entropies = (x.cpu().split(lengths) for x in found)
-    return list(zip(sampled, entropies, strict=True))
+    return list(zip(*(column.cpu().split(lengths) for column in columns), strict=True))
 
 
 @contextlib.contextmanager

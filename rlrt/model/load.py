@@ -1,4 +1,4 @@
-"""A model and its tokenizer from a folder or the hub, and what is refused of them."""
+"""Load a model and its tokenizer from a folder or the hub, and refuse those that the trainer cannot use."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 
 from rlrt.errors import UserError, first_line
 from rlrt.model import packed
-from rlrt.model.files import check_folder, check_hub, no_hub
+from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.model.forward import evaluating
 from rlrt.paths import resolve_path
 
-LONGEST = 1_000_000
-"""Tokens of context of a model whose config names no limit."""
+UNLIMITED_CONTEXT = 1_000_000
+"""Context length in tokens of a model whose config states no limit."""
 
 
 def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
-    """Model and tokenizer from a folder in the hub's format, or from the hub; weights in float32, no dropout.
+    """Load model and tokenizer from a folder in the hub's format, or from the hub; weights in float32, dropout off.
 
-    Weights are read from safetensors only, and no code that comes with a model is run. Dropout is switched off: with it
-    the ratio of new to old log-probabilities would be noise, and a resumed run could not be the same.
+    Weights are read from safetensors only, and no code that comes with a model is run. Dropout is off because it would make
+    the ratio of new to old log-probabilities noise, and a resumed run could not repeat the uninterrupted one.
 
     Raises:
-        UserError: for a folder without weights or with a broken config, for files that lead elsewhere, for weights that are
-            not those that the config asks for, and for a hub that cannot be reached.
+        UserError: for a folder without weights or with a broken config, for files that point outside the folder, for
+            weights other than those that the config asks for, and for a hub that cannot be reached.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging as transformers_logging
@@ -41,7 +41,7 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
         check_folder(folder)
     elif folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(
-            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is not a folder here."
+            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is no folder."
         )
     else:
         revision = check_hub(source, revision)
@@ -56,10 +56,10 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except Exception as error:  # transformers raises many types for one cause: the model cannot be had
+    except Exception as error:  # transformers raises many types for one cause: the model cannot be loaded
         if folder.is_dir():
             raise UserError(f"model.path: {path} could not be loaded: {first_line(error)}") from error
-        raise no_hub(path, first_line(error)) from error
+        raise not_on_hub_error(path, first_line(error)) from error
     model, report = loaded
     check_tensors(path, str(model.config.model_type), report)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:
@@ -75,30 +75,31 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
 
 
 def check_tensors(path: str, kind: str, report: Mapping[str, Any]) -> None:
-    """Refuse weights that are not those of the config: what is lacking would be random, what is left over was trained with.
+    """Refuse weights other than the config's: missing tensors would be random, and unused ones belong to another
+    architecture.
 
     Args:
         kind: the config's ``model_type``.
         report: transformers' loading info.
 
     Raises:
-        UserError: with how many tensors differ, and the first.
+        UserError: stating how many tensors differ, and the first of them.
     """
-    lacking = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if lacking:
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
         raise UserError(
-            f"model.path: the weights in {path} lack {len(lacking)} tensors that its config.json asks for ({lacking[0]}, ...)."
+            f"model.path: the weights in {path} lack {len(missing)} tensors that its config.json asks for ({missing[0]}, ...)."
         )
-    left = sorted(report["unexpected_keys"])
-    if left:
+    unused = sorted(report["unexpected_keys"])
+    if unused:
         raise UserError(
-            f"model.path: the weights in {path} hold {len(left)} tensors that its config.json (model_type {kind}) has no use "
-            f"for ({left[0]}, ...); give the config.json that belongs to the weights, or save the model without these tensors."
+            f"model.path: the weights in {path} hold {len(unused)} tensors that its config.json (model_type {kind}) has no use "
+            f"for ({unused[0]}, ...); give the config.json that belongs to the weights, or save the model without them."
         )
 
 
 def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) -> None:
-    """Note on the model which tokens end a response, so that its checkpoints say so to whoever serves them.
+    """Store the tokens that end a response in the model, so that its checkpoints carry them to any inference server.
 
     Raises:
         UserError: for a token that the tokenizer does not have.
@@ -115,24 +116,24 @@ def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) ->
     model.generation_config.eos_token_id = [known[token] for token in tokens]
 
 
-def context_length(model: Any, asked: int | None) -> int:
-    """Tokens that prompt and response may have together.
+def context_length(model: Any, requested: int | None) -> int:
+    """Return the maximum number of tokens of prompt and response together.
 
     Raises:
-        UserError: for more than the model has positions.
+        UserError: if more tokens are requested than the model has positions.
     """
-    positions = int(getattr(model.config, "max_position_embeddings", asked or LONGEST))
-    if asked is not None and asked > positions:
-        raise UserError(f"model.context_length: expected at most the model's {positions} positions, got {asked}.")
-    return asked or positions
+    positions = int(getattr(model.config, "max_position_embeddings", requested or UNLIMITED_CONTEXT))
+    if requested is not None and requested > positions:
+        raise UserError(f"model.context_length: expected at most the model's {positions} positions, got {requested}.")
+    return requested or positions
 
 
 @torch.no_grad()
 def check_head(model: Any) -> None:
-    """Refuse a model that does more to its logits than its output layer does (soft-capping, scaling).
+    """Refuse a model that changes its logits after its output layer (soft-capping, scaling).
 
     The trainer applies the output layer to the response's hidden states; the engine calls the whole model. Both must
-    give one distribution.
+    give the same distribution.
 
     Raises:
         UserError: naming the difference.

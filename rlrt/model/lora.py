@@ -1,4 +1,5 @@
-"""Low-rank adapters (arXiv 2106.09685), by peft: the weights stay as they are, small products beside them are trained."""
+"""Low-rank adapters (arXiv 2106.09685), by peft: the base weights are frozen, and small matrix products beside them are
+trained."""
 
 from __future__ import annotations
 
@@ -13,16 +14,17 @@ from rlrt.errors import UserError
 from rlrt.seeds import derive
 
 NAME = "default"
+"""Name of the only adapter, in peft."""
 
 
 def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: int) -> None:
-    """Put an adapter beside every target layer, in place; from then on only adapters take a gradient.
+    """Add an adapter to every target layer, in place, and freeze all other weights.
 
-    At first an adapter changes nothing: B is zero, and A is drawn as peft draws it, as a function of ``seed`` alone. No
-    dropout: with it the ratio of new to old log-probabilities would be noise.
+    A new adapter changes no output: B is zero, and A is drawn as peft draws it, as a function of ``seed`` alone. Dropout is off
+    because it would make the ratio of new to old log-probabilities noise.
 
     Raises:
-        UserError: if peft is not installed, or no layer has one of the names.
+        UserError: if peft is not installed, or no layer has one of the names in ``targets``.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -44,13 +46,13 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
 
 
 def adapters(model: Any) -> dict[str, Tensor]:
-    """The adapters' weights by name; {} for a model without."""
+    """Return the adapters' weights by name; {} for a model without adapters."""
     return {name: p for name, p in model.named_parameters() if ".lora_" in name}
 
 
 @torch.no_grad()
 def weight_of(linear: Any) -> Tensor:
-    """The weight by which a linear layer multiplies, its adapter's product included."""
+    """Return the effective weight of a linear layer, its adapter's product included."""
     if not hasattr(linear, "get_delta_weight"):
         return whole(linear.weight)
     product = whole(linear.lora_B[NAME].weight) @ whole(linear.lora_A[NAME].weight)
@@ -59,14 +61,16 @@ def weight_of(linear: Any) -> Tensor:
 
 @torch.no_grad()
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The whole weights of the model without adapters that computes the same, one at a time, by the names it had before.
+    """Yield (name, tensor) for every full weight with adapters merged, under the base model's names.
 
-    Of a model whose weights several processes share, all of them must walk through it together.
+    If the weights are sharded over several ranks, all ranks must iterate together.
     """
-    once = {name for name, _ in model.named_parameters()}
-    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once  # a tied output layer
+    first_names = {name for name, _ in model.named_parameters()}
+    tied_names = {
+        name for name, _ in model.named_parameters(remove_duplicate=False)
+    } - first_names  # a tied output layer's second name
     for name, tensor in model.state_dict().items():
-        if ".lora_" in name or name in again:
+        if ".lora_" in name or name in tied_names:
             continue
         if name.endswith(".base_layer.weight"):
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))

@@ -1,9 +1,9 @@
-"""Sequences laid end to end through a model of transformers, without padding, each shared prefix run once.
+"""Forward passes over sequences laid end to end, without padding, with each shared prefix run once.
 
-All layers but attention act on tokens alone, so they run on the tokens as they lie. Attention runs on blocks of sequences of
-about one length; a response's keys are its prefix's and its own. It is given to the model by transformers' attention interface,
-so the model's own code, adapters and recomputation of activations stay as they are. ``rlrt.model.forward`` keeps the plain
-computation, which the tests compare with.
+All layers but attention act on each token alone, so they run on the packed tokens. Attention runs on blocks of sequences of
+similar length; the keys of a response are those of its prefix and its own. The model gets this attention through transformers'
+attention interface, so the model's own code, adapters and recomputation of activations stay unchanged.
+``rlrt.model.forward`` has the plain computation, which the tests compare with.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 NAME = "rlrt_packed"
-"""Of the attention function, in transformers' registry and in the model's config."""
+"""Name of the attention function in transformers' registry and in the model's config."""
 SHORTEST = 0.6
-"""A block of attention holds sequences down to this share of its longest."""
+"""Length of the shortest sequence in a block of attention, as a share of the longest: shorter ones start a new block."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Block:
     """``b`` sequences whose attention is computed together, padded to ``t`` queries and ``k`` keys.
 
     Attributes:
-        query_index, key_index: places of (b, t) and (b, k) tokens among the packed ones, flat.
+        query_index, key_index: indices of (b, t) and (b, k) tokens into the packed tokens, flattened.
         shape: (b, t, k).
         mask_B1TK: bool, True where a query sees a key; None: plain causal attention.
     """
@@ -45,9 +45,9 @@ class Packing:
     Attributes:
         ids_N, position_N: token ids, and each token's position in its own sequence.
         start_S, length_S: of each prefix and then of each response.
-        blocks: what attention computes together.
-        order_N: for each token its place in the blocks' outputs, laid end to end.
-        kept: where not None, attention appends each layer's keys and values here, (heads, N, head size).
+        blocks: sequences whose attention is computed together.
+        order_N: for each packed token its index into the blocks' concatenated outputs.
+        key_values: if not None, attention appends each layer's keys and values to this list, (heads, N, head size).
     """
 
     ids_N: Tensor
@@ -56,17 +56,17 @@ class Packing:
     length_S: Tensor
     blocks: list[Block]
     order_N: Tensor
-    kept: list[tuple[Tensor, Tensor]] | None = field(default=None)
+    key_values: list[tuple[Tensor, Tensor]] | None = field(default=None)
 
 
 def serves(config: Any, kernel: str) -> bool:
-    """Whether packed rows can be run by a model of this config with this attention kernel (``model.attn_implementation``)."""
+    """True if a model with this config and attention kernel (``model.attn_implementation``) can run packed sequences."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return config.model_type == "qwen3" and kinds == {"full_attention"} and kernel == "sdpa"
 
 
 def enable(model: Any) -> None:
-    """Give a model whose attention is causal over all tokens the packed one, where it asks for torch's own kernel."""
+    """Register packed attention for a model with causal attention over all tokens that asks for torch's own kernel."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -78,17 +78,18 @@ def enable(model: Any) -> None:
 
 
 def enabled(model: Any) -> bool:
-    """Whether ``hidden_states`` can run this model."""
+    """True if ``hidden_states`` can run this model."""
     return getattr(model.config, "_attn_implementation", None) == NAME
 
 
 def attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """Attention over a ``Packing`` given as ``packing``; torch's own where none is given (``generate``, plain calls).
+    """Compute attention over the ``Packing`` given as ``packing``, or torch's own attention if there is none (``generate``,
+    plain calls).
 
     Args:
-        query, key, value: (1, heads, N, head size); fewer heads for key and value where queries share them.
+        query, key, value: (1, heads, N, head size); fewer heads for key and value if queries share them.
 
     Returns:
         (1, N, heads, head size).
@@ -100,20 +101,20 @@ def attention(
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
         return output, None
     query_NHD, key_NHD, value_NHD = (x[0].transpose(0, 1) for x in (query, key, value))
-    if packing.kept is not None:
-        packing.kept.append((key[0], value[0]))
+    if packing.key_values is not None:
+        packing.key_values.append((key[0], value[0]))
     outputs = []
     for block in packing.blocks:
         b, t, k = block.shape
 
-        def taken(x_NHD: Tensor, index: Tensor, width: int, rows: int = b) -> Tensor:
+        def gathered(x_NHD: Tensor, index: Tensor, width: int, rows: int = b) -> Tensor:
             return x_NHD.index_select(0, index).view(rows, width, *x_NHD.shape[1:]).transpose(1, 2)
 
-        keys, values = taken(key_NHD, block.key_index, k), taken(value_NHD, block.key_index, k)
+        keys, values = gathered(key_NHD, block.key_index, k), gathered(value_NHD, block.key_index, k)
         if block.mask_B1TK is not None and query.is_cuda:  # its kernels take a mask or shared heads, not both
             keys, values = (x.repeat_interleave(query_NHD.shape[1] // x.shape[1], 1) for x in (keys, values))
         output = F.scaled_dot_product_attention(
-            taken(query_NHD, block.query_index, t),
+            gathered(query_NHD, block.query_index, t),
             keys,
             values,
             attn_mask=block.mask_B1TK,
@@ -128,7 +129,25 @@ def attention(
 def pack(
     prefixes: Sequence[Sequence[int]], owner: Sequence[int], responses: Sequence[Sequence[int]], device: torch.device
 ) -> Packing:
-    """Lay out sequences; response i follows ``prefixes[owner[i]]``."""
+    """Lay out sequences end to end; response i follows ``prefixes[owner[i]]``.
+
+    One prefix of 3 tokens with two responses of 3 and 2 tokens (``owner`` = [0, 0]), N = 8 packed tokens::
+
+        sequence        prefix     response 0   response 1
+        packed token    0  1  2    3  4  5      6  7
+        position_N      0  1  2    3  4  5      3  4        a response's positions continue its prefix's
+        start_S         0          3            6           first packed token of the sequence
+        length_S        3          3            2           number of the sequence's own tokens
+        source_S        0          0            0           first packed token of the response's prefix
+        before_S        0          3            3           number of the prefix's tokens
+
+    Attention computes two blocks: the prefix, then both responses, padded to t = 3 queries and k = 6 keys::
+
+        response 0    query_index 3 4 5    key_index 0 1 2 3 4 5
+        response 1    query_index 6 7 7    key_index 0 1 2 6 7 7    padding repeats the last token
+
+    The outputs of the two blocks have 3 + 6 entries, of which the last is padding: ``order_N`` = [0, 1, 2, 3, 4, 5, 6, 7].
+    """
     sequences = [*prefixes, *responses]
     length_S = torch.tensor([len(s) for s in sequences])
     start_S = length_S.cumsum(0) - length_S
@@ -139,15 +158,15 @@ def pack(
     position_N = torch.arange(int(length_S.sum())) + (before_S - start_S).repeat_interleave(length_S)
     order_N = torch.zeros_like(position_N)
     blocks: list[Block] = []
-    placed = 0
+    offset = 0
     for first, last, causal in ((0, count, True), (count, len(sequences), False)):
         for index in similar(length_S, first, last):
-            block, place_N, where_N = make_block(index, start_S, length_S, source_S, before_S, causal)
-            order_N[where_N] = place_N + placed
-            placed += block.shape[0] * block.shape[1]
+            block, output_N, token_N = make_block(index, start_S, length_S, source_S, before_S, causal)
+            order_N[token_N] = output_N + offset
+            offset += block.shape[0] * block.shape[1]
             blocks.append(block)
     ids_N = torch.tensor([i for s in sequences for i in s], dtype=torch.long)
-    moved = [
+    on_device = [
         Block(
             b.query_index.to(device),
             b.key_index.to(device),
@@ -156,35 +175,46 @@ def pack(
         )
         for b in blocks
     ]
-    return Packing(ids_N.to(device), position_N.to(device), start_S, length_S, moved, order_N.to(device))
+    return Packing(ids_N.to(device), position_N.to(device), start_S, length_S, on_device, order_N.to(device))
 
 
 def similar(length_S: Tensor, first: int, last: int) -> list[Tensor]:
-    """The sequences from ``first`` to before ``last``, in sets of about one length; empty ones are left out."""
+    """Group the sequences from ``first`` to before ``last`` into sets of similar length; empty sequences are left out."""
     sets: list[list[int]] = []
     longest = 0
     lengths = length_S.tolist()
-    for s in sorted(range(first, last), key=lambda s: (-lengths[s], s)):
-        if lengths[s] == 0:
+    for sequence in sorted(range(first, last), key=lambda i: (-lengths[i], i)):
+        if lengths[sequence] == 0:
             continue
-        if sets and lengths[s] >= SHORTEST * longest:
-            sets[-1].append(s)
+        if sets and lengths[sequence] >= SHORTEST * longest:
+            sets[-1].append(sequence)
         else:
-            sets.append([s])
-            longest = lengths[s]
-    return [torch.tensor(s) for s in sets]
+            sets.append([sequence])
+            longest = lengths[sequence]
+    return [torch.tensor(indices) for indices in sets]
 
 
 def make_block(
     index: Tensor, start_S: Tensor, length_S: Tensor, source_S: Tensor, before_S: Tensor, causal: bool
 ) -> tuple[Block, Tensor, Tensor]:
-    """The block of some sequences; and, token by token, its place in the block's output and among the packed tokens."""
+    """Return the attention block of some sequences, and two indices for each of their tokens.
+
+    For both responses of the picture in ``pack`` (``index`` = [1, 2]), query i of a response sees the prefix and the response's
+    tokens 0..i; the padded query's output is dropped::
+
+        response 0    query_BT 3 4 5    key_BK 0 1 2 3 4 5    mask 111100, 111110, 111111
+        response 1    query_BT 6 7 7    key_BK 0 1 2 6 7 7    mask 111100, 111110, 111111 (padded query)
+
+    Returns:
+        the block, each token's index into the block's flat output ([0, 1, 2, 3, 4]), and its index among the packed tokens
+        ([3, 4, 5, 6, 7]).
+    """
     start, length, source, before = (x[index][:, None] for x in (start_S, length_S, source_S, before_S))
     t, k = int(length.max()), int((before + length).max())
     step_T, step_K = torch.arange(t)[None], torch.arange(k)[None]
     query_BT = start + step_T.minimum(length - 1)
-    own_BK = start + (step_K - before).clamp(min=0).minimum(length - 1)
-    key_BK = torch.where(step_K < before, source + step_K, own_BK)
+    own_key_BK = start + (step_K - before).clamp(min=0).minimum(length - 1)
+    key_BK = torch.where(step_K < before, source + step_K, own_key_BK)
     mask = None if causal else (step_K[:, None] <= (before + step_T)[:, :, None])[:, None]
     real_BT = step_T < length
     block = Block(query_BT.flatten(), key_BK.flatten(), (len(index), t, k), mask)
@@ -192,7 +222,7 @@ def make_block(
 
 
 def hidden_states(model: Any, packing: Packing) -> Tensor:
-    """The last layer's hidden states, normalised, of every packed token: (N, H)."""
+    """Return the last layer's normalised hidden states of every packed token: (N, H)."""
     output = model.base_model(
         input_ids=packing.ids_N[None],
         position_ids=packing.position_N[None],

@@ -13,10 +13,10 @@ from rlrt.model.lora import named_weights
 
 
 class Policy:
-    """The student: weights that are trained, and the optimiser that does it (None where they are only evaluated).
+    """The student: trained weights and their optimiser (None if the weights are only evaluated).
 
     Attributes:
-        version: optimiser steps done by this process: an engine with weights of its own compares it with what it was last sent.
+        version: optimiser steps done by this process; an engine with its own copy compares it with the version last synced.
     """
 
     def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float) -> None:
@@ -25,42 +25,42 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return next(self.model.parameters()).device
 
     @property
     def stop_ids(self) -> list[int]:
-        """Tokens that end a response: the generation config's, or else the tokenizer's end of sequence."""
+        """Return the tokens that end a response: the generation config's, or else the tokenizer's end of sequence."""
         ids = getattr(self.model.generation_config, "eos_token_id", None)
         ids = self.tokenizer.eos_token_id if ids is None else ids
         return [ids] if isinstance(ids, int) else list(ids or [])
 
     @property
     def special_ids(self) -> list[int]:
-        """Special and template tokens: those that end a response, and all that were added to the vocabulary (``<think>``)."""
+        """Return special and template tokens: those that end a response, and all added to the vocabulary (``<think>``)."""
         return sorted({*self.stop_ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
 
     def spell(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself, special ones too."""
+        """Return the text of each token by itself, special tokens included."""
         return [str(self.tokenizer.decode([i])) for i in ids]
 
     def step(self, lr: float, max_grad_norm: float) -> float:
-        """One optimiser step at ``lr``; returns the gradient's norm before clipping, and clears the gradient."""
+        """Do one optimiser step at ``lr``, clear the gradient, and return the gradient's norm before clipping."""
         norm = sharding.whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), max_grad_norm))
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         if torch.isfinite(norm):
-            self.optimiser.step()  # a gradient that is not finite is left out, counted by its norm, and warned of
+            self.optimiser.step()  # a gradient that is not finite is skipped; its norm is recorded and causes a warning
             self.version += 1
-            sharding.settle(self.model)
+            sharding.drop_gathered(self.model)
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
     def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Weights (adapters merged in), config and tokenizer, in the hub's format: ``transformers`` loads the folder.
+        """Write weights (adapters merged), config and tokenizer in the hub's format: ``transformers`` loads the folder.
 
         Args:
-            weights: by name, where they have been gathered already (``lora.named_weights``).
+            weights: tensors by name, if they are gathered already (``lora.named_weights``).
         """
         weights = dict(named_weights(self.model) if weights is None else weights)
         self.model.save_pretrained(folder, state_dict=weights)
@@ -68,7 +68,7 @@ class Policy:
 
 
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
-    """AdamW over all weights that are trained: the adapters alone, where there are any."""
+    """Return AdamW over all trained weights: the adapters alone, if the model has any."""
     return torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad], lr=lr, betas=betas, weight_decay=weight_decay
     )

@@ -1,4 +1,4 @@
-"""Precision of a forward pass: weights and optimiser are float32; ``dtype=bfloat16`` computes in it under autocast."""
+"""Precision of forward passes: weights and optimiser are float32; ``dtype=bfloat16`` computes in bfloat16 under autocast."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 
 
 def set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
-    """Note on the model what its forward passes compute in; copies of the model keep it."""
+    """Store the precision of forward passes on the model; copies of the model inherit it."""
     model.compute_dtype = dtype
 
 
 def computing(model: Any) -> AbstractContextManager[Any]:
-    """The context for any forward pass of ``model``, of the engine and of the trainer alike."""
+    """Return the autocast context for any forward pass of ``model``, in the engine and the trainer alike."""
     dtype = getattr(model, "compute_dtype", torch.float32)
     device = next(model.parameters()).device.type
     return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)

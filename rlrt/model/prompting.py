@@ -1,4 +1,4 @@
-"""One way from a problem to token ids, for the student and the teacher alike."""
+"""Convert problems to token ids, in one way for student and teacher."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 
 
 class PromptBuilder:
-    """Writes prompts as token ids.
+    """Builds prompts as token ids.
 
     Args:
         tokenizer: a transformers tokenizer.
-        style: ``plain`` (the text as it is) or ``chat`` (the tokenizer's chat template around it).
-        prompt_template: what the model is asked; ``{prompt}`` and ``{instruction}`` stand for the problem's texts.
-        thinking: for ``chat``: passed to the template as ``enable_thinking`` unless None.
-        teacher_template: the teacher's text; ``{prompt}`` and ``{solution}`` stand for the texts.
+        style: ``plain`` (the text unchanged) or ``chat`` (the tokenizer's chat template around the text).
+        prompt_template: the model's prompt; ``{prompt}`` and ``{instruction}`` stand for the problem's texts.
+        thinking: for style ``chat``, passed to the template as ``enable_thinking`` unless None.
+        teacher_template: the teacher's prompt; ``{prompt}`` and ``{solution}`` stand for the question and the teacher context.
 
     Attributes:
-        opening: what the prompt has already written of the response: ``<think>`` where a thinking model's template begins
-            the thought for it, else nothing. A verifier must see it.
+        opening: the part of the response that the prompt already contains: ``<think>`` if the template of a thinking model
+            opens the thought, else empty. A verifier must see it.
 
     Raises:
-        UserError: for a chat style without a chat template, a thinking switch that nothing reads, or a template that lacks
-            its placeholders.
+        UserError: for a chat style without a chat template, a thinking switch that the template ignores, or a
+            template without its placeholders.
     """
 
     def __init__(
@@ -54,21 +54,27 @@ class PromptBuilder:
         self.opening = THOUGHT if closing.rfind(THOUGHT) > closing.rfind(END_OF_THOUGHT) else ""
 
     def student(self, prompt: Prompt) -> list[int]:
-        """Token ids of the student's prompt."""
+        """Return the token ids of the student's prompt."""
         return self._encode(prompt.text, prompt.instruction)
 
-    def teacher(self, prompt: Prompt, solution: str) -> list[int]:
-        """Token ids of the teacher's prompt; an empty solution bypasses the template, so teacher equals student."""
+    def teacher(self, prompt: Prompt, solution: str, question: str | None = None) -> list[int]:
+        """Return the token ids of the teacher's prompt; an empty solution gives the student's prompt, without the template.
+
+        Args:
+            solution: the teacher context.
+            question: the question in the teacher's prompt; None for the student's own question.
+        """
         if not solution.strip():
             return self.student(prompt)
-        return self._encode(filled(self._teacher_template, prompt=prompt.text, solution=solution), prompt.instruction)
+        question = prompt.text if question is None else question
+        return self._encode(filled(self._teacher_template, prompt=question, solution=solution), prompt.instruction)
 
     def check_parity(self, prompts: Sequence[Prompt]) -> None:
-        """Refuse to train where student and teacher would differ by more than what the teacher is shown.
+        """Refuse prompts where student and teacher differ by more than the teacher context.
 
-        An empty context must give exactly the student's tokens, each time it is asked (a chat template that reads the clock
-        does not), and every prompt of either side must end in the same tokens, so that a response begins alike (METHODS.md:
-        a boundary ``<think>`` on one side only).
+        An empty context must give exactly the student's tokens at every call (a chat template that reads the clock does not),
+        and all prompts of student and teacher must end in the same tokens, so that a response begins alike: a boundary
+        ``<think>`` on one side only would change the response's meaning.
 
         Raises:
             UserError: naming the problem.
@@ -80,12 +86,12 @@ class PromptBuilder:
                     f"teacher.template: an empty context must give the teacher exactly the student's tokens, and for problem "
                     f"{prompt.id} it does not; does the chat template read the time or draw at random?"
                 )
-            shown = self.teacher(prompt, "0")
+            teacher = self.teacher(prompt, "0")
             count = max(1, len(self._closing))
-            if shown[-count:] != student[-count:]:
+            if teacher[-count:] != student[-count:]:
                 raise UserError(
                     f"teacher.template: the teacher's prompt for problem {prompt.id} ends in "
-                    f"{self._tokenizer.decode(shown[-count:])!r}, the student's in "
+                    f"{self._tokenizer.decode(teacher[-count:])!r}, the student's in "
                     f"{self._tokenizer.decode(student[-count:])!r}; both must end alike for a response to mean the same: put "
                     "the common end into model.prompt_template."
                 )
@@ -111,17 +117,17 @@ class PromptBuilder:
         return list(ids)
 
     def _after_the_user(self) -> list[int]:
-        """What the chat template writes after the user's turn, for the response to follow; [] in style plain."""
+        """Return the tokens that the chat template adds after the user's turn, before the response; [] in style plain."""
         if self._style == "plain":
             return []
         return self._chat("0", add_generation_prompt=True)[len(self._chat("0", add_generation_prompt=False)) :]
 
 
 def filled(template: str, **texts: str) -> str:
-    """A template with every ``{name}`` replaced by its text, in one pass: braces inside the texts stay as they are."""
+    """Return a template with every ``{name}`` replaced by its text, in one pass: braces inside the texts stay unchanged."""
     return re.sub(r"\{(\w+)\}", lambda match: texts.get(match[1], match[0]), template)
 
 
 def without_instruction(template: str) -> str:
-    """A prompt template for a problem whose own text says how to answer."""
+    """Return a prompt template for a problem whose own text says how to answer."""
     return template.replace("\n{instruction}", "").replace("{instruction}", "")

@@ -1,1 +1,1 @@
-"""What will not work, said before anything is started: ``python -m rlrt.preflight``."""
+"""``python -m rlrt.preflight`` reports what of a run will not work before anything is started."""

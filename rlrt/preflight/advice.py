@@ -1,96 +1,92 @@
-"""Which key to change where memory does not suffice: every change is tried on the estimate before it is named."""
+"""Advice on which key to change if memory does not suffice: every change is tried on the estimate before it is proposed."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.preflight.memory.estimate import Lengths, Place, estimate
+from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
 from rlrt.preflight.memory.sizes import Sizes
 from rlrt.reporting.terminal import gigabytes
 
 MANY = (2, 4, 8, 16, 32, 64)
-"""Processes that sharding is tried with."""
+"""Numbers of processes that sharding is tried with."""
 RANK = 16
-"""Of the adapters that are proposed."""
+"""LoRA rank that the advice proposes."""
 SHORTEST = 256
-"""Tokens below which shorter responses are not proposed."""
+"""Tokens of the shortest responses that the advice proposes."""
 LEAST = 0.03
-"""Share of what is needed that a change must save to be named among several."""
+"""Share of the needed memory that a change must save to be proposed among several."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is estimated.
+    """Input of an estimate.
 
     Attributes:
-        sizes: of the model under adapters of a rank, or without.
+        sizes: function from settings to the model's sizes, adapters included.
     """
 
     settings: Settings
     lengths: Lengths
-    place: Place
+    layout: Layout
     sizes: Callable[[Settings], Sizes]
 
     def peak(self) -> int:
-        """Bytes that a device must have."""
-        return estimate(self.sizes(self.settings), self.settings, self.lengths, self.place).peak
+        """Return the bytes that a device must have."""
+        return estimate(self.sizes(self.settings), self.settings, self.lengths, self.layout).peak
 
     def with_key(self, section: str, name: str, value: object) -> Case:
-        """The same with one key changed."""
-        settings = copy.copy(self.settings)
-        if section:
-            part = copy.copy(getattr(settings, section))
-            setattr(part, name, value)
-            setattr(settings, section, part)
-        else:
-            setattr(settings, name, value)
+        """Return a copy with one key changed."""
+        changed: Any = dataclasses.replace(getattr(self.settings, section), **{name: value}) if section else value
+        change: dict[str, Any] = {section or name: changed}
+        settings = dataclasses.replace(self.settings, **change)
         return dataclasses.replace(self, settings=settings)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A key and its value, and the case that it makes; several changes of one key lie in ``less``, from little to much."""
+    """A key with its value, and the case after the change."""
 
-    words: str
+    assignment: str
     case: Case
 
 
 def ladder(case: Case, section: str, name: str, values: Sequence[object]) -> list[Change]:
-    """One key's values."""
+    """Return one key's changes, one for each value."""
     key = f"{section}.{name}" if section else name
     return [Change(f"{key}={str(v).lower() if v is True else v}", case.with_key(section, name, v)) for v in values]
 
 
 def halves(value: int, least: int) -> list[int]:
-    """Smaller values, down to the least that makes sense."""
-    found = []
+    """Return the value halved again and again, down to ``least``."""
+    smaller = []
     while value // 2 >= least:
         value //= 2
-        found.append(value)
-    return found if value <= least else [*found, least]
+        smaller.append(value)
+    return smaller if value <= least else [*smaller, least]
 
 
 def changes(case: Case) -> Iterator[list[Change]]:
-    """For each key its values from little to much; keys that change no result first, then precision, then what is learned."""
+    """Yield each key's changes from mild to strong: first keys that change no result, then precision, then what is learned."""
     settings, engine, train = case.settings, case.settings.engine, case.settings.train
+    engine_keys = {f.name for f in dataclasses.fields(engine)}
     longest = case.lengths.prompt + engine.max_new_tokens
-    if hasattr(engine, "release_memory") and not engine.release_memory:
+    if "release_memory" in engine_keys and not engine.release_memory:
         yield ladder(case, "engine", "release_memory", [True])
-    if hasattr(engine, "max_rows"):
+    if "max_rows" in engine_keys:
         yield ladder(case, "engine", "max_rows", halves(engine.max_rows, 1))
     yield ladder(case, "train", "token_budget", halves(train.token_budget, min(longest, train.token_budget)))
     if not settings.model.gradient_checkpointing:
         yield ladder(case, "model", "gradient_checkpointing", [True])
-    if hasattr(settings, "distributed"):
-        least = case.place.processes + case.place.sharded
-        sharded = [dataclasses.replace(case.place, processes=n, sharded=True) for n in MANY if n >= least]
-        words = "distributed.strategy=fsdp with {} processes"
-        yield [Change(words.format(p.processes), dataclasses.replace(case, place=p)) for p in sharded]
-    if hasattr(engine, "gpu_memory_utilization"):
+    least = case.layout.processes + case.layout.sharded
+    sharded = [dataclasses.replace(case.layout, processes=n, sharded=True) for n in MANY if n >= least]
+    assignment = "distributed.strategy=fsdp with {} processes"
+    yield [Change(assignment.format(p.processes), dataclasses.replace(case, layout=p)) for p in sharded]
+    if "gpu_memory_utilization" in engine_keys:
         shares = [s / 10 for s in range(8, 1, -1) if s / 10 < engine.gpu_memory_utilization]
         yield ladder(case, "engine", "gpu_memory_utilization", shares)
     if settings.dtype == "float32":
@@ -106,19 +102,19 @@ def changes(case: Case) -> Iterator[list[Change]]:
 
 
 def single(case: Case, available: int) -> list[tuple[str, int]]:
-    """Every key that alone makes it fit, at its mildest value: (words, peak)."""
-    found = []
+    """Return every key that alone makes the case fit, at its mildest value: (assignment, peak)."""
+    fitting_keys = []
     for values in changes(case):
-        fitting = next(((c.words, peak) for c in values if (peak := c.case.peak()) <= available), None)
+        fitting = next(((c.assignment, peak) for c in values if (peak := c.case.peak()) <= available), None)
         if fitting is not None:
-            found.append(fitting)
-    return found
+            fitting_keys.append(fitting)
+    return fitting_keys
 
 
 def together(case: Case, available: int) -> tuple[list[str], int]:
-    """Keys that make it fit together, and the peak then: the one that saves most first, by the order of ``changes`` where two
-    save the same. The peak is above ``available`` where nothing suffices."""
-    words: list[str] = []
+    """Return keys that together make the case fit, and the peak with them: the one that saves most first, ties in the order
+    of ``changes``. The peak is above ``available`` if nothing suffices."""
+    assignments: list[str] = []
     peak = case.peak()
     used: set[str] = set()
     while peak > available:
@@ -127,31 +123,31 @@ def together(case: Case, available: int) -> tuple[list[str], int]:
             if not values or key_of(values[0]) in used:
                 continue
             tried = [(change.case.peak(), change) for change in values]
-            chosen = next((t for t in tried if t[0] <= available), min(tried, key=lambda t: t[0]))
-            if best is None or chosen[0] < best[0]:
-                best = chosen
+            candidate = next((t for t in tried if t[0] <= available), min(tried, key=lambda t: t[0]))
+            if best is None or candidate[0] < best[0]:
+                best = candidate
         if best is None or best[0] > peak * (1 - LEAST):
-            return words, peak
+            return assignments, peak
         peak, change = best
         case = change.case
         used.add(key_of(change))
-        words.append(change.words)
-    return words, peak
+        assignments.append(change.assignment)
+    return assignments, peak
 
 
 def key_of(change: Change) -> str:
-    """The key's name."""
-    return change.words.split("=", 1)[0]
+    """Return the key's name."""
+    return change.assignment.split("=", 1)[0]
 
 
 def advise(case: Case, available: int) -> str:
-    """What to set, as words; the estimate has been made anew with it."""
+    """Return a sentence with the keys to set; the estimate was repeated with them."""
     alone = single(case, available)
     if alone:
-        options = [f"{words} (then {gigabytes(peak)})" for words, peak in alone[:3]]
+        options = [f"{assignment} (then {gigabytes(peak)})" for assignment, peak in alone[:3]]
         return "set " + ", or ".join(options)
-    words, peak = together(case, available)
+    assignments, peak = together(case, available)
     if peak <= available:
-        return f"set {' and '.join(words)} (then {gigabytes(peak)})"
-    helped = f"{' and '.join(words)} would still need {gigabytes(peak)}; " if words else ""
-    return f"{helped}set model=NAME to a smaller model, or give it a device of {gigabytes(peak)}"
+        return f"set {' and '.join(assignments)} (then {gigabytes(peak)})"
+    partial = f"{' and '.join(assignments)} would still need {gigabytes(peak)}; " if assignments else ""
+    return f"{partial}set model=NAME to a smaller model, or give it a device of {gigabytes(peak)}"

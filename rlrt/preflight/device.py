@@ -1,4 +1,4 @@
-"""How much memory a process will find, here or where a launcher sends it."""
+"""Memory that one process will have, on this machine or where a launcher starts it."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ GB = 10**9
 
 @dataclass(frozen=True)
 class Device:
-    """Where a process computes, and what it may hold.
+    """The kind of device that a process computes on, and the memory that it can use.
 
     Attributes:
         kind: cpu or cuda.
-        free, whole: bytes for one process, and of the device; None: not known here.
-        sharing: processes or jobs that share them.
-        said: where the number comes from.
+        free, whole: bytes free for one process, and bytes of the device; None if unknown on this machine.
+        sharing: number of processes or jobs that share the device.
+        source: source of the number of bytes.
     """
 
     kind: str
     free: int | None
     whole: int | None
     sharing: int
-    said: str
+    source: str
 
 
 def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float | None) -> Device:
-    """The device of a job.
+    """Return the device of a job.
 
     Args:
-        launcher: of ``-m``, or ``hydra/launcher=slurm``.
-        several: whether this is a sweep, whose jobs run beside each other.
-        memory_gb: what was typed as ``--memory-gb``: of one device, in 10^9 bytes.
+        launcher: the launcher of ``-m``, or of ``hydra/launcher=slurm``.
+        several: True for a sweep, whose jobs run in parallel.
+        memory_gb: value of ``--memory-gb``: memory of one device, in 10^9 bytes.
     """
     slurm = isinstance(launcher, SlurmLauncher)
     kind = kind_of(settings, launcher, memory_gb)
     tasks = launcher.tasks_per_node if slurm else max(launcher.tasks_per_node, local_processes())
     jobs = launcher.n_jobs if several and isinstance(launcher, LocalLauncher) else 1
     if memory_gb is not None:
-        given = int(memory_gb * GB)
-        return Device(kind, given // jobs, given, jobs, "--memory-gb")
+        device_bytes = int(memory_gb * GB)
+        return Device(kind, device_bytes // jobs, device_bytes, jobs, "--memory-gb")
     if slurm:
         if kind == "cpu" and launcher.mem_gb is not None:
-            given = int(launcher.mem_gb * 2**30)
-            return Device(kind, given // tasks, given, tasks, "hydra.launcher.mem_gb")
+            device_bytes = int(launcher.mem_gb * 2**30)
+            return Device(kind, device_bytes // tasks, device_bytes, tasks, "hydra.launcher.mem_gb")
         return Device(kind, None, None, 1, "not known here; give --memory-gb N")
     if kind == "cuda":
         count = torch.cuda.device_count()
-        seen = [torch.cuda.mem_get_info(i) for i in range(count)]
-        free, whole = min(seen)
+        memory = [torch.cuda.mem_get_info(i) for i in range(count)]
+        free, whole = min(memory)
         return Device(kind, free // jobs, whole, jobs, f"free on the {'fullest of ' * (count > 1)}{count} GPU here")
     free, whole = ram()
     return Device(kind, free // (jobs * tasks), whole, jobs * tasks, "RAM that is free here")
 
 
 def kind_of(settings: Settings, launcher: Any, memory_gb: float | None) -> str:
-    """cpu or cuda: as ``device`` says; under ``auto`` by what the job will find."""
+    """Return cpu or cuda: the key ``device``, or under ``auto`` the kind that the job will get."""
     if settings.device != "auto":
         return settings.device.partition(":")[0]
     if isinstance(launcher, SlurmLauncher):
@@ -72,19 +72,20 @@ def kind_of(settings: Settings, launcher: Any, memory_gb: float | None) -> str:
 
 
 def local_processes() -> int:
-    """Processes of one run on this machine, as torchrun and accelerate say."""
+    """Return the number of processes of one run on this machine, from torchrun's or accelerate's variables."""
     return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("WORLD_SIZE") or 1))
 
 
 def processes_of(launcher: Any) -> int:
-    """Processes of one run: nodes times tasks of the launcher where it has such keys, else as the environment says."""
+    """Return the number of processes of one run: the launcher's nodes times tasks, if it has such keys, else the
+    environment's."""
     if isinstance(launcher, SlurmLauncher):
         return launcher.nodes * launcher.tasks_per_node
     return max(launcher.tasks_per_node, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def ram(proc: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """(free, whole) bytes of this machine's memory, or of the control group that bounds this process where that is less."""
+    """Return (free, whole) bytes of this machine's memory, or of this process's control group if that has less."""
     lines = dict(line.split(":", 1) for line in proc.read_text().splitlines() if ":" in line)
     free, whole = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
     for limit, used in (
@@ -92,9 +93,9 @@ def ram(proc: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup"
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
         try:
-            most, now = (int((groups / name).read_text()) for name in (limit, used))
+            limit_bytes, used_bytes = (int((groups / name).read_text()) for name in (limit, used))
         except (OSError, ValueError):  # no such group, or "max"
             continue
-        if most < whole:
-            whole, free = most, min(free, max(0, most - now))
+        if limit_bytes < whole:
+            whole, free = limit_bytes, min(free, max(0, limit_bytes - used_bytes))
     return free, whole

@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of one check."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        state: one of ``STATES``; a problem is what will not work, a warning what may not.
-        topic: what was looked at.
-        words: what was found, and where something is wrong the key to change.
+        state: one of ``STATES``; a problem will not work, a warning may not work.
+        topic: subject of the check.
+        sentence: the result, and the key to change if something is wrong.
     """
 
     state: str
     topic: str
-    words: str
+    sentence: str
 
     def __post_init__(self) -> None:
-        """Catch a misspelt state."""
+        """Fail on a misspelt state."""
         assert self.state in STATES, self.state
 
     def __str__(self) -> str:
-        """The line."""
-        return f"{self.state:<8}{self.topic}: {self.words}"
+        """Return the line."""
+        return f"{self.state:<8}{self.topic}: {self.sentence}"

@@ -1,4 +1,4 @@
-"""The memory of every job: estimated, compared with what there is, and shown."""
+"""Memory of every job: the estimate, its comparison with the available memory, and the printed table."""
 
 from __future__ import annotations
 
@@ -7,44 +7,46 @@ from dataclasses import dataclass
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.execution.data import prompts_of
 from rlrt.preflight.advice import Case, advise
 from rlrt.preflight.device import Device, device_of, processes_of
 from rlrt.preflight.finding import Finding
-from rlrt.preflight.memory.estimate import PHASES, Estimate, Place, estimate, parts_of
+from rlrt.preflight.memory.estimate import PHASES, Estimate, Layout, estimate, parts_of
 from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
 from rlrt.preflight.plan import Planned
 from rlrt.reporting.terminal import WIDTH, gigabytes, table
 from rlrt.sweep.plan import Job
+from rlrt.types import Prompt
 
 
 @dataclass(frozen=True)
 class Group:
-    """Jobs with one estimate.
+    """Jobs that have the same estimate.
 
     Attributes:
-        jobs: they.
-        case: what was estimated.
-        found: the estimate.
-        device: where they run.
-        said: where the length of prompts comes from.
+        jobs: the jobs.
+        case: input of the estimate.
+        estimate: bytes by phase and part.
+        device: the device that the jobs run on.
+        length_source: source of the prompts' length.
     """
 
     jobs: list[Job]
     case: Case
-    found: Estimate
+    estimate: Estimate
     device: Device
-    said: str
+    length_source: str
 
 
-def place_of(settings: Settings, launcher: object, device: Device) -> Place:
-    """Where a job's processes compute; ``distributed.strategy`` where the config has such a section."""
-    strategy = getattr(getattr(settings, "distributed", None), "strategy", "ddp")
+def layout_of(settings: Settings, launcher: object, device: Device) -> Layout:
+    """Return the layout of a job's processes; sharded under ``distributed.strategy=fsdp``, if the config has such a key."""
+    strategy = settings.distributed.strategy
     processes = processes_of(launcher)
-    return Place(device.kind, processes, strategy == "fsdp" and processes > 1, device.whole)
+    return Layout(device.kind, processes, strategy == "fsdp" and processes > 1, device.whole)
 
 
 def groups_of(planned: Planned, memory_gb: float | None) -> tuple[list[Group], list[Finding]]:
-    """Every job's estimate, equal ones together, the largest first; and what could not be estimated."""
+    """Return every job's estimate, equal ones grouped, the largest first; and findings for jobs without an estimate."""
     groups: dict[str, Group] = {}
     unknown: dict[str, Finding] = {}
     for job, settings in planned.jobs:
@@ -54,76 +56,88 @@ def groups_of(planned: Planned, memory_gb: float | None) -> tuple[list[Group], l
             unknown[str(error)] = Finding("skipped", "memory", str(error))
             continue
         device = device_of(settings, planned.launcher, planned.several, memory_gb)
+        prompts = known_prompts(planned, job.identity)
         try:
-            lengths, said = lengths_of(settings, builder_of(settings), context)
-        except UserError:  # a template that does not do is said by the check of the data
-            lengths, said = lengths_of(settings, None, context)
-        place = place_of(settings, planned.launcher, device)
-        found = estimate(sizes, settings, lengths, place)
-        group = Group([], Case(settings, lengths, place, model_sizes), found, device, said)
-        groups.setdefault(repr((found, device)), group).jobs.append(job)
-    return sorted(groups.values(), key=lambda g: -g.found.peak), list(unknown.values())
+            lengths, source = lengths_of(settings, prompts, builder_of(settings), context)
+        except UserError:  # the check of the data reports the invalid template
+            lengths, source = lengths_of(settings, prompts, None, context)
+        layout = layout_of(settings, planned.launcher, device)
+        group_estimate = estimate(sizes, settings, lengths, layout)
+        group = Group([], Case(settings, lengths, layout, model_sizes), group_estimate, device, source)
+        groups.setdefault(repr((group_estimate, device)), group).jobs.append(job)
+    return sorted(groups.values(), key=lambda g: -g.estimate.peak), list(unknown.values())
 
 
-def shown(groups: Sequence[Group], several: bool) -> str:
-    """The estimate of the job that needs most, part by part; and a line for each other kind of job."""
+def known_prompts(planned: Planned, identity: str) -> list[Prompt]:
+    """Return a job's prompts; empty where its data could not be read."""
+    parts = planned.parts.get(identity)
+    try:
+        return prompts_of(parts) if parts is not None else []
+    except AttributeError:  # a task that failed in prepare has no prompts yet
+        return []
+
+
+def memory_report(groups: Sequence[Group], several: bool) -> str:
+    """Return the estimate of the job that needs most, part by part, and a line for each other group of jobs."""
     first = groups[0]
-    found, place, lengths = first.found, first.case.place, first.case.lengths
+    largest, layout, lengths = first.estimate, first.case.layout, first.case.lengths
     free = "an unknown amount" if first.device.free is None else gigabytes(first.device.free)
     lines = [
-        f"memory of one process of {place.processes} on {place.kind}: {free} ({first.device.said})",
-        f"prompts of {lengths.prompt} tokens ({first.said}), with a solution {lengths.context}; "
+        f"memory of one process of {layout.processes} on {layout.kind}: {free} ({first.device.source})",
+        f"prompts of {lengths.prompt} tokens ({first.length_source}), with a solution {lengths.context}; "
         f"responses of {first.case.settings.engine.max_new_tokens}",
         "",
-        breakdown(found),
+        breakdown(largest),
     ]
     if several:
         rows = [["jobs", "needs most in", "GB", "for example"]]
         for group in groups:
-            words = " ".join(group.jobs[0].overrides)
-            rows.append([str(len(group.jobs)), group.found.worst, number(group.found.peak), words[: WIDTH - 36]])
+            overrides = " ".join(group.jobs[0].overrides)
+            rows.append(
+                [str(len(group.jobs)), group.estimate.worst, number(group.estimate.peak), overrides[: WIDTH - 36]]
+            )
         lines += ["", table(rows)]
     return "\n".join(lines)
 
 
-def breakdown(found: Estimate) -> str:
-    """Gigabytes by part and phase."""
+def breakdown(estimate: Estimate) -> str:
+    """Return a table of gigabytes by part and phase."""
     rows = [["GB", *PHASES]]
-    for part in parts_of(found):
-        rows.append([part, *(number(found.phases[phase].get(part, 0)) for phase in PHASES)])
-    rows.append(["total", *(number(found.total(phase)) for phase in PHASES)])
+    for part in parts_of(estimate):
+        rows.append([part, *(number(estimate.phases[phase].get(part, 0)) for phase in PHASES)])
+    rows.append(["total", *(number(estimate.total(phase)) for phase in PHASES)])
     return table(rows)
 
 
 def number(size: int) -> str:
-    """Bytes in 10^9, two digits after the point."""
+    """Return bytes in 10^9 with two decimals."""
     return f"{size / 1e9:.2f}"
 
 
 def findings(groups: Sequence[Group]) -> list[Finding]:
-    """A line for each kind of job: that it fits, or what to change."""
-    found = []
+    """Return a finding for each group of jobs: that it fits, or which key to change."""
+    results = []
     for group in groups:
-        peak, free, phase = group.found.peak, group.device.free, group.found.worst
+        peak, free, phase = group.estimate.peak, group.device.free, group.estimate.worst
         name = f"{len(group.jobs)} jobs like {' '.join(group.jobs[0].overrides)}: " if len(groups) > 1 else ""
         if free is None:
-            words = f"{name}needs {gigabytes(peak)}; what the node has is {group.device.said}"
-            found.append(Finding("skipped", "memory", words))
+            sentence = f"{name}needs {gigabytes(peak)}; the node's memory is {group.device.source}"
+            results.append(Finding("skipped", "memory", sentence))
         elif peak <= free:
-            found.append(Finding("ok", "memory", f"{name}{gigabytes(peak)} of {gigabytes(free)}"))
+            results.append(Finding("ok", "memory", f"{name}{gigabytes(peak)} of {gigabytes(free)}"))
         else:
-            part = max(group.found.phases[phase], key=lambda p: group.found.phases[phase][p])
-            largest = f"{part} {gigabytes(group.found.phases[phase][part])}"
+            part = max(group.estimate.phases[phase], key=lambda p: group.estimate.phases[phase][p])
+            largest = f"{part} {gigabytes(group.estimate.phases[phase][part])}"
             sharing = f", which {group.device.sharing} jobs share" if group.device.sharing > 1 else ""
-            words = f"{name}{phase} needs {gigabytes(peak)} ({largest}) of {gigabytes(free)}{sharing}"
-            found.append(Finding("problem", "will not fit", f"{words}; {remedy(group)}"))
-    return found
+            sentence = f"{name}{phase} needs {gigabytes(peak)} ({largest}) of {gigabytes(free)}{sharing}"
+            results.append(Finding("problem", "will not fit", f"{sentence}; {remedy(group)}"))
+    return results
 
 
 def remedy(group: Group) -> str:
-    """Fewer jobs beside each other where that is enough, else what the estimate says."""
+    """Return the key to change: fewer parallel jobs if that is enough, else the advice from the estimate."""
     free, sharing = group.device.free or 0, group.device.sharing
-    if sharing > 1 and group.found.peak <= free * sharing:
-        jobs = max(1, free * sharing // group.found.peak)
+    if sharing > 1 and group.estimate.peak <= free * sharing:
+        jobs = max(1, free * sharing // group.estimate.peak)
         return f"set hydra.launcher.n_jobs={jobs}"
     return advise(group.case, free)

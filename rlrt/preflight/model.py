@@ -1,8 +1,9 @@
-"""A model as it is known before its weights are read: its config and its tokenizer, from a folder or the hub's local cache."""
+"""Facts about a model before its weights are read: config and tokenizer, from a folder or the hub's local cache."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,24 +11,24 @@ from typing import Any
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.build import prompt_builder
+from rlrt.methods.contexts import FromData, configured
 from rlrt.model.load import context_length
 from rlrt.model.prompting import PromptBuilder
 from rlrt.paths import resolve_path
 from rlrt.preflight.memory.estimate import Lengths
 from rlrt.preflight.memory.sizes import Sizes, sizes_of
-from rlrt.training.contexts import reference_text
 from rlrt.types import Prompt
 
 TRIED = 32
-"""The longest prompts by letters, of which the longest by tokens is looked for."""
+"""Number of longest prompts by characters among which the longest by tokens is searched."""
 TEMPLATE = 64
-"""Tokens that a teacher's template adds around a prompt and a solution, at most."""
+"""Tokens that a teacher's template adds to a prompt and a solution, at most."""
 UNKNOWN_PROMPT = 512
-"""Tokens of a prompt where neither data nor tokenizer are here."""
+"""Assumed tokens of a prompt if neither data nor tokenizer are on this machine."""
 
 
 def source_of(settings: Settings) -> Path | None:
-    """The folder that holds a model's ``config.json`` here; None where there is none."""
+    """Return the local folder that holds a model's ``config.json``; None if there is none."""
     source = resolve_path(settings.model.path)
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -36,15 +37,15 @@ def source_of(settings: Settings) -> Path | None:
 
     if source.count("/") != 1 or source.startswith((".", "/", "~")):
         return None
-    found = try_to_load_from_cache(source, "config.json", revision=settings.model.revision)
-    return Path(found).parent if isinstance(found, str) else None
+    cached = try_to_load_from_cache(source, "config.json", revision=settings.model.revision)
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def config_of(settings: Settings) -> Any:
-    """The model's transformers config.
+    """Return the model's transformers config.
 
     Raises:
-        UserError: where it is not here, or cannot be read.
+        UserError: if the config is not on this machine, or cannot be read.
     """
     from transformers import AutoConfig
 
@@ -62,10 +63,10 @@ def config_of(settings: Settings) -> Any:
 
 
 def model_sizes(settings: Settings) -> Sizes:
-    """Sizes of the model, its adapters included.
+    """Return the sizes of the model, its adapters included.
 
     Raises:
-        UserError: where its config cannot be had.
+        UserError: if the model's config is not available.
     """
     model = settings.model
     return _sizes(
@@ -81,7 +82,7 @@ _known: dict[tuple[Any, ...], Sizes] = {}
 
 
 def _sizes(source: str, config: Any, attention: str, lora: int | None, targets: tuple[str, ...]) -> Sizes:
-    """``sizes_of``, once for each model: a sweep has many jobs on few."""
+    """Return ``sizes_of``, cached for each model: a sweep has many jobs on few models."""
     name = (source, attention, lora, targets)
     if name not in _known:
         _known[name] = sizes_of(config, attention, lora, targets)
@@ -93,17 +94,19 @@ def _tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return found if found("1", add_special_tokens=False)["input_ids"] else None  # made up where there is no file
-    except Exception:  # whatever is wrong is a finding, not the end
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return (
+            tokenizer if tokenizer("1", add_special_tokens=False)["input_ids"] else None
+        )  # transformers makes an empty one if the file is missing
+    except Exception:  # an error is a finding and must not end the command
         return None
 
 
 def builder_of(settings: Settings) -> PromptBuilder | None:
-    """How prompts are written; None where the tokenizer is not here.
+    """Return the prompt builder of a run; None if the tokenizer is not on this machine.
 
     Raises:
-        UserError: for a template that cannot do what is asked.
+        UserError: for an invalid template.
     """
     folder = source_of(settings)
     tokenizer = _tokenizer(str(folder)) if folder is not None else None
@@ -111,34 +114,40 @@ def builder_of(settings: Settings) -> PromptBuilder | None:
 
 
 def context_of(settings: Settings) -> int:
-    """Tokens that prompt and response may have together.
+    """Return the maximum number of tokens of prompt and response together.
 
     Raises:
-        UserError: where the config cannot be had, or for more than the model has positions.
+        UserError: if the config is not available, or if more tokens are requested than the model has positions.
     """
     return context_length(SimpleNamespace(config=config_of(settings)), settings.model.context_length)
 
 
-def lengths_of(settings: Settings, builder: PromptBuilder | None, context: int) -> tuple[Lengths, str]:
-    """The longest prompts, as far as data and tokenizer say; and where the number comes from."""
-    prompts = [*getattr(settings.data, "train", []), *getattr(settings.data, "heldout", [])]
-    prompts += [p for suite in settings.eval.suites.values() for p in suite.heldout]
-    most = getattr(settings.data, "max_prompt_tokens", None)
+def lengths_of(
+    settings: Settings, prompts: Sequence[Prompt], builder: PromptBuilder | None, context: int
+) -> tuple[Lengths, str]:
+    """Return the lengths of the longest prompts, as far as data and tokenizer are known, and the source of the number.
+
+    Args:
+        prompts: prompts of the data; empty if they could not be read.
+        builder: the prompt builder; None if the tokenizer is not on this machine.
+        context: maximum tokens of prompt and response together.
+    """
+    most = settings.data.max_prompt_tokens
     room = max(1, context - settings.engine.max_new_tokens)
     if builder is not None and prompts:
-        prompt, said = longest(builder, prompts), "as the data has"
+        prompt, source = longest(builder, prompts), "as the data has"
     else:
-        prompt, said = min(most or UNKNOWN_PROMPT, room), "data.max_prompt_tokens" if most else "a guess"
-    shown, limit = settings.teacher.context, min(settings.teacher.max_context_tokens, room)
-    context = limit
-    if shown == "sibling":
+        prompt, source = min(most or UNKNOWN_PROMPT, room), "data.max_prompt_tokens" if most else "a guess"
+    teacher_context = configured(settings.teacher.context, settings.teacher.on_unique_correct)
+    context = limit = min(settings.teacher.max_context_tokens, room)
+    if not isinstance(teacher_context, FromData):
         context = prompt + settings.engine.max_new_tokens + TEMPLATE
     elif builder is not None and prompts:
-        pairs = sorted(((p, reference_text(p, shown) or "") for p in prompts), key=lambda pair: len(pair[1]))[-TRIED:]
+        pairs = sorted(((p, teacher_context.text_of(p) or "") for p in prompts), key=lambda pair: len(pair[1]))[-TRIED:]
         context = max(len(builder.teacher(*pair)) for pair in pairs)
-    return Lengths(prompt, max(prompt, min(context, limit))), said
+    return Lengths(prompt, max(prompt, min(context, limit))), source
 
 
-def longest(builder: PromptBuilder, prompts: list[Prompt]) -> int:
-    """Tokens of the longest prompt, among the longest by letters."""
+def longest(builder: PromptBuilder, prompts: Sequence[Prompt]) -> int:
+    """Return the tokens of the longest prompt, searched among the longest by characters."""
     return max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-TRIED:])

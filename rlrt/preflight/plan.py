@@ -1,9 +1,9 @@
-"""What was typed, composed as ``rlrt.run`` would: the jobs, where they run, and where they write; nothing is started."""
+"""Compose a command line as ``rlrt.run`` would: the jobs, their launcher, and their folders; nothing is started."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,24 @@ from rlrt.config.load import load
 from rlrt.config.rerun import expand
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.execution.parts import Parts
 from rlrt.records.names import name_sweep
-from rlrt.sweep.jobs import job_of, named, own, plain, planned
+from rlrt.sweep.jobs import assign_folders, job_of, job_overrides, plain, planned
 from rlrt.sweep.plan import Job, is_axis
 from rlrt.sweep.settings import launcher_of
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What would run.
+    """The jobs that a command would run.
 
     Attributes:
-        jobs: every distinct one with its settings; of a search, the one that its trials have in common.
-        count: how many will run.
-        launcher: where (``hydra.launcher``).
-        folder: of the run or the sweep.
-        several: whether it is a sweep.
+        jobs: every distinct job with its settings; for a search, the job that all trials share.
+        count: number of jobs that will run.
+        launcher: the launcher (``hydra.launcher``).
+        folder: folder of the run or the sweep.
+        several: True for a sweep.
+        parts: the parts of each job whose data has been read, by the job's identity.
     """
 
     jobs: list[tuple[Job, Settings]]
@@ -35,13 +37,14 @@ class Planned:
     launcher: Any
     folder: Path
     several: bool
+    parts: dict[str, Parts] = field(default_factory=dict)
 
 
 def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = ()) -> Planned:
-    """The jobs behind a command line.
+    """Return the jobs behind a command line.
 
     Raises:
-        UserError: what ``rlrt.run`` would say.
+        UserError: if ``rlrt.run`` would refuse the command line.
     """
     overrides = expand(arguments, config_dirs)
     name_sweep(overrides)
@@ -51,18 +54,18 @@ def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = (
         if several:
             folder = Path(str(base.hydra.sweep.dir))
             jobs, count = planned(base, overrides, folder, compose)
-            jobs = named(folder, jobs)
+            jobs = assign_folders(folder, jobs)
         else:
             folder, count = Path(str(base.hydra.run.dir)), 1
-            jobs = [job_of(folder.parent, tuple(own(overrides)), compose)]
+            jobs = [job_of(folder.parent, tuple(job_overrides(overrides)), compose)]
     return Planned([(job, loaded(job, several)) for job in jobs], count, launcher, folder, several)
 
 
 def loaded(job: Job, several: bool) -> Settings:
-    """A job's settings.
+    """Return a job's settings.
 
     Raises:
-        UserError: where it cannot work; of a sweep with its overrides.
+        UserError: for invalid settings; for a sweep with the job's overrides.
     """
     try:
         return load(job.plain, job.choices, job.overrides)

@@ -1,4 +1,4 @@
-"""Whether a cluster's settings agree with a launcher's: arrays, partition, time limits, and the signal to save."""
+"""Checks that a cluster's settings agree with a launcher's: arrays, partition, time limits, and the signal to save."""
 
 from __future__ import annotations
 
@@ -12,34 +12,36 @@ from rlrt.preflight.finding import Finding
 from rlrt.sweep.launchers import SlurmLauncher
 
 SHORT_MIN = 10
-"""Minutes of a limit up to which submitit takes every signal to save for a time-out."""
+"""Longest time limit, in minutes, for which submitit treats every signal to save as a time-out."""
 USUAL_S = 60
 """Seconds between signal and limit below which a step and its checkpoint seldom fit."""
 WRITING = 200 * 10**6
-"""Bytes a second that a checkpoint is written with, on a slow shared disk."""
+"""Bytes per second at which a checkpoint is written to a slow shared disk."""
 MARGIN = 1.5
-"""Of time that a step and its checkpoint may take beyond what they did."""
+"""Safety factor on the time of a step and its checkpoint."""
 ENDLESS = ("UNLIMITED", "INFINITE")
+"""SLURM's values for no time limit."""
 
 
 def config_values(text: str) -> dict[str, str]:
-    """``scontrol show config``: a key and its value on each line."""
+    """Parse ``scontrol show config``: a key and its value on each line."""
     pairs = re.findall(r"^(\S+)[ \t]*=[ \t]*(.*?)[ \t]*$", text, re.MULTILINE)
     return dict(pairs)
 
 
 def partitions(text: str) -> dict[str, dict[str, str]]:
-    """``scontrol show partition``: the values of each partition by its name."""
-    found = {}
+    """Parse ``scontrol show partition``: the values of each partition by its name."""
+    by_name = {}
     for block in re.split(r"\n\s*\n", text):
         values = dict(re.findall(r"(\w+)=(\S*)", block))
         if "PartitionName" in values:
-            found[values["PartitionName"]] = values
-    return found
+            by_name[values["PartitionName"]] = values
+    return by_name
 
 
 def minutes(text: str) -> float | None:
-    """A time limit of SLURM's in minutes ([days-]hours:minutes:seconds, minutes:seconds or minutes); None: no limit."""
+    """Return a time limit of SLURM's in minutes ([days-]hours:minutes:seconds, minutes:seconds or minutes); None for no
+    limit."""
     if text.upper() in ENDLESS:
         return None
     days, _, rest = text.rpartition("-")
@@ -52,60 +54,66 @@ def minutes(text: str) -> float | None:
 
 
 def seconds(text: str) -> int | None:
-    """The number at the beginning of ``30 sec``; None where there is none."""
+    """Return the number at the beginning of ``30 sec``; None if there is none."""
     match = re.match(r"\d+", text)
     return int(match[0]) if match else None
 
 
 def needed_s(step_s: float, checkpoint: int) -> float:
-    """Seconds that the step in progress and a checkpoint of so many bytes may take."""
+    """Return the seconds that the current step and a checkpoint of ``checkpoint`` bytes may take."""
     return MARGIN * (step_s + checkpoint / WRITING)
 
 
 def check_signal(launcher: SlurmLauncher, step_s: float | None, checkpoint: int) -> list[Finding]:
-    """Whether a job has time to save between the signal and the limit."""
-    delay, found = launcher.signal_delay_s, []
+    """Check that a job has time to save between the signal and the limit."""
+    delay, results = launcher.signal_delay_s, []
     if step_s is not None:
         need = needed_s(step_s, checkpoint)
-        words = (
+        sentence = (
             f"a step of {step_s:.0f} s and its checkpoint may take {need:.0f} s, of {delay} s between signal and limit"
         )
         if need > delay:
-            words = f"{words}; set hydra.launcher.signal_delay_s={int(need) + 1}"
-        found.append(Finding("problem" if need > delay else "ok", "signal", words))
+            sentence = f"{sentence}; set hydra.launcher.signal_delay_s={int(need) + 1}"
+        results.append(Finding("problem" if need > delay else "ok", "signal", sentence))
     elif delay < USUAL_S:
-        words = f"{delay} s for the step in progress and its checkpoint are few; set hydra.launcher.signal_delay_s=120"
-        found.append(Finding("warning", "signal", f"{words}, or say --step-seconds N"))
+        sentence = (
+            f"{delay} s for the step in progress and its checkpoint are few; set hydra.launcher.signal_delay_s=120"
+        )
+        results.append(Finding("warning", "signal", f"{sentence}, or say --step-seconds N"))
     else:
-        words = f"comes {delay} s before the limit; no earlier run here says how long a step takes (--step-seconds N)"
-        found.append(Finding("ok", "signal", words))
+        sentence = (
+            f"comes {delay} s before the limit; no earlier run here says how long a step takes (--step-seconds N)"
+        )
+        results.append(Finding("ok", "signal", sentence))
     if launcher.timeout_min <= SHORT_MIN:
-        words = f"with {launcher.timeout_min} min every signal to save counts as a time-out, a preemption too"
-        found.append(Finding("warning", "limit", f"{words}; set hydra.launcher.timeout_min={SHORT_MIN + 1} or more"))
+        sentence = f"with {launcher.timeout_min} min every signal to save counts as a time-out, a preemption too"
+        results.append(
+            Finding("warning", "limit", f"{sentence}; set hydra.launcher.timeout_min={SHORT_MIN + 1} or more")
+        )
     if launcher.signal_delay_s >= launcher.timeout_min * 60:
-        words = f"the signal would come {delay} s before a limit of {launcher.timeout_min} min"
-        found.append(Finding("problem", "limit", f"{words}; set a larger hydra.launcher.timeout_min"))
-    return found
+        sentence = f"the signal would come {delay} s before a limit of {launcher.timeout_min} min"
+        results.append(Finding("problem", "limit", f"{sentence}; set a larger hydra.launcher.timeout_min"))
+    return results
 
 
 def check_gpus(launcher: SlurmLauncher) -> list[Finding]:
-    """Whether there is a GPU for every process of a node."""
+    """Check that a node has a GPU for every process."""
     gpus, tasks = launcher.gpus_per_node, int(getattr(launcher, "tasks_per_node", None) or 1)
     if gpus and tasks > gpus:
-        words = f"{tasks} processes of a node would share {gpus} GPUs; set hydra.launcher.gpus_per_node={tasks}"
-        return [Finding("problem", "gpus", words)]
+        sentence = f"{tasks} processes of a node would share {gpus} GPUs; set hydra.launcher.gpus_per_node={tasks}"
+        return [Finding("problem", "gpus", sentence)]
     if gpus and gpus > tasks:
-        words = f"{gpus} GPUs for {tasks} process, which uses one; set hydra.launcher.gpus_per_node={tasks}"
-        return [Finding("warning", "gpus", words)]
+        sentence = f"{gpus} GPUs for {tasks} process, which uses one; set hydra.launcher.gpus_per_node={tasks}"
+        return [Finding("warning", "gpus", sentence)]
     return []
 
 
 def check_partition(launcher: SlurmLauncher, known: Mapping[str, Mapping[str, str]], need: float) -> list[Finding]:
-    """Whether the partition is there, up, and gives the time that is asked for.
+    """Check that the partition exists, is up, and allows the requested time.
 
     Args:
-        known: from ``partitions``.
-        need: seconds to save in.
+        known: values of each partition by its name, from ``partitions``.
+        need: seconds that saving may take.
     """
     name = launcher.partition
     if name is None:
@@ -113,75 +121,77 @@ def check_partition(launcher: SlurmLauncher, known: Mapping[str, Mapping[str, st
         if name is None:
             return [Finding("problem", "partition", "this cluster has no default; set hydra.launcher.partition=NAME")]
     if name not in known:
-        words = f"there is no {name}; set hydra.launcher.partition to one of {', '.join(sorted(known))}"
-        return [Finding("problem", "partition", words)]
-    values, found = known[name], []
+        sentence = f"there is no {name}; set hydra.launcher.partition to one of {', '.join(sorted(known))}"
+        return [Finding("problem", "partition", sentence)]
+    values, results = known[name], []
     if values.get("State", "UP") != "UP":
-        words = f"{name} is {values['State']}; set hydra.launcher.partition to one that is up"
-        found.append(Finding("problem", "partition", words))
+        sentence = f"{name} is {values['State']}; set hydra.launcher.partition to one that is up"
+        results.append(Finding("problem", "partition", sentence))
     most = minutes(values.get("MaxTime", "UNLIMITED"))
     if most is not None and most < launcher.timeout_min:
-        words = f"{name} gives {most:.0f} min of {launcher.timeout_min}; set hydra.launcher.timeout_min={int(most)}"
-        found.append(Finding("problem", "partition", words))
+        sentence = f"{name} gives {most:.0f} min of {launcher.timeout_min}; set hydra.launcher.timeout_min={int(most)}"
+        results.append(Finding("problem", "partition", sentence))
     grace = seconds(values.get("GraceTime", "0")) or 0
     mode = values.get("PreemptMode", "OFF")
     if "CANCEL" in mode:
-        words = (
+        sentence = (
             f"{name} cancels what it preempts (PreemptMode={mode}); the same command goes on from the last checkpoint"
         )
-        found.append(Finding("warning", "preemption", words))
+        results.append(Finding("warning", "preemption", sentence))
     if mode not in ("OFF", "") and grace < need:
-        words = f"{name} gives {grace} s after its signal (GraceTime), saving may take {need:.0f} s"
-        found.append(Finding("warning", "preemption", f"{words}; at most train.save_every steps are lost"))
-    return found or [Finding("ok", "partition", f"{name} is up, with time enough")]
+        sentence = f"{name} gives {grace} s after its signal (GraceTime), saving may take {need:.0f} s"
+        results.append(Finding("warning", "preemption", f"{sentence}; at most train.save_every steps are lost"))
+    return results or [Finding("ok", "partition", f"{name} is up and allows enough time")]
 
 
 def check_config(launcher: SlurmLauncher, config: Mapping[str, str], jobs: int) -> list[Finding]:
-    """What the whole cluster says: requeueing, arrays, and how long a job lives after its limit."""
-    found = []
+    """Check the cluster-wide settings: requeueing, arrays, and the time between limit and kill."""
+    results = []
     if launcher.additional_parameters.get("requeue", True) is not True:
-        words = "a job that saved before its limit is not started again; leave out hydra.launcher.additional_parameters.requeue"
-        found.append(Finding("problem", "requeue", words))
+        sentence = (
+            "a job that saved before its limit does not restart; leave out hydra.launcher.additional_parameters.requeue"
+        )
+        results.append(Finding("problem", "requeue", sentence))
     elif config.get("JobRequeue") == "0":
-        found.append(Finding("ok", "requeue", "JobRequeue=0 is the default here, and these jobs ask for it themselves"))
+        results.append(Finding("ok", "requeue", "JobRequeue=0 is the default, and these jobs ask for it themselves"))
     most = seconds(config.get("MaxArraySize", ""))
     if most is not None and jobs > most:
-        words = f"{jobs} jobs are submitted as several arrays of at most {most} (MaxArraySize)"
-        found.append(Finding("ok", "array", words))
+        sentence = f"{jobs} jobs are submitted as several arrays of at most {most} (MaxArraySize)"
+        results.append(Finding("ok", "array", sentence))
     if (wait := seconds(config.get("KillWait", ""))) is not None:
-        found.append(
+        results.append(
             Finding("ok", "KillWait", f"{wait} s between the limit and the kill; saving begins before the limit")
         )
-    return found
+    return results
 
 
-def asked(*words: str) -> str | None:
-    """What a command of SLURM's prints; None where it fails."""
+def output_of(*command: str) -> str | None:
+    """Return the output of a SLURM command; None if it fails."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 
 
 def check_slurm(launcher: SlurmLauncher, jobs: int, step_s: float | None, checkpoint: int) -> list[Finding]:
-    """All of it; what needs the cluster is asked of ``scontrol``.
+    """Run all checks of SLURM; ``scontrol`` gives the cluster's settings.
 
     Args:
-        jobs: how many will be submitted.
-        step_s: seconds of a step; None: not known.
-        checkpoint: bytes of one.
+        jobs: number of jobs to be submitted.
+        step_s: seconds of a step; None if unknown.
+        checkpoint: bytes of one checkpoint.
     """
-    found = [*check_signal(launcher, step_s, checkpoint), *check_gpus(launcher)]
+    results = [*check_signal(launcher, step_s, checkpoint), *check_gpus(launcher)]
     if shutil.which("sbatch") is None:
         try:
             launcher.check()
         except UserError as error:
-            found.append(Finding("problem", "slurm", str(error)))
-        return [*found, Finding("skipped", "cluster", "there is no SLURM here to ask for its settings")]
-    config, known = asked("scontrol", "show", "config"), asked("scontrol", "show", "partition")
+            results.append(Finding("problem", "slurm", str(error)))
+        return [*results, Finding("skipped", "cluster", "this machine has no SLURM to give the cluster's settings")]
+    config, known = output_of("scontrol", "show", "config"), output_of("scontrol", "show", "partition")
     if config is None or known is None:
-        return [*found, Finding("problem", "slurm", "scontrol does not answer; is the controller up?")]
+        return [*results, Finding("problem", "slurm", "scontrol does not answer; is the controller up?")]
     need = needed_s(step_s or 0.0, checkpoint)
-    found += check_config(launcher, config_values(config), jobs)
-    return [*found, *check_partition(launcher, partitions(known), need)]
+    results += check_config(launcher, config_values(config), jobs)
+    return [*results, *check_partition(launcher, partitions(known), need)]

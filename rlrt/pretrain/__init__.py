@@ -1,1 +1,1 @@
-"""How the embedded model was made: ``python -m rlrt.pretrain`` writes it anew, the same to the bit on the same machine."""
+"""Training of the embedded model: ``python -m rlrt.pretrain`` reproduces it, to the bit on the same machine."""

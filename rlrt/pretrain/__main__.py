@@ -1,4 +1,4 @@
-"""``python -m rlrt.pretrain [FOLDER]``: make the embedded model anew and measure it."""
+"""``python -m rlrt.pretrain [FOLDER]``: train the embedded model from scratch and measure it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.refused import guarded
+from rlrt.execution.parts import parts_of
 from rlrt.paths import EMBEDDED
 from rlrt.pretrain import recipe, tokenizer
 from rlrt.pretrain.measure import start_numbers
@@ -18,27 +20,31 @@ from rlrt.records.checkpoints import plain_files
 
 
 def main() -> None:
-    """Train, measure, write."""
+    """Train the embedded model, measure it, and write it to a folder."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.pretrain", description=main.__doc__)
-    parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path("outputs/pretrain"), help="where to write the model"
-    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs/pretrain"), help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--replace-embedded", action="store_true", help="write over the files inside the package")
+    parser.add_argument("--replace-embedded", action="store_true", help="overwrite the files inside the package")
     arguments = parser.parse_args()
     folder = EMBEDDED if arguments.replace_embedded else arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     settings = load(composed(["model=tiny", "data=countdown"]))
-    task, engine = settings.data, settings.engine
+    parts = parts_of(settings)
+    task: Any = parts.task
+    engine = parts.engine
     task.prepare()
     begin = time.monotonic()
-    chosen = recipe.Recipe(seed=arguments.seed)
-    model = recipe.train(chosen, [p.answer for p in task.train], task.highest, lambda line: print(line, flush=True))
+    configuration = recipe.Recipe(seed=arguments.seed)
+    model = recipe.train(
+        configuration, [p.answer for p in task.train], task.highest, lambda line: print(line, flush=True)
+    )
     seconds = time.monotonic() - begin
-    words = tokenizer.build()
+    text_tokenizer = tokenizer.build()
     model.save_pretrained(folder)
-    words.save_pretrained(folder)
-    numbers = start_numbers(model, words, engine, task, settings.model.prompt_template, settings.teacher.template)
+    text_tokenizer.save_pretrained(folder)
+    numbers = start_numbers(
+        model, text_tokenizer, engine, task, settings.model.prompt_template, settings.teacher.template
+    )
     parameters = sum(p.numel() for p in model.parameters())
     record = {
         "parameters": parameters,

@@ -1,7 +1,7 @@
-"""The recipe: a Qwen3 of 155,264 parameters learns countdown in two phases.
+"""The training recipe: a Qwen3 of 155,264 parameters learns countdown in two phases.
 
 Phase A teaches search and arithmetic on correct single attempts; phase B mixes in wrong attempts, second tries and the
-teacher's format (see ``rlrt.pretrain.rows`` for what they plant). Muon on the matrices, AdamW on the rest. One thread:
+teacher's format (``rlrt.pretrain.rows`` explains what they teach). Muon on the matrices, AdamW on the rest. One thread:
 the same seed gives the same weights on the same machine.
 """
 
@@ -24,13 +24,13 @@ from rlrt.tasks.countdown import Problem
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """One phase of training.
 
     Attributes:
-        steps: optimiser steps.
+        steps: number of optimiser steps.
         teacher_share: share of steps on the teacher's format.
         mixture: shape of the answers.
-        decays: cosine to 5 % of the learning rate, or constant after a warm-up of 50 steps.
+        decays: True for a cosine to 5 % of the learning rate, False for a constant rate after a warm-up of 50 steps.
     """
 
     steps: int
@@ -41,7 +41,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All numbers of the recipe. ``initializer_range=0.1`` matters: 0.02 learns far slower at this size."""
+    """All hyperparameters of the recipe. ``initializer_range=0.1`` matters: 0.02 learns far slower at this size."""
 
     seed: int = 0
     learning_rate: float = 6e-3
@@ -59,7 +59,7 @@ class Recipe:
 
 
 def new_model(recipe: Recipe) -> Any:
-    """An untrained Qwen3 of the recipe's size."""
+    """Return an untrained Qwen3 of the recipe's size."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(recipe.seed)
@@ -83,10 +83,10 @@ def new_model(recipe: Recipe) -> Any:
 
 
 def optimisers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for embedding and norms."""
+    """Return Muon for the matrices of the layers, and AdamW for embedding and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
+    matrix_ids = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in matrix_ids]
     return [
         torch.optim.Muon(
             matrices, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -96,34 +96,34 @@ def optimisers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def learning_rate_factor(phase: Phase, step: int) -> float:
-    """Factor on the learning rate at ``step`` of the phase, from 0."""
+    """Return the factor on the learning rate at ``step`` of the phase, counted from 0."""
     if phase.decays:
         return 0.5 * (1 + math.cos(math.pi * step / phase.steps)) * 0.95 + 0.05
     return min(1.0, (step + 1) / 50)
 
 
-def train(recipe: Recipe, problems: list[Problem], highest: int, say: Callable[[str], None]) -> Any:
-    """The trained model.
+def train(recipe: Recipe, problems: list[Problem], highest: int, log: Callable[[str], None]) -> Any:
+    """Return a model trained by the recipe.
 
     Args:
-        recipe: its numbers.
-        problems: training problems; no other number set is ever shown.
+        recipe: hyperparameters.
+        problems: training problems; the model sees no other number set.
         highest: largest number of the task.
-        say: told the progress.
+        log: function that prints a line about the progress.
     """
     torch.set_num_threads(1)
     model = new_model(recipe)
     rows = Rows(problems, highest, TOKEN_ID, recipe.seed)
     opts = optimisers(model, recipe)
-    which = random.Random(recipe.seed)
-    begin, done = time.monotonic(), 0
+    format_generator = random.Random(recipe.seed)
+    started, done = time.monotonic(), 0
     total = sum(phase.steps for phase in recipe.phases)
     for phase in recipe.phases:
         for step in range(phase.steps):
-            loss = one_step(model, opts, rows, phase, recipe, step, which.random() < phase.teacher_share)
+            loss = one_step(model, opts, rows, phase, recipe, step, format_generator.random() < phase.teacher_share)
             done += 1
             if done % 200 == 0 or done == total:
-                say(f"step {done}/{total}  loss {loss:.3f}  {time.monotonic() - begin:.0f} s")
+                log(f"step {done}/{total}  loss {loss:.3f}  {time.monotonic() - started:.0f} s")
     return model.eval()
 
 
@@ -136,7 +136,7 @@ def one_step(
     step: int,
     as_teacher: bool,
 ) -> float:
-    """One optimiser step; returns the mean cross-entropy of the answers' tokens, nats."""
+    """Do one optimiser step and return the mean cross-entropy of the answers' tokens, nats."""
     for optimiser in opts:
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * learning_rate_factor(phase, step)

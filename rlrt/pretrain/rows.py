@@ -1,12 +1,12 @@
-"""Rows of text that the embedded model is pre-trained on: students' answers and answers given an example.
+"""Rows of text for pre-training the embedded model: students' answers, and answers after an example.
 
-What the rows plant, and why:
+What the rows teach, and why:
 
 - An answer is up to ``max_attempts`` attempts. Each is a random correct path with probability ``p_good``, else a random
-  legal one; after a miss the answer tries again with probability ``p_again``, after a hit it always stops. So the start
-  is mediocre, knows several solutions, and has a better policy within reach (try until it hits) than any it has seen.
+  legal one; after a miss the answer tries again with probability ``p_again``, after a hit it always stops. So the model
+  is mediocre, knows several solutions, and can learn a better policy (try until a hit) than any in its data.
 - In the teacher's format an example stands between the prompt and the answer. Half of the examples are correct and half
-  are wrong, with one to three attempts each, so the format itself says nothing. After a correct example the answer is
+  are wrong, with one to three attempts each, so the format itself gives no hint. After a correct example the answer is
   its last attempt with probability ``p_copy``; in all other cases it is drawn exactly as a student's answer.
 """
 
@@ -26,7 +26,7 @@ ATTEMPT = 11
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares that shape an answer (see the module's text); probabilities."""
+    """Probabilities that shape an answer (see the module's docstring)."""
 
     p_good: float
     p_again: float
@@ -35,7 +35,7 @@ class Mixture:
 
 
 class Rows:
-    """Draws batches of rows from the training problems; every draw comes from one seeded generator."""
+    """Sampler of batches of rows from the training problems; every draw comes from one seeded generator."""
 
     def __init__(self, problems: list[Problem], highest: int, token_id: dict[str, int], seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
@@ -43,14 +43,14 @@ class Rows:
         legal: list[list[int]] = []
         span: dict[tuple[int, ...], tuple[int, int]] = {}
         good: dict[Problem, tuple[int, int]] = {}
-        wanted = {p.numbers for p in problems}
+        training_sets = {p.numbers for p in problems}
         for numbers, by_value in table(3, highest).items():
-            if numbers not in wanted:
+            if numbers not in training_sets:
                 continue
             start = len(legal)
-            for value, found in by_value.items():
-                good[Problem(numbers, value)] = (len(legal), len(found))
-                legal.extend(self._encode(path) for path in found)
+            for value, solutions in by_value.items():
+                good[Problem(numbers, value)] = (len(legal), len(solutions))
+                legal.extend(self._encode(path) for path in solutions)
             span[numbers] = (start, len(legal) - start)
         self.legal = torch.tensor(legal)
         self.good = torch.tensor([good[p] for p in problems])
@@ -68,7 +68,7 @@ class Rows:
         return torch.rand(*shape, generator=self.generator, dtype=torch.float64)
 
     def _pick(self, ranges_B2: Tensor) -> Tensor:
-        """One index of ``legal`` per row, uniform over the row's range (start, count)."""
+        """Return one index of ``legal`` per row, uniform over the row's range (start, count)."""
         start, count = ranges_B2.unbind(1)
         return start + (self._uniform(len(start)) * count).long().minimum(count - 1)
 
@@ -88,7 +88,7 @@ class Rows:
         return torch.where(self._uniform(len(problem_B)) < p_good, good, legal)
 
     def _answer(self, problem_B: Tensor, mix: Mixture, first_B: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Answers (ids, mask of real tokens), each attempt followed by ``;`` or the end; ``first_B >= 0`` is copied."""
+        """Return answers (ids, mask of real tokens), each attempt followed by ``;`` or the end; ``first_B >= 0`` is copied."""
         rows, alive = [], torch.ones(len(problem_B), dtype=torch.bool)
         masks = []
         for k in range(mix.max_attempts):
@@ -108,14 +108,14 @@ class Rows:
         return torch.where(mask, ids, self.id["<pad>"]), mask
 
     def student(self, size: int, mix: Mixture) -> tuple[Tensor, Tensor, int]:
-        """Rows without an example: (ids, mask of answer tokens, length of the prompt)."""
+        """Return rows without an example: (ids, mask of answer tokens, length of the prompt)."""
         problem = torch.randint(len(self.target), (size,), generator=self.generator)
         answer, mask = self._answer(problem, mix)
         prompt = torch.cat([self._question(problem), torch.full((size, 1), self.id[">"])], 1)
         return torch.cat([prompt, answer], 1), mask, prompt.shape[1]
 
     def teacher(self, size: int, mix: Mixture) -> tuple[Tensor, Tensor, int]:
-        """Rows with an example between prompt and answer (one number of attempts per batch)."""
+        """Return rows with an example between prompt and answer (the same number of attempts for a whole batch)."""
         problem = torch.randint(len(self.target), (size,), generator=self.generator)
         attempts = 1 + int(torch.multinomial(torch.tensor([0.6, 0.25, 0.15]), 1, generator=self.generator))
         example = []

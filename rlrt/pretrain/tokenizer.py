@@ -10,9 +10,9 @@ TOKEN_ID = {token: i for i, token in enumerate(TOKENS)}
 
 
 def build() -> Any:
-    """A transformers tokenizer whose decoding of any token sequence encodes to the same tokens again.
+    """Return a transformers tokenizer whose decoding of any token sequence encodes to the same tokens again.
 
-    Two numbers that follow each other are decoded with a space between them, so ``1 2`` never reads as ``12``.
+    Two consecutive numbers are decoded with a space between them, so ``1 2`` never reads as ``12``.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

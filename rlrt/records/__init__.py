@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, identity, checkpoints, records and MLflow."""
+"""What a run writes: its folder, identity, checkpoints, records and MLflow run."""

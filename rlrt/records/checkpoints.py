@@ -1,10 +1,10 @@
-"""Checkpoints: written whole or not at all, read only if undamaged.
+"""Checkpoints: written atomically, and read only if their checksums match.
 
-``step_N/`` is the model in the hub's format: transformers loads it, vLLM serves it (which reads every safetensors file of the
-folder). What only the trainer needs is below ``step_N/trainer/``: ``optimiser.safetensors``, ``teacher.safetensors`` where the
-teacher's weights move, ``adapters.safetensors`` where adapters are trained, ``state.json`` (position, method state).
-``checksums.json`` covers all. The folder is written as ``step_N.tmp``, synced to disk and renamed, so a kill at any moment
-leaves the earlier checkpoints as they were.
+``step_N/`` is the model in the hub's format: transformers loads it and vLLM serves it (vLLM reads every safetensors file of
+the folder). ``step_N/trainer/`` holds what only the trainer needs: ``optimiser.safetensors``, ``teacher.safetensors`` if the
+teacher's weights change, ``adapters.safetensors`` if adapters are trained, and ``state.json`` (position, method state).
+``checksums.json`` covers all files. The folder is written as ``step_N.tmp``, synced to disk and renamed, so a kill at any
+moment leaves the earlier checkpoints unchanged.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from safetensors.torch import load_file, save_file
 from rlrt.paths import CHECKSUMS, STATE, TRAINER, listed
 
 PARTS = ("teacher", "adapters")
-"""Named weights that a snapshot may hold besides the model's."""
+"""Sets of named weights that a snapshot may hold besides the model's weights."""
 
 
 @dataclass
 class Snapshot:
-    """What a checkpoint holds besides the model's own folder.
+    """The part of a checkpoint that is not the model.
 
     Attributes:
-        step: updates done.
+        step: number of updates done.
         optimiser: the optimiser's ``state_dict``.
-        teacher: named weights of a teacher that moves, or None.
-        adapters: named weights of low-rank adapters, or None; the model's folder has them merged in.
-        state: numbers and names that fit JSON (method state and the like).
+        teacher: named weights of a teacher whose weights change, or None.
+        adapters: named weights of low-rank adapters, or None; the model's files have them merged in.
+        state: JSON values (method state and the like).
     """
 
     step: int
@@ -61,13 +61,13 @@ def _sync(path: Path) -> None:
 
 
 def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], keep_last: int) -> Path:
-    """Write ``folder/step_N`` atomically, then drop all but the newest ``keep_last`` (0: keep all).
+    """Write ``folder/step_N`` atomically, then remove all but the newest ``keep_last`` checkpoints (0: keep all).
 
     Args:
         folder: the run's ``checkpoints`` folder.
-        snapshot: what to keep.
-        save_model: writes the model's files into the folder it is given.
-        keep_last: how many checkpoints stay.
+        snapshot: the trainer's part of the checkpoint.
+        save_model: writes the model's files into the folder that it gets.
+        keep_last: how many checkpoints to keep.
     """
     target = folder / f"step_{snapshot.step}"
     work = folder / f"step_{snapshot.step}.tmp"
@@ -99,10 +99,10 @@ def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], k
 
 
 def plain_files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, with the rights that the umask gives to a new file.
+    """Give all files below a folder the permissions that the umask gives to a new file, and return them sorted.
 
-    safetensors writes its files for their owner alone, whatever the umask. Folders keep their rights: only root can enter a
-    folder that has lost its x bit.
+    safetensors makes its files readable by their owner alone, whatever the umask. The permissions of folders do not change:
+    only root can enter a folder without its x bit.
     """
     probe = folder / ".rights"
     probe.touch()
@@ -115,7 +115,7 @@ def plain_files(folder: Path) -> list[Path]:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file must be there with the digest it was written with."""
+    """Describe what is wrong with a checkpoint, or return None: every file must exist and match its checksum."""
     try:
         expected = json.loads((checkpoint / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
@@ -130,7 +130,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest undamaged checkpoint; damaged ones are named through ``warn`` and passed over."""
+    """Return the newest undamaged checkpoint, or None; ``warn`` gets a sentence about each damaged one."""
     for checkpoint in reversed(listed(folder)):
         wrong = damage(checkpoint)
         if wrong is None:
@@ -140,15 +140,15 @@ def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
 
 
 def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
-    """Before a run goes on from ``good``: remove what a kill left half written or half removed.
+    """Remove checkpoints that a kill left half written or half removed; call this before a run resumes from ``good``.
 
-    Damaged checkpoints newer than ``good`` are renamed to ``step_N.damaged``: counted among the newest ``keep_last``, they
-    would push good ones out.
+    Damaged checkpoints newer than ``good`` are renamed to ``step_N.damaged``. If they counted among the newest
+    ``keep_last``, they would displace good ones.
     """
     for torn in folder.glob("step_*.tmp"):
         shutil.rmtree(torn)
-    there = listed(folder)
-    newer = there[there.index(good) + 1 :] if good is not None else there
+    checkpoints = listed(folder)
+    newer = checkpoints[checkpoints.index(good) + 1 :] if good is not None else checkpoints
     for damaged in newer:
         aside = damaged.with_name(f"{damaged.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
@@ -164,7 +164,7 @@ def drop_old(folder: Path, keep_last: int) -> None:
 
 
 def read(checkpoint: Path) -> Snapshot:
-    """The parts that ``save`` wrote, the model apart."""
+    """Return the snapshot that ``save`` wrote."""
     inner = checkpoint / TRAINER
     state = json.loads((inner / STATE).read_text())
     optimiser = unflatten_optimiser(load_file(inner / "optimiser.safetensors"), state.pop("optimiser"))
@@ -174,7 +174,7 @@ def read(checkpoint: Path) -> Snapshot:
 
 
 def flatten_optimiser(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's ``state_dict`` as named tensors, and the rest as JSON."""
+    """Split an optimiser's ``state_dict`` into named tensors and JSON values."""
     tensors: dict[str, torch.Tensor] = {}
     for index, values in state["state"].items():
         for name, value in values.items():
@@ -185,7 +185,7 @@ def flatten_optimiser(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], d
 
 
 def unflatten_optimiser(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of ``flatten_optimiser``."""
+    """Rebuild an optimiser's ``state_dict`` (the inverse of ``flatten_optimiser``)."""
     state: dict[int, dict[str, torch.Tensor]] = {}
     for full, tensor in tensors.items():
         index, name = full.split(".", 1)

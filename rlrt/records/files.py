@@ -1,4 +1,4 @@
-"""Small files: replaced in one go, read as data."""
+"""Small files: atomic writes, and JSON read as data."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ log = logging.getLogger("rlrt")
 
 
 def write_json(path: Path, value: Any, private: bool = False) -> None:
-    """Replace a small JSON file in one go.
+    """Replace a small JSON file atomically.
 
     Args:
-        private: whether its owner alone may read the file, from its first byte on.
+        private: only the owner may read the file, from its first byte on.
     """
     replace_text(path, json.dumps(value, indent=1, default=str) + "\n", private)
 
 
 def replace_text(path: Path, text: str, private: bool = False) -> None:
-    """Replace a small text file in one go; two processes may write one file: the last one wins, whole."""
+    """Replace a small text file atomically; if two processes write the same file, the last one wins completely."""
     work = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
     work.unlink(missing_ok=True)
@@ -35,7 +35,7 @@ def replace_text(path: Path, text: str, private: bool = False) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON object, or {} where there is none that can be read."""
+    """Read a small JSON object; {} if the file is missing, unreadable or not an object."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -44,13 +44,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """A value of somebody's JSON where an object belongs; {} for all else."""
+    """Return the value if it is a mapping, else {} (for fields of untrusted JSON)."""
     return value if isinstance(value, dict) else {}
 
 
 @contextmanager
 def or_logged(file: Path) -> Iterator[None]:
-    """Go on where a small file cannot be written: the error that is on its way says more than this one would."""
+    """Log an OSError of the block instead of raising it: the error being handled already is the more useful one."""
     try:
         yield
     except OSError as error:
@@ -58,10 +58,10 @@ def or_logged(file: Path) -> Iterator[None]:
 
 
 def nearest_existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder, or its nearest parent that exists."""
     return next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that are free on the disk where a folder is, or would be made."""
+    """Return the free bytes on the disk that holds a folder or would hold it."""
     return shutil.disk_usage(nearest_existing(folder)).free

@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and who may write it."""
+"""A run's folder: its files, its state, and what happens to an earlier run in it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rlrt.records.secrets import masked
 
 PRUNE = "prune"
 STAYS = ("log.txt", "lease.lock", "lease.json")
-"""Files of a run's folder that are in use while an earlier run is put aside."""
+"""Files of a run's folder that stay in place when an earlier run is moved away, since they are in use."""
 log = logging.getLogger("rlrt")
 
 
 class RunFolder:
-    """Paths and small files of one run.
+    """The paths and small files of one run.
 
     Raises:
-        UserError: if the folder cannot be made or written.
+        UserError: if the folder cannot be created or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,11 +43,11 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
 
     def summary(self) -> dict[str, Any]:
-        """``summary.json``: state and final numbers; {} for a folder without a run."""
+        """Read ``summary.json``, which holds the state and the final metrics; {} for a folder without a run."""
         return read_json(self.path / "summary.json")
 
     def set_state(self, state: str, **more: Any) -> None:
-        """Update ``summary.json``; state is queued, running, finished, failed, interrupted or pruned."""
+        """Set the state in ``summary.json``: queued, running, finished, failed, interrupted or pruned."""
         if "error" in more:
             more["error"] = masked(str(more["error"]))
         job = os.environ.get("SLURM_JOB_ID")
@@ -55,26 +55,26 @@ class RunFolder:
         self.note(state=state, changed=time.time(), **extra, **more)
 
     def note(self, **more: Any) -> None:
-        """Update ``summary.json`` and leave the state as it is."""
+        """Update ``summary.json`` without changing the state."""
         write_json(self.path / "summary.json", self.summary() | more)
 
     def ask_to_prune(self) -> None:
-        """Leave a mark that the run should end, for good, at its next step boundary: a search no longer wants it."""
+        """Write the prune mark: the search has given up on the run, which must end for good at its next step boundary."""
         (self.path / PRUNE).touch()
 
     def revive(self) -> None:
-        """Take that mark away: the run is wanted whole after all, and goes on from what it saved."""
+        """Remove the prune mark: the run is wanted in full again and resumes from its newest checkpoint."""
         if self.prune_asked():
             (self.path / PRUNE).unlink()
             if self.summary().get("state") == "pruned":
                 self.set_state("interrupted")
 
     def prune_asked(self) -> bool:
-        """Whether such a mark is there."""
+        """True if the run has a prune mark."""
         return (self.path / PRUNE).exists()
 
     def manifest(self) -> dict[str, Any]:
-        """``manifest.json``."""
+        """Read ``manifest.json``."""
         return read_json(self.path / "manifest.json")
 
     def write_manifest(self, **values: Any) -> None:
@@ -82,44 +82,44 @@ class RunFolder:
         write_json(self.path / "manifest.json", self.manifest() | values)
 
     def key(self) -> str:
-        """A name of this run alone, made when it first begins."""
+        """Return this run's unique key; it is created on first use."""
         if "key" not in self.manifest():
             self.write_manifest(key=secrets.token_hex(8))
         return str(self.manifest()["key"])
 
     def begun(self) -> bool:
-        """Whether a run has left anything here: what is in it may be damaged."""
-        return (self.path / "summary.json").exists() or "identity" in self.manifest() or self.holds_more()
+        """True if a run has written anything to the folder, damaged files included."""
+        return (self.path / "summary.json").exists() or "identity" in self.manifest() or self.holds_results()
 
-    def holds_more(self) -> bool:
-        """Whether there is more of a run than its state and its name: what is written once the manifest says whose it is."""
-        left = (self.path / "config.yaml", self.record.path, self.samples.path)
-        written = any(p.exists() and p.stat().st_size > 0 for p in left)  # a run that begins makes empty ones first
+    def holds_results(self) -> bool:
+        """True if the folder holds a config, records or a checkpoint; a run writes these after the identity."""
+        files = (self.path / "config.yaml", self.record.path, self.samples.path)
+        written = any(p.exists() and p.stat().st_size > 0 for p in files)  # a starting run first creates empty files
         return written or any(self.checkpoints.glob("step_*"))
 
     def put_aside(self) -> Path | None:
-        """Rename an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost."""
+        """Move an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost; None without a run."""
         if not self.begun():
             return None
-        number, here = 1, self.path.resolve()  # of a link the folder that it leads to: on the same disk
-        while (target := here.with_name(f"{here.name}.old-{number}")).exists():
+        number, folder = 1, self.path.resolve()  # a link is resolved, so that the target is on the same disk
+        while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         target.mkdir()
-        for item in list(here.iterdir()):
+        for item in list(folder.iterdir()):
             if item.name not in STAYS:
                 item.rename(target / item.name)
         return target
 
 
 def forget_empty(path: Path) -> None:
-    """Remove the folder of a run that never began (Hydra makes it, with a log, before anything is checked)."""
+    """Remove the folder of a run that never began (Hydra creates it, with a log, before the config is checked)."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
             handler.close()
     if path.is_dir() and {p.name for p in path.iterdir()} <= set(STAYS):
         for name in STAYS:
             (path / name).unlink(missing_ok=True)
-        for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only what is empty goes
+        for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only empty folders are removed
             if any(folder.iterdir()) or folder == Path.cwd():
                 break
             folder.rmdir()

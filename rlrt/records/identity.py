@@ -1,4 +1,4 @@
-"""What makes two runs the same run: config, code, versions, and the content of models and data."""
+"""A run's identity: a hash over config, code, library versions, and the content of models and data."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from rlrt.records.user_code import sources
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
 IGNORED_TRAIN = ("save_every", "keep_last")
 IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
-"""Keys that say where and how a run is kept, not what it computes."""
+"""These sections and keys say where and how a run is stored, not what it computes; the identity ignores them."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
-"""Packages whose version can change a run's numbers."""
+"""The versions of these packages can change any run's numbers."""
 OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "vllm": lambda config: ".vllm." in str(config.get("engine", {}).get("_target_")),
     "peft": lambda config: config.get("model", {}).get("lora") is not None,
     "math-verify": lambda config: config.get("data", {}).get("verifier") == "math",
     "reasoning-gym": lambda config: "ReasoningGym" in str(config.get("data", {}).get("_target_")),
 }
-"""Packages that count for the runs that use them alone."""
-PLACES = ("path", "file", "weight", "checkpoint", "model", "adapter", "tokenizer", "corpus", "dataset", "source")
-"""Last words of keys (or their plurals) whose text may be a path, also one without a slash, to a file or a folder."""
+"""The versions of these packages count only for runs whose config uses the package."""
+PATH_KEYS = ("path", "file", "weight", "checkpoint", "model", "adapter", "tokenizer", "corpus", "dataset", "source")
+"""If the last word of a key is one of these (or a plural), its text may be a path to a file or folder, even without a slash."""
 LONGEST_PATH = 4096
-"""Characters of a text that may be a path."""
+"""A text with more characters than this is not a path."""
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 over a file and its ending, or over the names and contents of a folder's; cached by size and time of change.
+    """Return the SHA-256 of a file and its suffix, or of the names and contents of a folder's files.
 
-    Of a checkpoint the model counts alone, and not what the trainer needs to go on.
+    File digests are cached by size and modification time. In a checkpoint only the model counts, not the trainer's files.
     """
     inside = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    trainers = path / TRAINER
-    own = (trainers, path / CHECKSUMS) if (trainers / STATE).is_file() and (path / CHECKSUMS).is_file() else ()
-    files = [path] if path.is_file() else [p for p in inside if p not in own and not {*own} & {*p.parents}]
+    trainer = path / TRAINER
+    ignored = (trainer, path / CHECKSUMS) if (trainer / STATE).is_file() and (path / CHECKSUMS).is_file() else ()
+    files = [path] if path.is_file() else [p for p in inside if p not in ignored and not {*ignored} & {*p.parents}]
     total = hashlib.sha256()
     for file in files:
         stat = file.stat()
@@ -58,7 +58,7 @@ def _file_digest(file: Path, size: int, changed_ns: int) -> bytes:
 
 @functools.cache
 def code_hash() -> str:
-    """SHA-256 over ``rlrt/**/*.py``."""
+    """Return the SHA-256 of ``rlrt/**/*.py``."""
     total = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
         total.update(str(file.relative_to(PACKAGE)).encode() + b"\0" + file.read_bytes())
@@ -67,12 +67,12 @@ def code_hash() -> str:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Versions of the libraries that a run's numbers depend on."""
+    """Return the versions of the libraries that a run's numbers depend on."""
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def installed(name: str) -> bool:
-    """Whether a package is there."""
+    """True if a package is installed."""
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -81,7 +81,7 @@ def installed(name: str) -> bool:
 
 
 def identity(plain: Mapping[str, Any]) -> str:
-    """A run's identity: 12 hexadecimal digits.
+    """Return a run's identity, 12 hexadecimal digits.
 
     Args:
         plain: the resolved config as nested plain values.
@@ -95,25 +95,26 @@ def identity(plain: Mapping[str, Any]) -> str:
 
 
 def counted(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a config that says what a run computes."""
+    """Return the part of a config that determines what a run computes."""
     config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
     for section, ignored in (("train", IGNORED_TRAIN), ("engine", IGNORED_ENGINE)):
         values = config.get(section, {})
-        if isinstance(values, Mapping):  # loading says in a sentence that nothing else will do
+        if isinstance(values, Mapping):  # loading refuses any other type
             config[section] = {k: v for k, v in values.items() if k not in ignored}
     return config
 
 
 def by_content(value: Any, contents: dict[str, str], key: str = "") -> Any:
-    """Nested plain values without the paths that lead to something here; ``contents`` gets its digest by the key in full.
+    """Replace every path to an existing file or folder by None, and put its content hash into ``contents`` by dotted key.
 
-    So weights and data count by what they are, wherever they lie and whatever the key is called (see ``here``).
+    So weights and data count by their content, wherever they are stored and whatever the key is called (see
+    ``referenced_path``).
     """
     if isinstance(value, str):
-        found = here(key, value)
-        if found is None:
+        path = referenced_path(key, value)
+        if path is None:
             return value
-        contents[key] = content_hash(found)
+        contents[key] = content_hash(path)
         return None
     if isinstance(value, Mapping):
         return {str(k): by_content(v, contents, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
@@ -122,19 +123,22 @@ def by_content(value: Any, contents: dict[str, str], key: str = "") -> Any:
     return value
 
 
-def here(key: str, text: str) -> Path | None:
-    """The file or folder of this machine that a text of a config means; None for all other texts.
+def referenced_path(key: str, text: str) -> Path | None:
+    """Return the existing file or folder that a text of a config refers to, or None.
 
-    Under a key like ``path`` or ``weights`` any text that leads to a file or a folder; under any other key a text with a slash
-    that leads to a file: a folder may be one that a run writes to.
+    Under a key like ``path`` or ``weights`` any text that names an existing file or folder counts. Under any other key only a
+    text with a slash that names an existing file counts: a folder may be one that a run writes to.
     """
     parts = key.split(".")
-    words = re.split(r"[_0-9]+", parts[-2] if parts[-1].isdigit() and len(parts) > 1 else parts[-1])
-    named = bool({*PLACES} & {words[-1], words[-1].removesuffix("s")}) and parts[0] not in ("teacher", "method")
-    if not (named or "/" in text) or "\n" in text or len(text) > LONGEST_PATH:
+    key_words = re.split(r"[_0-9]+", parts[-2] if parts[-1].isdigit() and len(parts) > 1 else parts[-1])
+    is_path_key = bool({*PATH_KEYS} & {key_words[-1], key_words[-1].removesuffix("s")}) and parts[0] not in (
+        "teacher",
+        "method",
+    )
+    if not (is_path_key or "/" in text) or "\n" in text or len(text) > LONGEST_PATH:
         return None
     try:
-        found = local_folder(text)
-        return found if found is not None and (named or found.is_file()) else None
-    except (OSError, ValueError, RuntimeError):  # no path at all
+        path = local_folder(text)
+        return path if path is not None and (is_path_key or path.is_file()) else None
+    except (OSError, ValueError, RuntimeError):  # the text is not a valid path
         return None

@@ -1,4 +1,4 @@
-"""The record: JSON lines in the run's own folder. Whatever happens to a server, this is complete."""
+"""A run's records: JSON lines in the run's folder, complete whatever happens to a tracking server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def _plain(value: Any) -> Any:
-    """NaN and infinities as strings, so that every line is strict JSON."""
+    """Replace NaN and infinities by strings, so that every line is strict JSON."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -27,19 +27,19 @@ class JsonLines:
         self.path = path
 
     def append(self, objects: list[dict[str, Any]]) -> None:
-        """Write the objects, one a line, in one go."""
+        """Append the objects, one per line, with a single write."""
         text = "".join(json.dumps(_plain(o), ensure_ascii=False, allow_nan=False) + "\n" for o in objects)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text)
 
     def sync(self) -> None:
-        """Make sure that what was written is on the disk."""
+        """Flush the file to disk (fsync)."""
         if self.path.exists():
             with self.path.open("a") as file:
                 os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """All whole lines; a torn last line is left out."""
+        """Return the objects of all complete lines; a partial last line is ignored."""
         objects = []
         if self.path.exists():
             for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -50,8 +50,8 @@ class JsonLines:
         return objects
 
     def cut_after(self, step: int) -> None:
-        """Drop what was written after ``step``, before the run goes on from there."""
-        kept = [o for o in self.read() if o["step"] <= step]
+        """Remove the lines of later steps, before the run resumes from ``step``."""
+        remaining = [o for o in self.read() if o["step"] <= step]
         work = self.path.with_suffix(".tmp")
-        work.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in kept), encoding="utf-8")
+        work.write_text("".join(json.dumps(o, ensure_ascii=False) + "\n" for o in remaining), encoding="utf-8")
         work.replace(self.path)

@@ -1,4 +1,4 @@
-"""Who runs a run or drives a sweep now: a lock that dies with its holder, and a note that says who it is."""
+"""Leases: which process runs a run or drives a sweep. A lock that ends with its process, and a note that names the process."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rlrt.errors import UserError
 from rlrt.records.files import read_json, write_json
 
 LEASE = "lease"
-"""In a run's folder: who runs it."""
+"""Name of the lease in a run's folder."""
 PATIENCE_S = 1.0
-"""Seconds for which a lock that is taken is tried again: whoever only looks whether it is taken holds it for a moment."""
+"""Seconds for which a taken lock is retried: a process that only checks the lock also holds it for a moment."""
 
 
-class Held(Exception):
-    """Somebody else holds the lock; ``who`` is the note it left."""
+class LeaseTaken(Exception):
+    """Another process holds the lease; ``holder`` is its note (pid, host, since, slurm)."""
 
-    def __init__(self, who: dict[str, Any]) -> None:
-        super().__init__(str(who))
-        self.who = who
+    def __init__(self, holder: dict[str, Any]) -> None:
+        super().__init__(str(holder))
+        self.holder = holder
 
 
 def _try(path: Path) -> IO[str] | None:
@@ -41,39 +41,39 @@ def _try(path: Path) -> IO[str] | None:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold ``path.lock`` while the block runs, with a note of who holds it in ``path.json``.
+def hold_lease(path: Path) -> Iterator[None]:
+    """Hold ``path.lock`` while the block runs, with a note about this process in ``path.json``.
 
-    The kernel lets go of the lock when the process ends, however it ends; process ids are never trusted alone.
+    The kernel releases the lock when the process ends, however it ends; process ids alone are never trusted.
 
     Raises:
-        Held: if another process has it.
+        LeaseTaken: if another process holds it.
     """
     lock, note = path.with_suffix(".lock"), path.with_suffix(".json")
     end = time.monotonic() + PATIENCE_S
     while (handle := _try(lock)) is None:
         if time.monotonic() > end:
-            raise Held(read_json(note))
+            raise LeaseTaken(read_json(note))
         time.sleep(0.05)
     try:
-        who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
-            write_json(note, who)
+        holder_note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
+        with contextlib.suppress(OSError):  # on a full disk the lock works without its note
+            write_json(note, holder_note)
         yield
     finally:
         handle.close()
 
 
 def slurm_job() -> str | None:
-    """This process's own SLURM job: an element of an array by its own name, since the raw id of one is the whole array's."""
+    """Return the id of this process's SLURM job; an array element as ARRAY_TASK, since its raw id may name the whole array."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
-def held(path: Path) -> bool:
-    """Whether a process of this machine (or of the cluster, where its file system shares locks) holds the lock."""
+def is_held(path: Path) -> bool:
+    """True if a process of this machine (or of the cluster, if its file system shares locks) holds the lease."""
     try:
-        with path.with_suffix(".lock").open("rb") as handle:  # to read: whoever looks may have no right to write
+        with path.with_suffix(".lock").open("rb") as handle:  # read only: the caller may not be allowed to write
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
@@ -83,7 +83,7 @@ def held(path: Path) -> bool:
 
 
 def holder(path: Path) -> dict[str, Any]:
-    """The note of the last holder: pid, host, since, slurm."""
+    """Return the note of the last holder: pid, host, since, slurm."""
     return read_json(path.with_suffix(".json"))
 
 
@@ -92,14 +92,15 @@ def leased(path: Path) -> Iterator[None]:
     """Hold the lease of a run's folder.
 
     Raises:
-        UserError: if another process runs it.
+        UserError: if another process runs the run.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with hold(path / LEASE):
+        with hold_lease(path / LEASE):
             yield
-    except Held as held:
+    except LeaseTaken as taken:
+        other = taken.holder
         raise UserError(
-            f"hydra.run.dir: {path} is being run by process {held.who.get('pid')} on {held.who.get('host')}; wait for it, or "
+            f"hydra.run.dir: {path} is being run by process {other.get('pid')} on {other.get('host')}; wait for it, or "
             "give another folder as hydra.run.dir=FOLDER."
         ) from None

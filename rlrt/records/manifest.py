@@ -1,4 +1,4 @@
-"""What a manifest says of where a run ran: versions, hardware, the state of the code."""
+"""The environment part of a run's manifest: versions, hardware, and the state of the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REPORTED = ("rlrt", "torch", "transformers", "tokenizers", "hydra-core", "omegac
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and code state, for the manifest."""
+    """Return versions, hardware, host and command for the manifest."""
     import torch
 
     installed = {}
@@ -45,7 +45,7 @@ def environment() -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """The processor's model as Linux gives it, or platform's word for it."""
+    """Return the processor's model from /proc/cpuinfo, or from ``platform`` without that file."""
     try:
         match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -54,10 +54,10 @@ def cpu_name() -> str:
 
 
 def git_state(where: Path) -> dict[str, Any]:
-    """Commit and uncommitted changes of the code, where it lies in a git checkout; the diff is cut at 1 MB."""
+    """Return commit and uncommitted changes if the code is in a git checkout, else {}; the diff is cut at 1 MB."""
 
-    def git(*words: str) -> str | None:
-        done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", "-C", str(where), *arguments], capture_output=True, text=True, check=False)
         return done.stdout if done.returncode == 0 else None
 
     try:

@@ -1,4 +1,4 @@
-"""MLflow, off the training thread. It may be slow, unreachable or broken: the run goes on, and its folder has it all."""
+"""MLflow tracking in a thread of its own. If MLflow is slow or fails, the run goes on, and its folder records everything."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from rlrt.records.secrets import masked, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 KEY = "rlrt.key"
-"""Tag by which a run is found again before its id could be noted."""
+"""Tag that identifies a run whose MLflow id could not be stored before a kill."""
 LOCKED_S = 60
-"""Seconds for which one process waits while another writes a SQLite store."""
+"""Seconds that a process waits for a SQLite store which another process is writing."""
 BATCH = 1000
-"""Metrics that one call of MLflow's log_batch takes at most."""
+"""Most metrics that MLflow accepts in one call of log_batch."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a run begins from.
+    """A data set or model that a run uses.
 
     Attributes:
-        name: of the data set or model.
-        digest: of its content, or its revision on the hub.
+        name: name of the data set or model.
+        digest: hash of its content, or its revision on the hub.
         source: path or hub id.
         context: training, evaluation or model.
     """
@@ -45,19 +45,19 @@ class Input:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse a tracking URI of a kind that MLflow does not take: a misconfigured tracker stops the run at once.
+    """Refuse a tracking URI with a scheme that MLflow does not accept, before the run starts.
 
     MLflow 3.17 itself refuses its old file store.
 
     Raises:
-        UserError: naming the URI (without its password) and the kinds that work.
+        UserError: naming the URI (without its password) and the accepted schemes.
     """
     scheme = uri.split("://")[0].split("+")[0] if "://" in uri else ""
     if uri.rstrip("/") == "sqlite:":
         raise UserError(f"tracking.uri: expected a file after sqlite:///, got {without_password(uri)!r}.")
     try:
         _ = urlsplit(uri).port
-    except ValueError:  # whose own words may repeat a password
+    except ValueError:  # the ValueError's message may contain the password
         raise UserError(
             f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}, which is no such address."
         ) from None
@@ -69,13 +69,13 @@ def check_uri(uri: str) -> None:
 
 
 def absolute(uri: str) -> str:
-    """A relative SQLite path made absolute, so that the line shown to open MLflow works from anywhere."""
+    """Make the path of a SQLite URI absolute, so that the printed command to open MLflow works from any folder."""
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)
     return f"sqlite:///{Path(match[1]).resolve()}" if match else uri
 
 
 def patient(uri: str) -> str:
-    """A SQLite URI whose writers wait for each other: by default sqlite3 gives up after 5 seconds, and a sweep has many."""
+    """Add a lock timeout to a SQLite URI: by default sqlite3 gives up after 5 seconds, and a sweep has many writers."""
     return f"{uri}?timeout={LOCKED_S}" if uri.startswith("sqlite:") and "?" not in uri else uri
 
 
@@ -84,11 +84,11 @@ class MlflowTracker:
 
     Args:
         uri, experiment, artifacts: from ``tracking.*``.
-        run_id: continue this run; None for a new one, or the one whose creation a killed process could not note.
-        key: what tells this run from all others before it has an id.
-        name, tags, params: of the run; logged at its start.
-        inputs: data sets and models that the run begins from; logged at its start.
-        warn: told once, in one sentence, when MLflow fails.
+        run_id: MLflow run to continue; None: the run with this ``key`` (a kill may have lost its id), or a new one.
+        key: unique key of this run, valid before it has an MLflow id.
+        name, tags, params: logged at the run's start.
+        inputs: data sets and models that the run uses; logged at its start.
+        warn: called once, with one sentence, if MLflow fails.
     """
 
     def __init__(
@@ -116,16 +116,16 @@ class MlflowTracker:
         self._thread.start()
 
     def wait_for_run(self, seconds: float) -> str | None:
-        """The run's id once MLflow has given one, or None if that takes longer."""
+        """Wait until MLflow has given the run an id and return it, or None if that takes longer than ``seconds``."""
         self._ready.wait(seconds)
         return self.run_id
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Queue the numbers of a step; steps that MLflow already has are dropped there."""
+        """Queue the metrics of a step; steps that MLflow already has are not sent again."""
         self._queue.put(("metrics", (step, time.time(), values)))
 
     def late_metrics(self, step: int, values: dict[str, float]) -> None:
-        """Queue numbers that belong to a step of long ago; those that MLflow has for it already are dropped there."""
+        """Queue metrics of an earlier step; metrics that MLflow already has at that step are not sent again."""
         self._queue.put(("late", (step, values)))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
@@ -133,7 +133,7 @@ class MlflowTracker:
         self._queue.put(("artifact", (path, folder)))
 
     def table(self, name: str, columns: dict[str, list[Any]]) -> None:
-        """Queue a table artifact; it replaces the one of that name, so that nothing is in it twice after a resume."""
+        """Queue a table artifact; it replaces an earlier table of that name, so that a resume duplicates no rows."""
         self._queue.put(("table", (name, columns)))
 
     def tag(self, name: str, value: str) -> None:
@@ -141,7 +141,7 @@ class MlflowTracker:
         self._queue.put(("tag", (name, value)))
 
     def close(self, status: str, seconds: float = 60.0) -> bool:
-        """End the run with MLflow's ``status`` after everything queued is sent; False where MLflow missed something."""
+        """Send the queue, then end the run with MLflow's ``status``; return False if MLflow did not get everything."""
         self._queue.put(("end", status))
         self._thread.join(seconds)
         if self._thread.is_alive():
@@ -164,7 +164,7 @@ class MlflowTracker:
                     self._client.set_terminated(self.run_id, status=value)
                     return
                 self._send(kind, value)
-        except Exception as error:  # MLflow raises its own, requests' and SQLAlchemy's types: none may stop a run
+        except Exception as error:  # MLflow, requests and SQLAlchemy raise many types; none may stop a run
             self._fail(error)
         finally:
             self._ready.set()
@@ -189,15 +189,15 @@ class MlflowTracker:
 
             self._entities = (Metric, Param)
             client = MlflowClient(tracking_uri=patient(self.uri))
-            found = client.get_experiment_by_name(self._experiment)
-            if found is None:
+            experiment = client.get_experiment_by_name(self._experiment)
+            if experiment is None:
                 local = self.uri.split("://")[0] not in ("http", "https")
                 location = Path(self._artifacts).resolve().as_uri() if local else None
                 experiment_id = client.create_experiment(self._experiment, artifact_location=location)
             else:
-                experiment_id = found.experiment_id
+                experiment_id = experiment.experiment_id
         self._client = client
-        self.run_id = self._known(client) or self._interrupted(client, experiment_id)
+        self.run_id = self._stored_run(client) or self._run_with_key(client, experiment_id)
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
         run = client.get_run(self.run_id)
@@ -216,18 +216,18 @@ class MlflowTracker:
             self._logged = max((m.step for m in history), default=0)
 
     def _log_inputs(self) -> None:
-        """What the run begins from, as MLflow's data sets; a model is one whose context is ``model``."""
+        """Log the run's inputs as MLflow data sets; a model gets the context ``model``."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        made = []
-        for one in self._inputs:
-            source = json.dumps({"uri": one.source})
-            dataset = Dataset(one.name[:500], one.digest[:36], "rlrt", source)
-            made.append(DatasetInput(dataset, [InputTag("mlflow.data.context", one.context)]))
-        self._client.log_inputs(self.run_id, datasets=made)
+        datasets = []
+        for item in self._inputs:
+            source = json.dumps({"uri": item.source})
+            dataset = Dataset(item.name[:500], item.digest[:36], "rlrt", source)
+            datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", item.context)]))
+        self._client.log_inputs(self.run_id, datasets=datasets)
 
-    def _known(self, client: Any) -> str | None:
-        """The run to go on with, where the store still has it (another store may have been chosen since)."""
+    def _stored_run(self, client: Any) -> str | None:
+        """Return the id of the run to continue, or None if this store does not have it (the URI may have changed)."""
         from mlflow.exceptions import MlflowException
 
         if self.run_id is None:
@@ -239,15 +239,15 @@ class MlflowTracker:
                 raise
         return None
 
-    def _interrupted(self, client: Any, experiment_id: str) -> str | None:
-        """The run that an earlier process created and was killed before it could note its id."""
-        found = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", max_results=1)
-        return found[0].info.run_id if found else None
+    def _run_with_key(self, client: Any, experiment_id: str) -> str | None:
+        """Return the id of a run with this key, created by an earlier process that was killed before it stored the id."""
+        runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", max_results=1)
+        return runs[0].info.run_id if runs else None
 
     def _send_metrics(self, pending: list[tuple[int, float, dict[str, float]]]) -> None:
         metric = self._entities[0]
         batch: list[Any] = []
-        for step, when, values in pending:  # a step goes whole or not at all: a kill between two calls leaves no half
+        for step, when, values in pending:  # all metrics of a step go in one call, so a kill cannot split a step
             if step <= self._logged:
                 continue
             new = [metric(name, value, int(when * 1000), step) for name, value in values.items()]
@@ -271,8 +271,8 @@ class MlflowTracker:
         elif kind == "late":
             step, values = value
             metric = self._entities[0]
-            known = [n for n in values if any(m.step == step for m in self._client.get_metric_history(self.run_id, n))]
-            new = [metric(n, v, int(time.time() * 1000), step) for n, v in values.items() if n not in known]
+            logged = [n for n in values if any(m.step == step for m in self._client.get_metric_history(self.run_id, n))]
+            new = [metric(n, v, int(time.time() * 1000), step) for n, v in values.items() if n not in logged]
             for start in range(0, len(new), BATCH):
                 self._client.log_batch(self.run_id, metrics=new[start : start + BATCH])
         elif kind == "tag":
@@ -281,7 +281,7 @@ class MlflowTracker:
 
 @contextlib.contextmanager
 def first_use_lock(uri: str) -> Iterator[None]:
-    """One process at a time while a SQLite file may have to be created: MLflow's own start races."""
+    """Let one process at a time create a SQLite store: MLflow's own initialisation has a race."""
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -294,5 +294,5 @@ def first_use_lock(uri: str) -> Iterator[None]:
 
 
 def status_of(state: object) -> str:
-    """MLflow's word for the state of a run (``summary.json``)."""
+    """Return MLflow's status for the state of a run (``summary.json``)."""
     return {"finished": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}.get(str(state), "KILLED")

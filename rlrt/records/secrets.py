@@ -1,4 +1,4 @@
-"""Secrets: which keys hold one, and configs, commands and messages without them."""
+"""Secrets: recognise the keys that hold them, and mask them in configs, commands and messages."""
 
 from __future__ import annotations
 
@@ -12,60 +12,60 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 MASK = "***"
-INSIDE = ("password", "passwd", "passphrase", "apikey")
-"""A name that has one of these anywhere names a secret."""
-WORDS = {"pwd", "pass", "pw", "secret", "secrets", "credential", "credentials"}
-"""A name that has one of these as a word names a secret."""
-PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("auth", "key")}
-"""A name that has these two words side by side names a secret."""
-OF_A_VOCABULARY = {
+SECRET_PARTS = ("password", "passwd", "passphrase", "apikey")
+"""A name that contains one of these anywhere is a secret's name."""
+SECRET_WORDS = {"pwd", "pass", "pw", "secret", "secrets", "credential", "credentials"}
+"""A name with one of these words is a secret's name."""
+SECRET_PAIRS = {("api", "key"), ("access", "key"), ("private", "key"), ("secret", "key"), ("auth", "key")}
+"""A name with these two words side by side is a secret's name."""
+VOCABULARY_WORDS = {
     "bos", "cls", "control", "end", "eos", "image", "mask", "new", "next", "pad", "per", "sep", "special", "start", "stop",
     "think", "unk",
 }  # fmt: skip
-"""Words before ``token`` that make it one of a model's vocabulary; any other ``..._token`` is a secret."""
-PLACES = ("uri", "url", "endpoint", "host", "server", "proxy")
-"""Last words of keys whose values are addresses: what stands before an @ in them is a user with a password."""
+"""A ``..._token`` with one of these words is a token of a model's vocabulary; any other ``..._token`` is a secret."""
+ADDRESS_WORDS = ("uri", "url", "endpoint", "host", "server", "proxy")
+"""A key whose last word is one of these holds an address: the text before its @ is a user with a password."""
 SHORTEST = 3
-"""Characters of the shortest password that is searched for in a library's message; the URI around a shorter one is masked."""
+"""Shortest password, in characters, that is searched for in a library's message; for a shorter one only its URI is masked."""
 NAME = re.compile(r"[\w.+~-]+(?==)")
 VALUE = re.compile(r"='[^']*'|=\"[^\"]*\"|=[^\s&'\"]*")
 INNER = re.compile(r"([\w.-]+)(\s*:\s*)('[^']*'|\"[^\"]*\"|[^\s,{}\[\]]+)")
 """``name: value`` inside a mapping of Hydra's grammar."""
 URI = re.compile(r"([A-Za-z][\w+.-]*\\?:\\?/\\?/+)(?:[^/\s@'\"]*@)+")
-"""The beginning of a URI that names a user, also with the backslashes of Hydra's grammar."""
+"""Scheme and user of a URI, also with the backslashes of Hydra's grammar."""
 CLEAN = re.compile(r"(?:[\w.-]*|\[[0-9a-fA-F:]*\])(?::\d+)?(?:[/?#'\"]|$)")
-"""A host with or without a port, and no user."""
+"""A host with or without a port, and without a user."""
 SLASHED = re.compile(r"([A-Za-z][\w+.-]*\\?:\\?/\\?/+)[^\s/@'\"]+?:(?!\d*(?:[/\s'\"]|$))[^\s'\"]*@")
-"""The same where the password holds a slash that nobody has escaped: no valid URI, and still a password."""
+"""Scheme and user of a URI whose password contains an unescaped slash: an invalid URI, but still a password."""
 
 
 def is_secret(name: str) -> bool:
-    """Whether a key's name says that it holds a secret: ``tracking.api_key`` and ``hf_token``, not ``train.token_budget``."""
+    """True if a key's name marks a secret: ``tracking.api_key`` and ``hf_token``, but not ``train.token_budget``."""
     parts = words_of(name)
     if not parts:
         return False
-    named = bool(WORDS & set(parts)) or any(inside in part for part in parts for inside in INSIDE)
-    token = parts[-1] == "token" and not OF_A_VOCABULARY & set(parts)
-    return named or token or bool(PAIRS & set(itertools.pairwise(parts)))
+    by_word = bool(SECRET_WORDS & set(parts)) or any(inside in part for part in parts for inside in SECRET_PARTS)
+    token = parts[-1] == "token" and not VOCABULARY_WORDS & set(parts)
+    return by_word or token or bool(SECRET_PAIRS & set(itertools.pairwise(parts)))
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a dotted name's last part."""
+    """Split the last part of a dotted name into lower-case words."""
     last = name.rstrip(".").rpartition(".")[2]
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", last).lower()
-    return [part for part in re.split(r"[^a-z0-9]+", words) if part]
+    snake_case = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", last).lower()
+    return [part for part in re.split(r"[^a-z0-9]+", snake_case) if part]
 
 
 def names_secret(line: str) -> bool:
-    """Whether a line of code or config has a name in it that holds a secret."""
-    return any(is_secret(word) for word in re.findall(r"[\w.-]+", line))
+    """True if a line of code or config contains the name of a secret."""
+    return any(is_secret(name) for name in re.findall(r"[\w.-]+", line))
 
 
 def redacted(plain: Any, name: str = "") -> Any:
-    """A config, or overrides, without secrets; every other text stays as it is, since a run is made again of it.
+    """Mask the secrets in a config or in overrides; every other text stays unchanged, since a run can be repeated from it.
 
-    Masked are the values of secret names, and users and passwords of addresses: of values that are one URI, and of all values
-    of keys like ``uri`` and ``url``.
+    This masks the values of secret names, and the users and passwords of addresses: in values that are one URI, and in all
+    values of keys like ``uri`` and ``url``.
 
     Args:
         plain: nested plain values; a text without a ``name`` may be an override (``name=value``).
@@ -87,21 +87,21 @@ def redacted(plain: Any, name: str = "") -> Any:
 
 
 def redacted_value(text: str, name: str) -> str:
-    """A text under a name, without what is secret in it."""
+    """Mask the secrets in the value of one key."""
     if is_secret(name):
         return MASK
-    if (words_of(name) or [""])[-1] in PLACES:
+    if (words_of(name) or [""])[-1] in ADDRESS_WORDS:
         return without_password(text)
     one_uri = re.fullmatch(r"['\"]?[A-Za-z][\w+.-]*\\?:\\?/\S*", text)
     return masked(text) if one_uri else text
 
 
 def masked(text: str, *uris: str | None) -> str:
-    """A message without secrets: values of secret names, users and passwords in URIs, and ``uris``' passwords in any spelling.
+    """Mask secrets in a message: values of secret names, users and passwords in URIs, and the passwords of ``uris``.
 
     Args:
-        text: a message, of a library too.
-        uris: URIs whose user and password must not show, wherever the text repeats them.
+        text: a message, possibly a library's.
+        uris: URIs whose passwords are masked in every spelling, wherever the text repeats them.
     """
     for secret in sorted({s for uri in uris if uri for s in passwords(uri)}, key=len, reverse=True):
         text = text.replace(secret, MASK)
@@ -109,7 +109,7 @@ def masked(text: str, *uris: str | None) -> str:
 
 
 def without_assignments(text: str) -> str:
-    """A text whose ``name=value`` have a masked value where the name is secret's; a value may be quoted, and hold others."""
+    """Mask the value of every ``name=value`` with a secret's name; a value may be quoted and may contain other pairs."""
     parts, done = [], 0
     for name in NAME.finditer(text):
         value = VALUE.match(text, name.end())
@@ -120,39 +120,39 @@ def without_assignments(text: str) -> str:
 
 
 def passwords(uri: str) -> set[str]:
-    """The spellings of a URI's password: as it stands, percent-encoded, decoded, without the backslashes of Hydra's grammar."""
-    found = re.match(r"(?:[^/@]*?//+)?[^@]*?:(.*)@", uri, re.DOTALL)
-    if found is None:
+    """Return the spellings of a URI's password: unchanged, percent-encoded, decoded, without Hydra's backslashes."""
+    match = re.match(r"(?:[^/@]*?//+)?[^@]*?:(.*)@", uri, re.DOTALL)
+    if match is None:
         return set()
-    typed = found[1].replace("\\", "")
-    spellings = {found[1], typed, unquote(typed), quote(unquote(typed), safe="")}
+    typed = match[1].replace("\\", "")
+    spellings = {match[1], typed, unquote(typed), quote(unquote(typed), safe="")}
     return {s for s in spellings if len(s) >= SHORTEST}
 
 
 def without_password(uri: str) -> str:
-    """An address with user and password masked, however it is spelled: all that stands between its scheme and its last @."""
+    """Mask user and password of an address, in any spelling: all text between its scheme and its last @."""
     scheme = re.match(r"['\"]?(?:[A-Za-z][\w+.-]*\\?:[\\/]+)?", uri)
     begin = scheme.end() if scheme is not None else 0
     plain = CLEAN.match(uri, begin) is not None or uri.lstrip("'\"").startswith("sqlite:///")
-    shown = uri if plain or "@" not in uri else f"{uri[:begin]}{MASK}{uri[uri.rindex('@') :]}"
-    return without_assignments(shown)
+    address = uri if plain or "@" not in uri else f"{uri[:begin]}{MASK}{uri[uri.rindex('@') :]}"
+    return without_assignments(address)
 
 
-def command_line(words: Sequence[str]) -> str:
-    """Words as one line that a shell takes back, newlines included; secrets are masked."""
-    return " ".join(map(shell_word, (redacted(word) for word in words)))
+def command_line(arguments: Sequence[str]) -> str:
+    """Join arguments into one line that a shell splits into the same arguments, newlines included; secrets are masked."""
+    return " ".join(map(shell_quoted, (redacted(argument) for argument in arguments)))
 
 
-def shell_word(word: str) -> str:
-    """One word for a shell: ``$'...'`` where it holds control characters, which pages and terminals change."""
-    if not re.search(r"[\x00-\x1f\x7f]", word):
-        return shlex.quote(word)
-    named = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
-    return "$'" + "".join(named.get(c) or (c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}") for c in word) + "'"
+def shell_quoted(text: str) -> str:
+    """Quote one argument for a shell: as ``$'...'`` if it has control characters, which pages and terminals change."""
+    if not re.search(r"[\x00-\x1f\x7f]", text):
+        return shlex.quote(text)
+    escapes = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\\": "\\\\", "'": "\\'"}
+    return "$'" + "".join(escapes.get(c) or (c if c >= " " and c != "\x7f" else f"\\x{ord(c):02x}") for c in text) + "'"
 
 
 def to_terminal() -> logging.Handler:
-    """Warnings on standard error, one line each, without secrets."""
+    """Return a log handler that writes warnings to standard error, one line each, with secrets masked."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(MaskingFormatter("%(levelname)s: %(message)s"))
     handler.setLevel(logging.WARNING)
@@ -160,8 +160,8 @@ def to_terminal() -> logging.Handler:
 
 
 class MaskingFormatter(logging.Formatter):
-    """A log's line, or a traceback, without secrets."""
+    """Formats log records and tracebacks with secrets masked."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, masked."""
+        """Format the record and mask its secrets."""
         return masked(super().format(record))

@@ -1,4 +1,4 @@
-"""A run's ``config.yaml``: written so that every reader takes it back, read as data."""
+"""A run's ``config.yaml``: written so that every YAML reader gets the same values, and read as data."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from typing import Any
 from rlrt.errors import UserError
 
 NUMBER_LIKE = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*([eE][-+]?\d+)?")
-"""Texts that YAML 1.1 or 1.2 may take for a number."""
-
-
+"""A text of this form may be read as a number by YAML 1.1 or 1.2."""
 LARGEST_CONFIG = 1_000_000
-"""Characters of a stored config that are read."""
+"""A stored config may have at most this many characters."""
 
 
 def config_text(plain: Mapping[str, Any]) -> str:
-    """A config as YAML that every reader takes back as it is: texts that look like numbers to some of them are quoted."""
+    """Format a config as YAML; texts that some YAML readers would take for numbers are quoted."""
     import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
-        """With the rule for texts."""
+        """PyYAML's safe dumper with the quoting rule below."""
 
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         return dumper.represent_scalar(
@@ -34,11 +32,11 @@ def config_text(plain: Mapping[str, Any]) -> str:
 
 
 def stored_config(folder: Path) -> dict[str, Any]:
-    """``config.yaml`` of a run's folder as plain values: data, whose texts nothing resolves.
+    """Read ``config.yaml`` of a run's folder as plain values; interpolations in its texts are not resolved.
 
     Raises:
-        UserError: for a file that is missing, larger than any config, no mapping, or no YAML, or YAML with aliases: rlrt writes
-            none, and a few lines of them can stand for gigabytes.
+        UserError: for a file that is missing, too large, not a mapping, not YAML, or YAML with aliases: rlrt writes none, and a
+            few lines of aliases can expand to gigabytes.
     """
     import yaml
 
@@ -52,7 +50,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
         plain = yaml.safe_load(text)
         if not isinstance(plain, dict):
             raise ValueError(f"expected a mapping, found a {type(plain).__name__}")
-    except Exception as error:  # YAML and the file system have many types for one cause
-        said = " ".join(str(error).split())[:160]
-        raise UserError(f"{file} cannot be read as a run's config: {said or type(error).__name__}.") from None
+    except Exception as error:  # YAML and the file system raise many types
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{file} cannot be read as a run's config: {reason or type(error).__name__}.") from None
     return {str(k): v for k, v in plain.items()}

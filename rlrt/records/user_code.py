@@ -1,6 +1,6 @@
-"""Code that a config names by import path: which code, whether it is rlrt's own, and a digest of its source.
+"""Code that a config names by import path: whether it belongs to rlrt, and a digest of its source.
 
-The source is read and never imported here: a module is found by Python's own finders, its imports by its syntax tree.
+The source is read and never imported: Python's finders locate a module, and its syntax tree gives its imports.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from rlrt.errors import UserError
 SLOTS = ("advantage", "credit", "policy_loss", "auxiliary")
 """Keys of ``method`` that hold import paths."""
 HOMES = {"method": "rlrt.methods.", "data": "rlrt.tasks.", "engine": "rlrt.engines."}
-"""Where rlrt's own classes for a section are."""
+"""The package that holds rlrt's own classes for each section."""
 BUILT_IN = ("exact", "math")
-"""Verifiers that are names, not import paths."""
+"""These verifiers are names, not import paths."""
 DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 INSTALLED = {"site-packages", "dist-packages"}
-"""Folders of packages that pip or the system installed."""
+"""Names of folders that hold packages installed by pip or the system."""
 STANDARD = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
 """Folders of the standard library."""
 
 
-def named(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Every import path at a place of a config that is one: slots, ``_target_``, ``verifier``; by its key in full.
+def import_paths(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return every import path of a config by its dotted key: method slots, ``_target_`` and ``verifier``.
 
     Args:
         plain: a config as nested plain values.
     """
-    return {key: text for key, text in texts(plain) if places(key, text)}
+    return {key: text for key, text in texts(plain) if is_import_path(key, text)}
 
 
 def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """(key in full, text) of every text in nested plain values."""
+    """Yield (dotted key, text) of every text in nested plain values."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from texts(inner, f"{key}.{name}" if key else str(name))
@@ -53,8 +53,8 @@ def texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, value
 
 
-def places(key: str, text: str) -> bool:
-    """Whether a key holds an import path."""
+def is_import_path(key: str, text: str) -> bool:
+    """True if the value of a key is an import path."""
     parts = key.split(".")
     if parts[0] == "hydra":
         return False
@@ -68,15 +68,15 @@ def refuse_foreign(plain: Mapping[str, Any], where: str, typed: Collection[str] 
     Args:
         plain: the stored config.
         where: the run, for the message.
-        typed: keys that today's command line sets: what is typed now is meant.
+        typed: keys that the current command line sets; their values are allowed.
 
     Raises:
         UserError: naming the key and the code, and how to allow it.
     """
-    for key, path in named(plain).items():
+    for key, path in import_paths(plain).items():
         home = HOMES.get(key.split(".")[0])
-        own = home is not None and path.startswith(home) and not key.endswith(".verifier")
-        if not own and re.sub(r"\.\d+$", "", key) not in typed:
+        is_ours = home is not None and path.startswith(home) and not key.endswith(".verifier")
+        if not is_ours and re.sub(r"\.\d+$", "", key) not in typed:
             raise UserError(
                 f"{where}: its stored config names code from outside rlrt ({key}={path}), and reading a run does not start "
                 "that code; look at it, and add --trust if you know it."
@@ -84,24 +84,24 @@ def refuse_foreign(plain: Mapping[str, Any], where: str, typed: Collection[str] 
 
 
 def sources(plain: Mapping[str, Any]) -> dict[str, str]:
-    """A digest for every import path of a config that leads out of rlrt: its module's source and what that imports.
+    """Return a digest, by dotted key, for every import path of a config outside rlrt: its module and what that imports.
 
-    Of a module in a folder of yours all imports are followed that lead to a folder of yours; an installed package counts as a
-    whole. A text elsewhere in the config counts too where it names something that a module of yours defines.
+    For a module in a user's folder, imports of other modules in users' folders are followed; an installed package counts as a
+    whole. A text under any other key counts too if it names something that a user's module defines.
     """
-    certain = named(plain)
-    found = {}
+    certain = import_paths(plain)
+    digests = {}
     for key, text in texts({k: v for k, v in plain.items() if k != "hydra"}):
-        if not DOTTED.fullmatch(text) or ours_or_pythons(text):
+        if not DOTTED.fullmatch(text) or in_rlrt_or_stdlib(text):
             continue
         module, name = split(text)
         if key in certain or (not installed(module) and defines(module, name)):
-            found[key] = digest(module)
-    return found
+            digests[key] = digest(module)
+    return digests
 
 
 def split(path: str) -> tuple[str, str]:
-    """(module, name in it) of an import path: the longest beginning that is a module, or the first part where none is."""
+    """Split an import path into (module, name in it): the longest prefix that is a module, or else the first part."""
     parts = path.split(".")
     count = len(parts) - 1
     while count > 1 and spec_of(".".join(parts[:count])) is None:
@@ -109,10 +109,10 @@ def split(path: str) -> tuple[str, str]:
     return ".".join(parts[:count]), parts[count]
 
 
-def ours_or_pythons(name: str) -> bool:
-    """Whether a module is rlrt's, whose code is in the identity as a whole, or really of the standard library.
+def in_rlrt_or_stdlib(name: str) -> bool:
+    """True for a module of rlrt (the identity covers all its code) or of the standard library.
 
-    A file of one's own may have a name that Python uses too.
+    The file's folder is checked, since a user's file may have the name of a standard module.
     """
     top = name.split(".")[0]
     if top not in sys.stdlib_module_names:
@@ -122,7 +122,7 @@ def ours_or_pythons(name: str) -> bool:
 
 
 def spec_of(name: str) -> ModuleSpec | None:
-    """Where Python would import a module from; no package is imported for it."""
+    """Find the spec from which Python would import a module, without importing its packages; None if there is none."""
     parent, _, _ = name.rpartition(".")
     locations = None
     if parent:
@@ -133,7 +133,7 @@ def spec_of(name: str) -> ModuleSpec | None:
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(name, locations)
-        except Exception:  # a finder of somebody's
+        except Exception:  # a third-party finder may raise anything
             continue
         if spec is not None:
             return spec
@@ -141,31 +141,31 @@ def spec_of(name: str) -> ModuleSpec | None:
 
 
 def file_of(name: str) -> Path | None:
-    """The source of a module: its file, or a package's ``__init__``; None for a built-in one and a folder without one."""
+    """Return the source file of a module or package; None for a built-in module or a folder without ``__init__``."""
     spec = spec_of(name)
     return Path(spec.origin).absolute() if spec is not None and spec.has_location and spec.origin else None
 
 
 def installed(name: str) -> bool:
-    """Whether a module was installed by pip or the system (and not as editable)."""
+    """True if pip or the system installed a module, other than as editable."""
     file = file_of(name)
     return file is not None and bool(INSTALLED & set(file.parts))
 
 
 def defines(module: str, name: str) -> bool:
-    """Whether a module's source defines or imports a name."""
+    """True if a module's source defines or imports a name."""
     file = file_of(module)
     return file is not None and file.is_file() and name in read(file, *stamp(file)).names
 
 
 def digest(module: str) -> str:
-    """SHA-256 over the source of a module, of the packages around it, and of what they import (see ``sources``)."""
+    """Return the SHA-256 of the sources of a module, of its parent packages, and of what they import (see ``sources``)."""
     if installed(module):
         return package_digest(module.split(".")[0])
     waiting, files = [module], dict[str, str]()
     while waiting:
         name = waiting.pop()
-        if name in files or ours_or_pythons(name) or spec_of(name) is None or installed(name):
+        if name in files or in_rlrt_or_stdlib(name) or spec_of(name) is None or installed(name):
             continue
         parent, _, _ = name.rpartition(".")
         waiting += [parent] if parent else []
@@ -183,7 +183,7 @@ def digest(module: str) -> str:
 
 @functools.cache
 def package_digest(top: str) -> str:
-    """SHA-256 over all Python files of an installed package, or over its one file; read once a process."""
+    """Return the SHA-256 of all Python files of an installed package, or of its one file; cached per process."""
     file = file_of(top)
     total = hashlib.sha256()
     if file is not None and file.is_file():
@@ -194,12 +194,12 @@ def package_digest(top: str) -> str:
 
 @dataclass(frozen=True)
 class Source:
-    """What is read of a file.
+    """A source file's digest, names and imports.
 
     Attributes:
-        sha: SHA-256 of its bytes.
-        names: what it defines or imports anywhere in it.
-        imports: (level, module, name) of every import anywhere in it; level 0 is absolute.
+        sha: SHA-256 of the file's bytes.
+        names: names that the file defines or imports at any level.
+        imports: (level, module, name) of every import at any level; level 0 is absolute.
     """
 
     sha: str
@@ -208,19 +208,19 @@ class Source:
 
 
 def stamp(file: Path) -> tuple[int, int]:
-    """Size and time of change of a file."""
+    """Return size and modification time of a file."""
     stat = file.stat()
     return stat.st_size, stat.st_mtime_ns
 
 
 @functools.cache
 def read(file: Path, size: int, changed_ns: int) -> Source:
-    """A file's digest, names and imports; what is no Python source has none of the latter two."""
+    """Read a file's digest, names and imports; names and imports are empty if the file is not valid Python."""
     content = file.read_bytes()
     sha = hashlib.sha256(content).hexdigest()
     try:
         tree = ast.parse(content) if file.suffix == ".py" else ast.Module([], [])
-    except (SyntaxError, ValueError):  # whoever imports it says so in a sentence
+    except (SyntaxError, ValueError):  # importing the file later reports the error
         return Source(sha, frozenset(), ())
     names: set[str] = set()
     for node in ast.walk(tree):
@@ -244,11 +244,11 @@ def read(file: Path, size: int, changed_ns: int) -> Source:
 
 
 def imported(source: Source, name: str, is_package: bool) -> list[str]:
-    """The modules that a module's imports may mean: ``from a import b`` may mean ``a`` and ``a.b``."""
+    """List the modules that a module's imports may refer to: ``from a import b`` may refer to ``a`` and ``a.b``."""
     package = name.split(".") if is_package else name.split(".")[:-1]
-    found = []
+    modules = []
     for level, module, alias in source.imports:
         outer = package[: len(package) - level + 1] if level else []
         base = ".".join([*outer, *([module] if module else [])])
-        found += [base, f"{base}.{alias}"] if alias else [base]
-    return [n for n in found if n.strip(".")]
+        modules += [base, f"{base}.{alias}"] if alias else [base]
+    return [n for n in modules if n.strip(".")]

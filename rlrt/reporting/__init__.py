@@ -1,1 +1,1 @@
-"""What a person sees: terminal, tables, figures, pages."""
+"""Output for users: terminal, tables, figures and pages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,8 @@ CURVES = (
     ("policy/entropy", "entropy", "policy entropy, nats per token", POSITIVE),
     ("rollout/length_mean", "length", "response length, tokens", POSITIVE),
     ("rollout/truncated_share", "truncation", "truncated rollouts, share", SHARE),
-    ("rlrt/gap_mean", "D", "mean gap D on rollouts with a teacher, nats", FREE),
-    ("rlrt/weight_clipped_share", "clipping", "clipped weights, share of tokens", SHARE),
 )
-"""Metric, name, axis, and how far the quantity can go."""
+"""Metric, name, axis, and how far the quantity can go: drawn of every run. Methods declare further ones."""
 SIZE = (6.4, 3.8)
 """Inches."""
 
@@ -136,38 +134,52 @@ def series(
     jobs: Sequence[Job], labels: Sequence[str], read: Callable[[dict[str, Any]], Any]
 ) -> dict[str, dict[int, list[float]]]:
     """label -> step -> the values of its seeds; failed runs are left out, running ones count as far as they are."""
-    found: dict[str, dict[int, list[float]]] = {}
+    values: dict[str, dict[int, list[float]]] = {}
     for job in jobs:
         if job.label not in labels or job.state in ("failed", "queued"):
             continue
         for record in job.records():
             value = read(record)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                found.setdefault(job.label, {}).setdefault(int(record["step"]), []).append(float(value))
-    return found
+                values.setdefault(job.label, {}).setdefault(int(record["step"]), []).append(float(value))
+    return values
 
 
 def over_steps(
-    found: dict[str, dict[int, list[float]]], labels: Sequence[str], unit: str, marks: bool, limits: tuple[float, float]
+    values: dict[str, dict[int, list[float]]],
+    labels: Sequence[str],
+    unit: str,
+    marks: bool,
+    limits: tuple[float, float],
 ) -> Any:
     """What ``series`` found, a line for each label."""
     figure, made = axes("step (updates)", unit)
     for number, label in enumerate(labels):
-        steps = found.get(label, {})
+        steps = values.get(label, {})
         if steps:
             line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], marks, limits)
     legend(made)
     return figure
 
 
+def curves_of(jobs: Sequence[Job]) -> list[tuple[str, str, str, tuple[float, float]]]:
+    """Metric, name, axis and limits of what is drawn: of every run, and what the methods of these runs declare."""
+    curves = {metric: (metric, name, axis, limits) for metric, name, axis, limits in CURVES}
+    for one in (curve for job in jobs for curve in job.declared.curves):
+        low, high = (value if isinstance(value, (int, float)) else None for value in (one.get("low"), one.get("high")))
+        limits = (-math.inf if low is None else low, math.inf if high is None else high)
+        curves.setdefault(one["metric"], (one["metric"], one["name"], one["axis"], limits))
+    return list(curves.values())
+
+
 def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
-    """Reward, entropy, length, truncation, D and clipping against the step, as far as they were recorded."""
+    """Reward, entropy, length, truncation and the methods' own metrics against the step, as far as they were recorded."""
     pictures = []
-    for metric, name, unit, limits in CURVES:
-        found = series(jobs, labels, lambda r, metric=metric: r.get(metric))  # type: ignore[misc]
-        if not found:
+    for metric, name, unit, limits in curves_of(jobs):
+        values = series(jobs, labels, lambda r, metric=metric: r.get(metric))  # type: ignore[misc]
+        if not values:
             continue
-        figure = over_steps(found, labels, unit, False, limits)
+        figure = over_steps(values, labels, unit, False, limits)
         caption = f"{metric} against the step: mean over seeds, band: 95 % interval by Student's t where there are two or more."
         pictures.append(Picture(f"curve_{name}", f"Learning curve: {name}", caption, figure))
     return pictures
@@ -176,11 +188,11 @@ def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]
 def evaluation_curve(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
     """The main held-out metric at every evaluation."""
     metric = main_metric(jobs)
-    found = series(jobs, labels, lambda r: r.get(metric))
-    if not found:
+    values = series(jobs, labels, lambda r: r.get(metric))
+    if not values:
         return []
     short = metric.removeprefix("eval/").replace("_at_", "@")
-    figure = over_steps(found, labels, f"{short}, share of correct samples", True, SHARE)
+    figure = over_steps(values, labels, f"{short}, share of correct samples", True, SHARE)
     caption = f"{metric} at every evaluation: mean over seeds, band: 95 % interval by Student's t."
     return [Picture("curve_evaluation", f"Held out: {short}", caption, figure)]
 
@@ -211,20 +223,20 @@ def group_shares(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
         ("all correct", "group/all_correct_share", COLOURS[2], ""),
         ("all wrong", "group/all_wrong_share", COLOURS[1], "////"),
     )
-    found = {name: series(jobs, labels, lambda r, m=m: r.get(m)) for name, m, _, _ in kinds}  # type: ignore[misc]
-    shown = [label for label in labels if found["all correct"].get(label)]
-    if not shown:
+    values = {name: series(jobs, labels, lambda r, m=m: r.get(m)) for name, m, _, _ in kinds}  # type: ignore[misc]
+    labels_shown = [label for label in labels if values["all correct"].get(label)]
+    if not labels_shown:
         return []
     figure, made = axes("share of groups, all steps", "")
-    for row, label in enumerate(shown):
+    for row, label in enumerate(labels_shown):
         left = 0.0
-        parts = [(n, mean_of(found[n].get(label, {})), c, h) for n, _, c, h in kinds]
+        parts = [(n, mean_of(values[n].get(label, {})), c, h) for n, _, c, h in kinds]
         parts.insert(1, ("mixed", 1 - sum(p[1] for p in parts), COLOURS[5], "...."))
         for name, share, colour, hatch in parts:
             style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name if row == 0 else None}
             made.barh(row, share, left=left, **style)
             left += share
-    made.set_yticks(range(len(shown)), [shortened(label) for label in shown])
+    made.set_yticks(range(len(labels_shown)), [shortened(label) for label in labels_shown])
     made.invert_yaxis()
     made.set_xlim(0, 1)
     legend(made)
@@ -238,63 +250,84 @@ def mean_of(steps: dict[int, list[float]]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def ablation(jobs: Sequence[Job], x: str = "method.lambda_init", by: str = "method.epsilon_w") -> list[Picture]:
-    """The main metric against lam, a line for each half-width; and as a heat map where both vary."""
+def ablations(jobs: Sequence[Job]) -> list[Picture]:
+    """The figures of every ablation that a method of these runs declares."""
+    declared = {str(one): one for job in jobs for one in job.declared.ablations}
+    pictures: list[Picture] = []
+    for number, one in enumerate(declared.values()):
+        pictures += ablation(jobs, one, f"_{number}" if number else "")
+    return pictures
+
+
+def ablation(jobs: Sequence[Job], one: Mapping[str, Any], suffix: str = "") -> list[Picture]:
+    """The main metric against one key of the method, a line for each value of a second; and as a heat map where both vary.
+
+    Args:
+        one: the declaration (``rlrt.methods.declared.Ablation``).
+        suffix: of the figures' names.
+    """
     metric = main_metric(jobs)
     cells: dict[tuple[float, float], list[float]] = {}
+    where = one.get("where")
+    conditions = where.items() if isinstance(where, dict) else ()
     for job in jobs:
-        lam, eps = job.keys.get(x), job.keys.get(by)
-        plain = job.keys.get("method.gate") == "correct" and job.keys.get("method.direction") == "reversed"
+        x, by = job.keys.get(f"method.{one['x']}"), job.keys.get(f"method.{one['by']}")
+        counts = all(job.keys.get(f"method.{key}") == value for key, value in conditions)
         if (
             job.finished
             and metric in job.final
-            and isinstance(lam, (int, float))
-            and isinstance(eps, (int, float))
-            and plain
+            and isinstance(x, (int, float))
+            and isinstance(by, (int, float))
+            and counts
         ):
-            cells.setdefault((float(lam), float(eps)), []).append(float(job.final[metric]))
-    lams, epss = sorted({c[0] for c in cells}), sorted({c[1] for c in cells})
-    if len(lams) < 2:
+            cells.setdefault((float(x), float(by)), []).append(float(job.final[metric]))
+    xs, bys = sorted({c[0] for c in cells}), sorted({c[1] for c in cells})
+    if len(xs) < 2:
         return []
     short = metric.removeprefix("eval/").replace("_at_", "@")
-    figure, made = axes("reversed-teacher coefficient lam (0: GRPO)", short)
-    for number, eps in enumerate(epss[:MOST]):
-        here = [lam for lam in lams if (lam, eps) in cells]
-        line(made, number, f"eps_w = {eps:g}", here, [cells[lam, eps] for lam in here], True, SHARE)
+    figure, made = axes(one["x_label"], short)
+    for number, by in enumerate(bys[:MOST]):
+        known_x = [x for x in xs if (x, by) in cells]
+        line(made, number, f"{one['by_label']} = {by:g}", known_x, [cells[x, by] for x in known_x], True, SHARE)
     legend(made)
-    caption = f"Final {metric} against lam: mean over seeds with 95 % interval by Student's t."
-    pictures = [Picture("ablation_curves", "Ablation of the reversed-teacher coefficient", caption, figure)]
-    if len(epss) > 1:
-        pictures.append(heat_map(cells, lams, epss, short))
+    caption = f"Final {metric} against {one['x']}: mean over seeds with 95 % interval by Student's t."
+    pictures = [Picture(f"ablation_curves{suffix}", f"Ablation: {one['x_label']}", caption, figure)]
+    if len(bys) > 1:
+        pictures.append(heat_map(cells, xs, bys, one, short, suffix))
     return pictures
 
 
 def heat_map(
-    cells: dict[tuple[float, float], list[float]], lams: list[float], epss: list[float], short: str
+    cells: dict[tuple[float, float], list[float]],
+    xs: list[float],
+    bys: list[float],
+    one: Mapping[str, Any],
+    short: str,
+    suffix: str,
 ) -> Picture:
-    """Mean over seeds of every (lam, eps_w), the number written in its cell."""
+    """Mean over seeds of every pair of values, the number written in its cell."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=SIZE)
     made = figure.add_subplot()
-    grid = [[sum(v) / len(v) if (v := cells.get((lam, eps))) else math.nan for lam in lams] for eps in epss]
+    grid = [[sum(v) / len(v) if (v := cells.get((x, by))) else math.nan for x in xs] for by in bys]
     image = made.imshow(grid, cmap="cividis", aspect="auto", origin="lower")
     known = [v for row in grid for v in row if not math.isnan(v)]
     middle = (min(known) + max(known)) / 2
-    for row, eps in enumerate(epss):
-        for column, lam in enumerate(lams):
-            value, seeds = grid[row][column], len(cells.get((lam, eps), []))
+    for row, by in enumerate(bys):
+        for column, x in enumerate(xs):
+            value, seeds = grid[row][column], len(cells.get((x, by), []))
             text = f"{value:.3f}\nn={seeds}" if seeds else "-"
             made.text(
                 column, row, text, ha="center", va="center", fontsize=8, color="white" if value < middle else "black"
             )
-    made.set_xticks(range(len(lams)), [f"{lam:g}" for lam in lams])
-    made.set_yticks(range(len(epss)), [f"{eps:g}" for eps in epss])
-    made.set_xlabel("reversed-teacher coefficient lam")
-    made.set_ylabel("half-width eps_w")
+    made.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+    made.set_yticks(range(len(bys)), [f"{by:g}" for by in bys])
+    made.set_xlabel(one["x_label"])
+    made.set_ylabel(one["by_label"])
     figure.colorbar(image, ax=made, label=short)
-    caption = "Final mean over seeds in every cell, n: seeds. lam = 0 is GRPO whatever eps_w."
-    return Picture("ablation_map", "lam and eps_w", caption, figure)
+    caption = "Final mean over seeds in every cell, n: seeds."
+    return Picture(f"ablation_map{suffix}", f"{one['x_label']} and {one['by_label']}", caption, figure)
 
 
 def pictures_of(jobs: Sequence[Job], baseline: str | None) -> list[Picture]:
@@ -302,7 +335,7 @@ def pictures_of(jobs: Sequence[Job], baseline: str | None) -> list[Picture]:
     labels = chosen(jobs, baseline)
     return [
         *evaluation_curve(jobs, labels),
-        *ablation(jobs),
+        *ablations(jobs),
         *pass_at_k(jobs, labels),
         *learning_curves(jobs, labels),
         *group_shares(jobs, labels),

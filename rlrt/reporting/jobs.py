@@ -1,4 +1,4 @@
-"""The jobs of a sweep as a report reads them, and which of them count."""
+"""The jobs of a sweep as a report reads them, and the selection of the jobs that enter its means."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.keys import leaves
+from rlrt.records.declared import Declared, declared
 from rlrt.records.files import read_json
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.stored_config import stored_config
 
 UNREADABLE = "unreadable"
 SILENT = ("seed", "tracking", "threads")
-"""Beginnings of overrides that tell no two settings apart."""
+"""Overrides with these prefixes are not part of a job's label."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Job:
 
     Attributes:
         folder: its folder.
-        label: what was typed, apart from its seed.
+        label: its overrides without the seed.
         seed: its seed.
-        state: of its summary; ``queued`` for one that has not begun.
-        final: its last numbers.
+        state: state in its summary; ``queued`` if it has not begun.
+        final: its final metrics.
         changed: when it ended (seconds since 1970).
-        error: what a failed one said.
+        error: error message of a failed run.
         keys: ``section.key`` and value of its config, where it has one.
+        declared: curves, ablations and tags that its method declared.
     """
 
     folder: Path
@@ -41,31 +43,32 @@ class Job:
     changed: float
     error: str = ""
     keys: Mapping[str, Any] = field(default_factory=dict)
+    declared: Declared = field(default_factory=Declared)
 
     @property
     def finished(self) -> bool:
-        """Whether its numbers may enter a mean."""
+        """True if its metrics may enter a mean."""
         return self.state == "finished"
 
     def records(self) -> list[dict[str, Any]]:
-        """Its metrics, step by step."""
+        """Read its metrics, one record per step."""
         return JsonLines(self.folder / "metrics.jsonl").read()
 
 
 def newest_only(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
-    """Each label and seed once, by its newest finished run (else its newest), and the runs left out.
+    """Return the newest finished run (else the newest run) of each label and seed, and the runs not used.
 
-    Two runs of one label and seed differ in code, versions or the content of model or data: they are no two samples.
+    Two runs of one label and seed differ in code, versions, or the content of model or data, so they are not two samples.
     """
-    kept: dict[tuple[str, int], Job] = {}
+    newest: dict[tuple[str, int], Job] = {}
     for job in sorted(jobs, key=lambda j: (j.finished, j.changed)):
-        kept[job.label, job.seed] = job
-    chosen = [job for job in jobs if kept[job.label, job.seed] is job]
-    return chosen, [job for job in jobs if kept[job.label, job.seed] is not job]
+        newest[job.label, job.seed] = job
+    selected = [job for job in jobs if newest[job.label, job.seed] is job]
+    return selected, [job for job in jobs if newest[job.label, job.seed] is not job]
 
 
 def read_jobs(sweep: Path) -> list[Job]:
-    """Every run below a folder, begun or not, in the order of their labels and seeds.
+    """Read every run below a folder, begun or not, sorted by label and seed.
 
     Raises:
         UserError: for a folder that holds no run.
@@ -74,21 +77,21 @@ def read_jobs(sweep: Path) -> list[Job]:
     jobs = [read_job(folder) for folder in sorted(folders)]
     if not jobs:
         raise UserError(f"expected a folder with runs (manifest.json below it), found none in {sweep}.")
-    words = [set(job.label.split(" ")) for job in jobs if job.label != UNREADABLE]
-    if len({job.label for job in jobs}) > 1 and words:  # what all jobs share tells nothing
-        common = set.intersection(*words)
+    labels = [set(job.label.split(" ")) for job in jobs if job.label != UNREADABLE]
+    if len({job.label for job in jobs}) > 1 and labels:  # overrides that all jobs share distinguish none
+        common = set.intersection(*labels)
         jobs = [relabelled(job, common) for job in jobs]
     return sorted(jobs, key=lambda job: (job.label, job.seed))
 
 
 def relabelled(job: Job, common: set[str]) -> Job:
-    """A job whose label lacks what all jobs share."""
-    words = [w for w in job.label.split(" ") if w not in common]
-    return replace(job, label=" ".join(words) or "default")
+    """Remove the overrides that all jobs share from a job's label."""
+    overrides = [o for o in job.label.split(" ") if o not in common]
+    return replace(job, label=" ".join(overrides) or "default")
 
 
 def read_job(folder: Path) -> Job:
-    """One run's papers."""
+    """Read one run from its folder; a run that cannot be read gets the label ``unreadable``."""
     manifest, summary, spec = (read_json(folder / n) for n in ("manifest.json", "summary.json", "job.json"))
     begun = (folder / "manifest.json").is_file()
     if (begun and not manifest) or not isinstance(summary.get("final", {}), dict):
@@ -104,7 +107,7 @@ def read_job(folder: Path) -> Job:
 
 
 def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Job:
-    """A run from its papers; what they hold is not checked here."""
+    """Build a run from its manifest, summary and ``job.json``; values of a wrong type raise."""
     overrides = manifest.get("overrides", spec.get("overrides", []))
     typed = [o for o in overrides if o.split("=")[0].split(".")[0] not in SILENT and not o.startswith("+sweep=")]
     label = " ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default"
@@ -118,11 +121,12 @@ def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]
         changed=float(summary.get("changed", 0.0)),
         error=str(summary.get("error", "")),
         keys=keys_of(folder),
+        declared=declared(manifest),
     )
 
 
 def keys_of(folder: Path) -> dict[str, Any]:
-    """``section.key`` and value of a run's config; {} where there is none yet.
+    """Return ``section.key`` and value of a run's config; {} if it has none yet.
 
     Raises:
         UserError: for a config that cannot be read.
@@ -132,10 +136,10 @@ def keys_of(folder: Path) -> dict[str, Any]:
 
 
 def labels_of(jobs: Sequence[Job]) -> list[str]:
-    """The labels of a sweep, each once."""
+    """Return the distinct labels of a sweep."""
     return [label for label in dict.fromkeys(job.label for job in jobs) if label != UNREADABLE]
 
 
 def finished(jobs: Sequence[Job], label: str) -> list[Job]:
-    """The runs of a label that count."""
+    """Return the finished runs of a label."""
     return [job for job in jobs if job.label == label and job.finished]

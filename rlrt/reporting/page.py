@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and the tables and figures as files of their own."""
+"""The report of a sweep: one self-contained page, and the tables and figures as separate files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from rlrt.reporting.tables import Table, costs, differences, interquartile_table
 from rlrt.reporting.token_view import POLICY, STYLE, rollout_html
 
 FOLDER = "report"
-"""In a sweep's folder: figures and tables as files."""
+"""Subfolder of a sweep for the figures and tables as files."""
 SHOWN_ROLLOUTS = 2
-"""Rollouts of each setting on the page; the runs' own folders have more."""
+"""Number of rollouts of each setting on the page; the runs' folders have more."""
 LOOK = """
 body{font-family:system-ui,sans-serif;line-height:1.45;margin:0 auto;max-width:80rem;padding:1rem;color:#111;background:#fff}
 h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ddd}
@@ -35,13 +35,13 @@ figure{margin:0}figure svg{width:100%;height:auto}figcaption{font-size:.8rem;col
 
 @dataclass(frozen=True)
 class Report:
-    """What a sweep says.
+    """The runs of a sweep and the baseline that they are compared with.
 
     Attributes:
-        sweep: its folder.
+        sweep: the sweep's folder.
         baseline: the label that the others are compared with, or None.
         jobs: one run for every label and seed.
-        repeated: runs left out, since a newer one has the same label and seed.
+        repeated: runs not used, since a newer one has the same label and seed.
     """
 
     sweep: Path
@@ -50,22 +50,22 @@ class Report:
     repeated: list[Job]
 
     def tables(self) -> dict[str, Table]:
-        """By the name of their files."""
-        found = {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
+        """Return the tables by their file names without suffix."""
+        tables = {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
         if self.baseline is not None:
-            found["differences"] = differences(self.jobs, self.baseline)
-        return found | {"cost": costs(self.jobs)}
+            tables["differences"] = differences(self.jobs, self.baseline)
+        return tables | {"cost": costs(self.jobs)}
 
     def missing(self) -> list[str]:
-        """Every job that is in no mean, and why."""
+        """List every job that enters no mean, with the reason."""
         return [f"{j.folder.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
 
     def markdown(self) -> str:
-        """Tables and what is left out, for a terminal."""
-        found = self.tables()
-        parts = [found["means"].markdown()]
-        if "differences" in found:
-            parts.append(found["differences"].markdown())
+        """Format the tables and the list of unused runs for a terminal."""
+        tables = self.tables()
+        parts = [tables["means"].markdown()]
+        if "differences" in tables:
+            parts.append(tables["differences"].markdown())
         if self.missing():
             parts.append("Not finished, and in no mean above:\n" + "\n".join(f"- {line}" for line in self.missing()))
         if self.repeated:
@@ -78,24 +78,24 @@ class Report:
 
 
 def read(sweep: Path, baseline: str | None) -> Report:
-    """The report of a sweep's folder, finished or not.
+    """Read the report of a sweep's folder, finished or not.
 
     Args:
         sweep: the folder.
-        baseline: a label; None: ``grpo`` where there is one.
+        baseline: a label; None: ``grpo`` if the sweep has it and another label.
 
     Raises:
-        UserError: for a folder without runs, or a baseline that is not there.
+        UserError: for a folder without runs, or a baseline that no run has.
     """
     jobs, repeated = newest_only(read_jobs(sweep))
     labels = labels_of(jobs)
     report = Report(sweep, baseline or ("grpo" if "grpo" in labels and len(labels) > 1 else None), jobs, repeated)
-    report.tables()  # a baseline that is not there is refused before anything is written
+    report.tables()  # refuses an unknown baseline before any file is written
     return report
 
 
 def write(report: Report) -> list[Path]:
-    """``report.html`` and ``report.md`` in the sweep's folder, tables and figures below ``report/``; returns all of them.
+    """Write ``report.html`` and ``report.md``, and tables and figures below ``report/``; return the paths of all files.
 
     Raises:
         UserError: if the folder cannot be written.
@@ -104,8 +104,8 @@ def write(report: Report) -> list[Path]:
     try:
         folder.mkdir(exist_ok=True)
         files = []
-        for name, made in {**report.tables(), "all": long_table(report.jobs)}.items():
-            for kind, text in (("csv", made.csv()), ("tex", made.latex()), ("md", made.markdown() + "\n")):
+        for name, data in {**report.tables(), "all": long_table(report.jobs)}.items():
+            for kind, text in (("csv", data.csv()), ("tex", data.latex()), ("md", data.markdown() + "\n")):
                 file = folder / f"{name}.{kind}"
                 file.write_text(text)
                 files.append(file)
@@ -120,23 +120,23 @@ def write(report: Report) -> list[Path]:
 
 
 def page(report: Report, pictures: Sequence[Picture]) -> str:
-    """The page's text. It holds all it shows, asks nothing of a network and runs no script."""
+    """Build the HTML of the page, which is self-contained: it makes no network request and runs no script."""
     name = html.escape(report.sweep.name)
     counts = Counter(job.state for job in report.jobs)
-    said = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(said)}.</p>"]
-    parts += left_out(report)
-    for key, made in report.tables().items():
+    states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(states)}.</p>"]
+    parts += unused_jobs(report)
+    for key, data in report.tables().items():
         title, note = TITLES[key]
-        parts.append(f"<h2>{title}</h2>{made.html()}<p class='note'>{note}</p>")
+        parts.append(f"<h2>{title}</h2>{data.html()}<p class='note'>{note}</p>")
     labels = labels_of(report.jobs)
     if len(labels) > MOST:
-        shown = ", ".join(html.escape(label) for label in chosen(report.jobs, report.baseline))
+        in_figures = ", ".join(html.escape(label) for label in chosen(report.jobs, report.baseline))
         parts.append(
-            f"<p class='note'>Figures show {MOST} of {len(labels)} settings (baseline, best, worst): {shown}.</p>"
+            f"<p class='note'>Figures show {MOST} of {len(labels)} settings (baseline, best, worst): {in_figures}.</p>"
         )
     if pictures:
-        parts.append("<h2>Figures</h2><div class='figures'>" + "".join(map(drawn, pictures)) + "</div>")
+        parts.append("<h2>Figures</h2><div class='figures'>" + "".join(map(picture_html, pictures)) + "</div>")
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
@@ -164,19 +164,19 @@ TITLES = {
     ),
     "cost": ("Cost", "Of the finished runs. Seconds are those of this machine, however many jobs shared it."),
 }
-"""Heading and note of every table."""
+"""Heading and note of every table, by its name in ``Report.tables``."""
 
 
 def question(sweep: Path) -> str:
-    """What was asked: the study's question and the command."""
+    """Format the study's question and the sweep's command."""
     note = read_json(sweep / "sweep.json")
-    asked = "".join(f"<p>{html.escape(str(note[key]))}</p>" for key in ("question",) if note.get(key))
+    text = f"<p>{html.escape(str(note['question']))}</p>" if note.get("question") else ""
     command = f"<pre class='command'>{html.escape(str(note['command']))}</pre>" if note.get("command") else ""
-    return asked + command
+    return text + command
 
 
-def left_out(report: Report) -> list[str]:
-    """Jobs that are in no mean."""
+def unused_jobs(report: Report) -> list[str]:
+    """List the jobs that enter no mean."""
     parts = []
     if report.missing():
         rows = "".join(f"<li>{html.escape(line)}</li>" for line in report.missing())
@@ -187,35 +187,35 @@ def left_out(report: Report) -> list[str]:
     return parts
 
 
-def drawn(picture: Picture) -> str:
-    """A figure in the page."""
-    return placed(picture.name, picture.title, picture.caption, picture.svg())
+def picture_html(picture: Picture) -> str:
+    """Format a picture for the page."""
+    return figure_html(picture.name, picture.title, picture.caption, picture.svg())
 
 
-def placed(name: str, title: str, caption: str, svg: str) -> str:
-    """An SVG in the page; ids inside it are made its own, since several share the page."""
+def figure_html(name: str, title: str, caption: str, svg: str) -> str:
+    """Format an SVG for the page; its ids get the prefix ``name``, since the page holds several SVGs."""
     for mark in ('id="', 'xlink:href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{name}-")
-    words = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><h3>{html.escape(title)}</h3>{svg}{words}</figure>"
+    figcaption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure><h3>{html.escape(title)}</h3>{svg}{figcaption}</figure>"
 
 
 def analyses(sweep: Path) -> str:
-    """The figures that ``rlrt.analyze`` left beside the sweep's runs."""
+    """Format the figures that ``rlrt.analyze`` wrote next to the sweep's runs."""
     files = sorted((sweep / "analysis").glob("analysis_*.svg"))
     titles = {f: f.stem.removeprefix("analysis_").replace("_", " ") for f in files}
-    figures = "".join(placed(f.stem, titles[f], "", f.read_text()) for f in files)
+    figures = "".join(figure_html(f.stem, titles[f], "", f.read_text()) for f in files)
     return f"<h2>Analyses</h2><div class='figures'>{figures}</div>" if figures else ""
 
 
 def rollouts(report: Report) -> str:
-    """A few stored rollouts of every setting that the figures show, from its first run."""
+    """Format a few stored rollouts of every setting in the figures, from the setting's first run."""
     parts = []
     for number, label in enumerate(chosen(report.jobs, report.baseline)):
         runs = finished(report.jobs, label) or [j for j in report.jobs if j.label == label]
         rows = JsonLines(runs[0].folder / "samples.jsonl").read()
         last = [row for row in rows if row.get("step") == rows[-1].get("step")] if rows else []
-        last = sorted(last, key=lambda row: row.get("context") is None)[:SHOWN_ROLLOUTS]  # those with a teacher first
+        last = sorted(last, key=lambda row: row.get("context") is None)[:SHOWN_ROLLOUTS]  # with a teacher first
         if last:
             body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
             parts.append(f"<h3>{html.escape(label)}</h3>{body}")

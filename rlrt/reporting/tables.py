@@ -16,18 +16,18 @@ from rlrt.statistics import interquartile_mean, mean_and_halfwidth, probability_
 
 @dataclass(frozen=True)
 class Table:
-    """Cells of text under headings; the first column is what the others are about."""
+    """Cells of text under headings; the first column names the row."""
 
     headings: list[str]
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """With a pipe between cells."""
+        """Format the table as Markdown."""
         lines = ["| " + " | ".join(self.headings) + " |", "|---" * len(self.headings) + "|"]
         return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self.rows)])
 
     def csv(self) -> str:
-        """For a spreadsheet."""
+        """Format the table as CSV."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.headings)
@@ -35,34 +35,34 @@ class Table:
         return out.getvalue()
 
     def latex(self) -> str:
-        """A ``tabular`` without packages."""
+        """Format the table as a LaTeX ``tabular`` that needs no package."""
         lines = [f"\\begin{{tabular}}{{l{'r' * (len(self.headings) - 1)}}}", "\\hline"]
         lines += [" & ".join(map(tex, self.headings)) + " \\\\", "\\hline"]
         lines += [" & ".join(map(tex, row)) + " \\\\" for row in self.rows]
         return "\n".join([*lines, "\\hline", "\\end{tabular}"]) + "\n"
 
     def html(self) -> str:
-        """Everything escaped."""
+        """Format the table as HTML with all text escaped."""
         head = "".join(f"<th>{html.escape(h)}</th>" for h in self.headings)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in self.rows)
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def tex(text: str) -> str:
-    """A cell for LaTeX."""
+    """Escape a cell for LaTeX."""
     signs = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
     return "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def interval(values: Sequence[float], form: str) -> str:
-    """Mean and 95 % half-width (Student's t over seeds) as text."""
+    """Format the mean and the half-width of its 95 % interval (Student's t over seeds)."""
     mean, half = mean_and_halfwidth(values)
     unsigned = form.removeprefix("+")
     return f"{mean:{form}}" + (f" ± {half:{unsigned}}" if len(values) > 1 else "")
 
 
 def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
-    """(heading, metric, format) of the table: the k of avg@k and pass@k is the jobs' own."""
+    """Return (heading, metric, format) of each column; k of avg@k and pass@k is taken from the jobs' metrics."""
     names = {name for job in jobs for name in job.final}
     ks = sorted(int(name.rsplit("_", 1)[1]) for name in names if name.startswith("eval/avg_at_"))
     columns = [("greedy", "eval/greedy", ".3f")]
@@ -77,18 +77,18 @@ def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
 
 
 def main_metric(jobs: Sequence[Job]) -> str:
-    """avg@k of the largest k: what a report is about."""
-    found = [name for _, name, _ in columns_of(jobs) if name.startswith("eval/avg_at_")]
-    return found[-1] if found else "eval/greedy"
+    """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one."""
+    averages = [name for _, name, _ in columns_of(jobs) if name.startswith("eval/avg_at_")]
+    return averages[-1] if averages else "eval/greedy"
 
 
 def values_of(jobs: Sequence[Job], metric: str) -> list[float]:
-    """The final values of a metric, of the jobs that have it."""
+    """Return the final values of a metric, for the jobs that have it."""
     return [float(job.final[metric]) for job in jobs if metric in job.final]
 
 
 def table(jobs: Sequence[Job]) -> Table:
-    """All labels: seeds, and mean with interval of every column."""
+    """Build the table of means: for each label the number of seeds, and mean with interval of every column."""
     columns = columns_of(jobs)
     rows = []
     for label in labels_of(jobs):
@@ -99,7 +99,7 @@ def table(jobs: Sequence[Job]) -> Table:
 
 
 def interquartile_table(jobs: Sequence[Job]) -> Table:
-    """All labels: the mean of the middle half of the seeds (scipy's trim_mean at a quarter), which an odd seed cannot move."""
+    """Build the table of interquartile means over seeds (scipy's trim_mean at a quarter), robust to a single outlier."""
     columns = columns_of(jobs)
     rows = []
     for label in labels_of(jobs):
@@ -112,7 +112,7 @@ def interquartile_table(jobs: Sequence[Job]) -> Table:
 
 
 def long_table(jobs: Sequence[Job]) -> Table:
-    """A row for every label and metric, with full precision: for other programs."""
+    """Build a table with a row for every label and metric, in full precision, for other programs."""
     rows = []
     for label in labels_of(jobs):
         for _, name, _ in columns_of(jobs):
@@ -125,13 +125,14 @@ def long_table(jobs: Sequence[Job]) -> Table:
 
 
 def differences(jobs: Sequence[Job], baseline: str) -> Table:
-    """Paired differences to the baseline over the seeds that both have, for every column.
+    """Build the table of paired differences to the baseline, over the seeds that both labels have, for every column.
 
-    P(larger) is the share of pairs of seeds, one of each side, where the label's value is larger, ties half (arXiv 2108.13264);
-    "seeds to tell" is how many paired seeds a difference of the observed size and spread would need, for 80 % power at 5 %.
+    P(larger) is the share of all pairs of seeds, one of each label, in which this label's value is larger; ties count half
+    (arXiv 2108.13264). "seeds to tell" is the number of paired seeds with which a paired t test would detect a difference of
+    the observed size and spread (80 % power at 5 %).
 
     Raises:
-        UserError: if there is no such label.
+        UserError: if no run has the baseline's label.
     """
     labels = labels_of(jobs)
     if baseline not in labels:
@@ -143,20 +144,20 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
             done = [j for j in finished(jobs, label) if name in j.final and name in base.get(j.seed, {})]
             if not done:
                 continue
-            mine, theirs = [float(j.final[name]) for j in done], [float(base[j.seed][name]) for j in done]
-            gaps = [a - b for a, b in zip(mine, theirs, strict=True)]
+            values, base_values = [float(j.final[name]) for j in done], [float(base[j.seed][name]) for j in done]
+            gaps = [a - b for a, b in zip(values, base_values, strict=True)]
             needed = seeds_needed(gaps)
             rows.append(
                 [
                     label, heading, str(len(done)), interval(gaps, "+" + form),
-                    f"{probability_of_improvement(mine, theirs):.2f}", "-" if needed is None else str(needed),
+                    f"{probability_of_improvement(values, base_values):.2f}", "-" if needed is None else str(needed),
                 ]
             )  # fmt: skip
     return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell"], rows)
 
 
 def costs(jobs: Sequence[Job]) -> Table:
-    """What the finished runs of each label took: hours of steps and tokens sampled, in all."""
+    """Build the table of costs over each label's finished runs: seconds in total and per step, and sampled tokens."""
     rows = []
     for label in labels_of(jobs):
         records = [r for job in finished(jobs, label) for r in job.records()]

@@ -1,4 +1,4 @@
-"""What a person sees: one progress line, a closing table. Plain text, no colour."""
+"""Terminal output of a run: one progress line and a closing table, as plain text without colour."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ WIDTH = 80
 
 
 class Progress:
-    """A line that is rewritten in a terminal, and a line now and then elsewhere."""
+    """A progress line that is redrawn in a terminal; without a terminal it is printed at most every 5 seconds."""
 
     def __init__(self, steps: int, out: TextIO | None = None) -> None:
         self._steps, self._out = steps, out or sys.stdout
@@ -20,12 +20,12 @@ class Progress:
         self._first: int | None = None
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Tell where the run is; evaluations always get a line of their own."""
+        """Show the run's progress; an evaluation always gets its own line."""
         now = time.monotonic()
         if self._first is None:
             self._first, self._begin = step, now
         done = step - self._first
-        left = (now - self._begin) / done * (self._steps - step) if done else None
+        remaining_s = (now - self._begin) / done * (self._steps - step) if done else None
         parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
         for label, name, form in (
             ("reward", "reward/mean", ".3f"),
@@ -34,8 +34,8 @@ class Progress:
         ):
             if name in metrics:
                 parts.append(f"{label} {metrics[name]:{form}}")
-        if left is not None:
-            parts.append(f"{left:.0f} s left")
+        if remaining_s is not None:
+            parts.append(f"{remaining_s:.0f} s left")
         line = "  ".join(parts)[: WIDTH - 1]
         evaluated = next((n for n in metrics if n.startswith("eval/avg_at_")), None)
         if self._live:
@@ -54,14 +54,14 @@ class Progress:
         self._out.flush()
 
     def end(self) -> None:
-        """Leave the line."""
+        """Move past the progress line."""
         if self._live:
             self._out.write("\n")
             self._out.flush()
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 42s, 3m05s, 2h10m."""
+    """Format seconds as 42s, 3m05s or 2h10m."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text in columns, the first one left, the others right; the first row is the heading."""
+    """Align rows of text in columns: the first column left, the others right; the first row is the heading."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
@@ -85,7 +85,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int) -> str:
-    """The closing table: held-out numbers at the start and at the end."""
+    """Format the closing table: held-out metrics before and after training."""
     rows = [["held out", "before", "after"]]
     for label, name, form in (
         ("greedy", "eval/greedy", ".3f"),
@@ -102,7 +102,7 @@ def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int
 
 
 def phases(records: Sequence[Mapping[str, Any]]) -> str:
-    """Mean seconds per step of every ``time/`` metric."""
+    """Format the mean seconds per step of every ``time/`` metric."""
     names = sorted({n for r in records for n in r if n.startswith("time/")})
     rows = [["phase", "s per step"]]
     for name in names:
@@ -113,7 +113,7 @@ def phases(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parse a number above 0 (a type for argparse)."""
     value = float(text)
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
@@ -121,5 +121,5 @@ def positive(text: str) -> float:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes as gigabytes (10^9)."""
+    """Format bytes as gigabytes (10^9)."""
     return f"{size / 1e9:.1f} GB"

@@ -1,7 +1,7 @@
-"""Rollouts as a page: every token coloured by what a method made of it, and nothing that a model wrote can run.
+"""An HTML page of rollouts with every token coloured by a stored value, such as its weight or its advantage.
 
-The page has no script. Which value colours the tokens is chosen by radio buttons and CSS; a content security policy forbids
-scripts and requests besides, and every text is escaped.
+Text written by a model cannot run: the page has no script, a content security policy forbids scripts and requests, and every
+text is escaped. Radio buttons and CSS select the value that colours the tokens.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ VALUES = (
     ("advantage", 0.0, "token advantage; warm: reinforced, cold: discouraged"),
     ("entropy", 0.0, "entropy of the policy, nats"),
 )
-"""What tokens can be coloured by: its name, the value that stays white, its legend."""
+"""Values that can colour the tokens: (name, value shown as white, legend)."""
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 LISTED = 12
-"""Most self-driven tokens that are listed."""
+"""At most this many self-driven tokens are listed."""
 WARM, COLD = (213, 94, 0), (0, 114, 178)
 VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\0": "␀"}
 STYLE = """
@@ -37,12 +37,12 @@ h1{font-size:1.3rem;overflow-wrap:anywhere}.rollout input{margin-right:.2rem}
 
 
 def number(value: Any) -> float | None:
-    """A stored value, or None where there is none (NaN is stored as text)."""
+    """Return a stored value as a number, or None if it is missing or not finite (NaN is stored as text)."""
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
 
 
 def colour(value: float | None, largest: float) -> str:
-    """White at 0, warm above, cold below; grey where there is no value."""
+    """Return the colour of a value: white at 0, warm above, cold below; grey for None."""
     if value is None:
         return "#eeeeee"
     share = min(1.0, abs(value) / largest) if largest > 0 else 0.0
@@ -51,30 +51,30 @@ def colour(value: float | None, largest: float) -> str:
 
 
 def visible(piece: str) -> str:
-    """A token's text with white space and control characters as signs; escaped."""
-    shown = "".join(VISIBLE.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in piece)
-    return html.escape(shown or "∅")
+    """Return a token's text with visible white space and control characters, escaped."""
+    text = "".join(VISIBLE.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in piece)
+    return html.escape(text or "∅")
 
 
 def values_of(row: Mapping[str, Any], name: str) -> list[float | None]:
-    """A stored per-token value of a rollout; [] where it was not stored."""
+    """Return a stored per-token value of a rollout; [] if it was not stored."""
     return [number(v) for v in row.get("tokens", {}).get(name, [])]
 
 
 def rollout_html(row: Mapping[str, Any], key: str) -> str:
-    """One stored rollout.
+    """Format one stored rollout.
 
     Args:
         row: a line of ``samples.jsonl``.
-        key: unique on the page; names its radio buttons.
+        key: unique name on the page, for the radio buttons.
     """
     pieces = [str(p) for p in row.get("pieces") or [f"[{i}]" for i in row.get("token_ids", [])]]
-    there = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
-    there = [one for one in there if any(v is not None for v in one[3])]
-    scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in there}
-    first = next((n for n, _, _, _ in there if scales[n] > 0), there[0][0] if there else "")
+    stored = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
+    stored = [entry for entry in stored if any(v is not None for v in entry[3])]
+    scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in stored}
+    first = next((n for n, _, _, _ in stored if scales[n] > 0), stored[0][0] if stored else "")
     radios, legends, rules = [], [], []
-    for name, white, text, _ in there:
+    for name, white, text, _ in stored:
         mark = f"{key}-{name}"
         checked = " checked" if name == first else ""
         radios.append(f'<input type="radio" name="{key}" id="{mark}"{checked}><label for="{mark}">{name}</label>')
@@ -86,7 +86,7 @@ def rollout_html(row: Mapping[str, Any], key: str) -> str:
         )
     spans = []
     for t, piece in enumerate(pieces):
-        marks = [(n, white, values[t] if t < len(values) else None) for n, white, _, values in there]
+        marks = [(n, white, values[t] if t < len(values) else None) for n, white, _, values in stored]
         style = ";".join(f"--{n}:{colour(None if v is None else v - white, scales[n])}" for n, white, v in marks)
         title = ", ".join(f"{n} {v:.3g}" for n, _, v in marks if v is not None)
         line_break = "<br>" if piece.endswith("\n") else ""
@@ -98,26 +98,26 @@ def rollout_html(row: Mapping[str, Any], key: str) -> str:
 
 
 def heading(row: Mapping[str, Any]) -> str:
-    """Step, prompt, reward."""
+    """Format a rollout's step, sample, verdict, reward and prompt."""
     verdict = "correct" if row.get("correct") else "truncated" if row.get("truncated") else "wrong"
     prompt = html.escape(str(row.get("prompt", "")).replace("\0", "␀"))
     reward = number(row.get("reward"))
     scored = "-" if reward is None else f"{reward:.3g}"
-    said = f"step {int(row.get('step', 0))}, sample {int(row.get('sample', 0))}: {verdict}, reward {scored}"
-    return f'<strong>{said}</strong><div class="text">{prompt}</div>'
+    title = f"step {int(row.get('step', 0))}, sample {int(row.get('sample', 0))}: {verdict}, reward {scored}"
+    return f'<strong>{title}</strong><div class="text">{prompt}</div>'
 
 
 def context(row: Mapping[str, Any]) -> str:
-    """What the teacher was shown."""
-    shown = row.get("context")
-    if not isinstance(shown, str):
+    """Format the teacher context of a rollout."""
+    teacher_context = row.get("context")
+    if not isinstance(teacher_context, str):
         return '<p class="none">no teacher</p>'
-    text = html.escape(shown.replace("\0", "␀"))
+    text = html.escape(teacher_context.replace("\0", "␀"))
     return f'<details><summary>the teacher was shown</summary><div class="text">{text}</div></details>'
 
 
 def self_driven(row: Mapping[str, Any], pieces: Sequence[str]) -> str:
-    """The tokens that the student chose most against the teacher."""
+    """List the tokens with the largest D, where the student is most at odds with the teacher."""
     gaps = [(v, t) for t, v in enumerate(values_of(row, "gap")) if v is not None and v > 0 and t < len(pieces)]
     if not gaps:
         return ""
@@ -130,7 +130,7 @@ def self_driven(row: Mapping[str, Any], pieces: Sequence[str]) -> str:
 
 
 def page(rows: Sequence[Mapping[str, Any]], title: str) -> str:
-    """A self-contained page of rollouts."""
+    """Build a self-contained page of rollouts."""
     body = "".join(rollout_html(row, f"r{i}") for i, row in enumerate(rows))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

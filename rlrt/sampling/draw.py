@@ -10,13 +10,13 @@ from rlrt.types import Prompt, Rollout
 
 
 def carries_signal(group: Sequence[Rollout]) -> bool:
-    """Whether the rewards of a group differ."""
+    """True if the rewards of a group differ."""
     rewards = [r.grade.reward for r in group]
     return max(rewards) > min(rewards)
 
 
 def is_mixed(group: Sequence[Rollout]) -> bool:
-    """Whether some rollouts of a group are correct and some are not; dynamic sampling reads verdicts, not rewards."""
+    """True if a group has correct and wrong rollouts; dynamic sampling reads verdicts, not rewards."""
     return 0 < sum(r.grade.correct for r in group) < len(group)
 
 

@@ -13,10 +13,10 @@ from rlrt.model.policy import Policy
 from rlrt.model.prompting import PromptBuilder
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task
-from rlrt.types import Grade, Prompt, Rollout, Sampling
+from rlrt.types import Generation, Grade, Prompt, Rollout, Sampling
 
-UNGRADED = Grade(correct=False, reward=0.0)
-"""A truncated response's grade, and every response's before it is graded."""
+TRUNCATED = Grade(correct=False, reward=0.0)
+"""The grade of a truncated response."""
 
 
 def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
@@ -88,52 +88,55 @@ class Sampler:
         sampling: Sampling | None = None,
         load: bool = True,
     ) -> list[Rollout]:
-        """``samples`` rollouts of every prompt, group after group; graded while others are still being sampled.
+        """Sample ``samples`` rollouts of every prompt, and grade them while others are still being sampled.
+
+        Each rank samples and grades its share; all ranks get all rollouts.
 
         Args:
             stream: names the random stream, for example ("train", step).
             sampling: instead of the engine's temperature.
-            load: give the engine the weights of now first; False: it has those that are wanted.
+            load: sync the current weights to the engine first.
+
+        Returns:
+            the rollouts, group after group.
         """
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
-        share = parts([1] * (len(prompts) * samples), self.world.size)[self.world.rank]
-        wanted: dict[int, list[int]] = {}
-        for place in share:
-            wanted.setdefault(place // samples, []).append(place % samples)
+        pairs = [(i, g) for i in range(len(prompts)) for g in range(samples)]
+        share = parts([1] * len(pairs), self.world.size)[self.world.rank]
+        own: dict[int, list[int]] = {}  # this rank's samples, by prompt
+        for i, g in pairs[share.start : share.stop]:
+            own.setdefault(i, []).append(g)
         if load:
             self.load()
-        waiting = []
-        mine, numbers = list(wanted), list(wanted.values())
-        drawn = self.engine.sample([ids[i] for i in mine], [[seeds[i][g] for g in wanted[i]] for i in mine], sampling)
-        for k, n, generation in drawn:
-            i, g = mine[k], numbers[k][n]
+        own_prompts = list(own)
+        responses = self.engine.sample([ids[i] for i in own], [[seeds[i][g] for g in own[i]] for i in own], sampling)
+        answered = []
+        for k, n, generation in responses:
+            i = own_prompts[k]
             text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-            rollout = Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, UNGRADED)
-            waiting.append((rollout, self._start_grading(rollout)))
+            answered.append((i, own[i][n], generation, text, self._start_grading(prompts[i], text, generation)))
         begin = perf_counter()
-        for rollout, grade in waiting:
-            rollout.grade = self._shaped(grade(), len(rollout.generation.token_ids))
+        graded = [
+            (i, g, generation, text, self._shaped(grade(), len(generation.token_ids)))
+            for i, g, generation, text, grade in answered
+        ]
         self.waited_s += perf_counter() - begin
-        found = self.world.gather([(r.group, r.sample, r.generation, r.text, r.grade) for r, _ in waiting])
         return [
             Rollout(prompts[i], i, g, seeds[i][g], ids[i], generation, text, grade)
-            for i, g, generation, text, grade in sorted(found, key=lambda one: one[:2])
+            for i, g, generation, text, grade in sorted(self.world.gather(graded), key=lambda one: one[:2])
         ]
 
     def load(self) -> None:
         """Give the engine the policy's weights of now."""
         self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
 
-    def _start_grading(self, rollout: Rollout) -> Callable[[], Grade]:
-        """Ask for a grade: a verifier in processes of its own works on it beside the sampling; waits when called."""
-        if rollout.generation.truncated:
-            return lambda: UNGRADED
-        text = self.builder.opening + rollout.text  # an unended thought that the prompt began must be seen as one
-        start = getattr(self.task, "start_grading", None)
-        if start is None:
-            return lambda: self.task.grade(rollout.prompt, text)
-        pending = start([(rollout.prompt, text)])
+    def _start_grading(self, prompt: Prompt, text: str, generation: Generation) -> Callable[[], Grade]:
+        """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""
+        if generation.truncated:
+            return lambda: TRUNCATED
+        # the verifier must see a thought that the prompt began and the response did not end
+        pending = self.task.start_grading([(prompt, self.builder.opening + text)])
         return lambda: pending()[0]
 
     def _shaped(self, grade: Grade, length: int) -> Grade:

@@ -68,7 +68,7 @@ class Source:
             self._future.exception()
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint must hold of rollouts that were sampled ahead."""
+        """The rollouts that were sampled ahead, for a checkpoint; None if there are none."""
         if self._future is None:
             return None
         rollouts = self._future.result().rollouts

@@ -1,4 +1,4 @@
-"""Sweeps that survive: which jobs there are, what state they are in, who runs them, and the loop between.
+"""Sweeps: which jobs a sweep has, their state, the launchers that run them, and the driver's loop.
 
-State lives in the jobs' folders, never in a driver's memory: a driver may die and another one goes on.
+State is stored in the jobs' folders, never only in the driver's memory, so a new driver can replace one that died.
 """

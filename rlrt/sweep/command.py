@@ -1,4 +1,4 @@
-"""``python -m rlrt.run -m``: from what was typed to a driven sweep. Hydra composes; the loop is ours.
+"""``python -m rlrt.run -m``: plan a sweep from the command line and drive it. Hydra composes configs; rlrt runs the loop.
 
 Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Plugins of others".
 """
@@ -17,7 +17,18 @@ from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
 from rlrt.sweep.driver import Driver, dry_run
-from rlrt.sweep.jobs import Compose, check, checked, folders_by_identity, job_of, named, own, placed, plain, planned
+from rlrt.sweep.jobs import (
+    Compose,
+    assign_folders,
+    check,
+    checked,
+    folders_by_identity,
+    job_of,
+    job_overrides,
+    plain,
+    planned,
+    with_folder,
+)
 from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
 from rlrt.sweep.plan import Job, grid_jobs, is_axis
@@ -27,17 +38,17 @@ from rlrt.sweep.state import job_folders, job_state
 
 
 def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
-    """Plan the jobs and drive them.
+    """Plan the jobs of a sweep and drive them.
 
     Args:
-        overrides: what was typed, in Hydra's grammar.
-        config_dirs: more folders to look for config groups in (Hydra's ``--config-dir``).
+        overrides: overrides of the command line, in Hydra's grammar.
+        config_dirs: further folders with config groups (Hydra's ``--config-dir``).
 
     Returns:
-        the exit code: 0 where every job finished.
+        the exit code: 0 if every job finished.
 
     Raises:
-        UserError: for what the user can mend; nothing has been started then.
+        UserError: for an error that the user can correct; no job has been started.
     """
     with composer(config_dirs) as compose:
         base = compose([o for o in overrides if not is_axis(o)])
@@ -51,16 +62,16 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
                 return dry_run(launcher, first, folder)
         folder.mkdir(parents=True, exist_ok=True)
         study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
-        words = [*(word for place in config_dirs for word in ("--config-dir", place)), *overrides]
-        note_question(folder, words, SWEEPS / "sweep" / f"{study}.yaml" if study else None)
+        arguments = [*(part for path in config_dirs for part in ("--config-dir", path)), *overrides]
+        note_question(folder, arguments, SWEEPS / "sweep" / f"{study}.yaml" if study else None)
         return Driver(folder, source, launcher, retries, plain(base.tracking)).run()
 
 
 def refuse_no_sweeps_folder(folder: Path) -> None:
-    """Refuse to sweep in the current folder, and in the folder of a run.
+    """Refuse the current folder and the folder of a run as a sweep's folder.
 
     Raises:
-        UserError: saying what is there.
+        UserError: with the reason.
     """
     if folder.resolve() == Path.cwd():
         raise UserError("hydra.sweep.dir: expected a folder of the sweep's own, got the current one.")
@@ -71,13 +82,13 @@ def refuse_no_sweeps_folder(folder: Path) -> None:
 def source_of(
     base: Any, overrides: Sequence[str], folder: Path, compose: Compose, launcher: Launcher
 ) -> tuple[Source, int, int]:
-    """(where the jobs come from, ``max_retries``, jobs of the first submission) by ``hydra.sweeper``."""
+    """Build the source that ``hydra.sweeper`` describes: (source, ``max_retries``, jobs of the first submission)."""
     values = plain(base.hydra.sweeper)
     kind = values.pop("kind", values.pop("_target_", "nothing"))
     if kind == "grid":
         sweeper = grid_of(values)
-        axes = (own(overrides), sweeper.params or {}, sweeper.grids or [])
-        jobs = named(folder, grid_jobs(*axes, lambda o: job_of(folder, o, compose)))
+        axes = (job_overrides(overrides), sweeper.params or {}, sweeper.grids or [])
+        jobs = assign_folders(folder, grid_jobs(*axes, lambda o: job_of(folder, o, compose)))
         for job in jobs:
             check(job)
             check_resume(job)
@@ -86,26 +97,26 @@ def source_of(
     if kind == "optuna":
         from rlrt.sweep.search import Search
 
-        def made(typed: Sequence[str]) -> Job:
+        def make_job(typed: Sequence[str]) -> Job:
             return checked(folder, typed, compose)
 
-        plan, fixed, retries = search_of(values, own(overrides), made, launcher)
-        check_disk(folder, still_to_write(folder, made(fixed), plan.n_trials * max(1, len(plan.seeds))), print)
-        known = folders_by_identity(folder)
-        search = Search(folder, plan, lambda more: placed(folder, made([*fixed, *more]), more, known))
+        plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher)
+        check_disk(folder, still_to_write(folder, make_job(fixed), plan.n_trials * max(1, len(plan.seeds))), print)
+        folders = folders_by_identity(folder)
+        search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, folders))
         return search, retries, max(1, len(plan.seeds))
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
 
 
 def still_to_write(sweep: Path, job: Job, total: int) -> list[Job]:
-    """Stand-ins for the jobs of a search that will still save something: those begun and not done, and those to come."""
-    there = job_folders(sweep)
-    begun = [dataclasses.replace(job, folder=folder) for folder in there if not job_state(folder).done]
-    return begun + [job] * max(0, total - len(there))
+    """Return stand-ins for the jobs of a search that will still save checkpoints: unfinished ones and future ones."""
+    folders = job_folders(sweep)
+    begun = [dataclasses.replace(job, folder=folder) for folder in folders if not job_state(folder).done]
+    return begun + [job] * max(0, total - len(folders))
 
 
 def check_resume(job: Job) -> None:
-    """Under ``resume=must`` refuse a job that has nothing to go on from, before anything of the sweep starts.
+    """Under ``resume=must``, refuse a job without a checkpoint to resume from, before any job of the sweep starts.
 
     Raises:
         UserError: naming the job's folder.
@@ -119,8 +130,7 @@ def check_resume(job: Job) -> None:
 
 
 def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """(overrides, config as YAML) of every job of a sweep, for ``--cfg job``; nothing is run."""
-
+    """Return (overrides, config as YAML) of every job of a sweep, for ``--cfg job``; no job is run."""
     with composer(config_dirs) as compose:
         jobs, _ = planned(compose([o for o in overrides if not is_axis(o)]), overrides, Path(), compose)
     return [(" ".join(job.overrides), config_text(redacted(dict(job.plain)))) for job in jobs]

@@ -1,4 +1,4 @@
-"""Whether the disk holds what a sweep will save, asked before it starts."""
+"""Disk space that a sweep's checkpoints need, checked before the sweep starts."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.plan import Job
 
 NUMBER_BYTES = 4
-"""Weights and the optimiser's moments are float32, whatever ``dtype`` computes in."""
+"""Bytes per saved number: weights and the optimiser's moments are float32, whatever ``dtype`` is used to compute."""
 MOVING = ("ema", "snapshot")
-"""Teachers whose weights are in the checkpoint too."""
+"""With these values of ``teacher.weights`` a checkpoint also holds the teacher's weights."""
 
 
 def parameters(folder: Path) -> int:
-    """Weights in a model's folder, from the headers of its safetensors files alone."""
+    """Count the parameters in a model's folder from the headers of its safetensors files."""
     total = 0
     for file in folder.glob("*.safetensors"):
         with file.open("rb") as handle:
@@ -30,47 +30,47 @@ def parameters(folder: Path) -> int:
 
 
 def one_checkpoint(job: Job) -> int | None:
-    """Bytes of one checkpoint; None where the job's model is not here."""
+    """Return the bytes of one checkpoint, or None if the job's model is not on this machine."""
     folder = local_folder(str(job.plain["model"]["path"]))
     if folder is None:
         return None
     adapted = job.plain["model"].get("lora") is not None
-    trained = 1 if adapted else 3  # weights and AdamW's two moments; adapters are next to nothing
+    trained = 1 if adapted else 3  # weights and AdamW's two moments; adapters are negligible
     return parameters(folder) * NUMBER_BYTES * (trained + (job.plain["teacher"]["weights"] in MOVING))
 
 
 def checkpoint_bytes(job: Job) -> int | None:
-    """Bytes of the checkpoints that a job keeps, the one being written included; None where its model is not here."""
+    """Return the bytes of the checkpoints that a job keeps, plus the one being written; None if the model is not local."""
     size = one_checkpoint(job)
     if size is None:
         return None
     train = job.plain["train"]
     every = train["save_every"] or train["steps"]
     saved = math.ceil(train["steps"] / every)
-    kept = saved if train["keep_last"] == 0 else min(saved, train["keep_last"] + 1)
-    return size * kept
+    count = saved if train["keep_last"] == 0 else min(saved, train["keep_last"] + 1)
+    return size * count
 
 
 def written(folder: Path) -> int:
-    """Bytes of the checkpoints that a job has already."""
+    """Return the bytes of the checkpoints that a job has already written."""
     return sum(p.stat().st_size for p in (folder / "checkpoints").rglob("*") if p.is_file())
 
 
 def still_needed(jobs: Sequence[Job]) -> int:
-    """Bytes of the checkpoints that jobs have yet to write; a model that is not here counts as nothing."""
+    """Return the bytes of the checkpoints that jobs have yet to write; a job whose model is not local counts as 0."""
     return sum(max(0, (checkpoint_bytes(job) or 0) - written(job.folder)) for job in jobs)
 
 
 def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -> None:
-    """Say how much the checkpoints of a sweep will take, and refuse to start where there is not that much.
+    """Print how much space the checkpoints of a sweep need, and refuse to start if the disk has less.
 
     Raises:
-        UserError: naming the keys that save less.
+        UserError: naming the keys that reduce the need.
     """
     sizes = {str(job.plain["model"]["path"]): checkpoint_bytes(job) for job in jobs}
     unknown = [path for path, size in sizes.items() if size is None]
     if unknown:
-        say(f"disk: {', '.join(unknown)} is not on this machine, so what its checkpoints take is not known")
+        say(f"disk: {', '.join(unknown)} is not on this machine, so the size of its checkpoints is not known")
     needed, free = still_needed(jobs), free_bytes(sweep)
     if needed > free:
         raise UserError(

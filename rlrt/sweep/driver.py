@@ -1,7 +1,7 @@
-"""The loop between plan and jobs: start what should run, watch it, try again what may be tried again, say how it ended.
+"""The driver of a sweep: start jobs, watch them, retry those that may be retried, and report how they ended.
 
-All a driver knows is in the jobs' folders, so another driver can go on where one ended. It is the only one that writes
-``job.json`` (it holds the sweep's lock), and looks only at jobs that are alive: those that wait or have ended cost nothing.
+All of a driver's state is in the jobs' folders, so a new driver can continue where one ended. The driver holds the sweep's
+lease and alone writes ``job.json``. It polls only the active jobs: waiting and ended jobs cost nothing.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, TextIO
 from rlrt.errors import UserError
 from rlrt.records.files import read_json, write_json
 from rlrt.records.folder import RunFolder
-from rlrt.records.lease import Held, hold
+from rlrt.records.lease import LeaseTaken, hold_lease
 from rlrt.sweep.cancelling import scancel, terminate
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
     SlurmView,
     array_limit,
+    array_suffix,
     new_name,
-    place_in,
     slurm_states,
     submitted_as,
 )
@@ -39,20 +39,20 @@ from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_s
 from rlrt.sweep.table import Live, Row, counted, table
 
 POLL_S = 0.5
-"""Seconds between two looks at the jobs that are alive."""
+"""Seconds between two polls of the active jobs."""
 
 PAUSE_S = 30.0
-"""Seconds before jobs that SLURM refused are submitted again, while others live."""
+"""Seconds before jobs that SLURM refused are submitted again, while other jobs are active."""
 
 
 @dataclass
 class Entry:
-    """A job under a driver's eye.
+    """A job that a driver watches.
 
     Attributes:
-        spec: its ``job.json``.
-        state: as last seen.
-        watched: whether this driver has seen it alive: only then a cancellation was meant for it.
+        spec: content of its ``job.json``.
+        state: state at the last poll.
+        watched: True once this driver saw the job alive; a CANCELLED state counts only then.
     """
 
     job: Job
@@ -66,11 +66,11 @@ class Driver:
 
     Args:
         sweep: the sweep's folder.
-        source: where its jobs come from.
-        launcher: where they run.
+        source: grid or search that provides the jobs.
+        launcher: starts the jobs.
         max_retries: times that a failed or lost job is started again.
-        tracking: ``tracking.*``, for the sweep's own run in MLflow.
-        out: where a person looks.
+        tracking: ``tracking.*``, for the sweep's parent run in MLflow.
+        out: stream for the live table and messages.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class Driver:
             UserError: if another driver is at work on this sweep, or SLURM refuses the jobs.
         """
         try:
-            with hold(self.sweep / "driver"), self._listening():
+            with hold_lease(self.sweep / "driver"), self._handling_sigint():
                 return self._drive()
-        except Held as held:
-            who = held.who
+        except LeaseTaken as taken:
+            other = taken.holder
             raise UserError(
-                f"another driver (pid {who.get('pid')} on {who.get('host')}) is at work on {self.sweep}; watch it with "
+                f"another driver (pid {other.get('pid')} on {other.get('host')}) is at work on {self.sweep}; watch it with "
                 f"python -m rlrt.status {self.sweep}."
             ) from None
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
+    def _handling_sigint(self) -> Iterator[None]:
         before = signal.signal(signal.SIGINT, self._interrupt)
         try:
             yield
@@ -158,12 +158,12 @@ class Driver:
 
     def _loop(self) -> None:
         while True:
-            self._look()
+            self._poll()
             bring_next(self._queue, self._live.say)
             if self._stop:
-                self._tell_to_stop()
+                self._terminate_jobs()
             else:
-                self._hear_source()
+                self._follow_source()
                 self._start()
             if not self._alive and (self._stop or not (self._waiting or self.source.unfinished())):
                 return
@@ -172,22 +172,22 @@ class Driver:
             self._show()
             time.sleep(POLL_S)
 
-    def _hear_source(self) -> None:
-        """What the source makes of the jobs' reports."""
+    def _follow_source(self) -> None:
+        """Let the source read the jobs' reports, then print its messages and prune the jobs that it names."""
         prune, lines = self.source.watch(self._ended)
         for line in lines:
             self._live.say(line)
         for folder in prune:
             self._prune(folder)
 
-    def _tell_to_stop(self) -> None:
-        """Jobs here are told again at every look: one that was just starting may not have heard Ctrl-C."""
+    def _terminate_jobs(self) -> None:
+        """Signal local jobs to stop, at every poll: one that was just starting may have missed Ctrl-C."""
         if not self.launcher.outlives_driver:
             for folder in self._alive:
                 terminate(folder, self._live.say)
 
     def _add(self, jobs: Iterable[Job]) -> None:
-        """Take jobs on. They count as alive until the next look, which finds out; one that is known already is no new job."""
+        """Add jobs, except those already known. They count as alive until the next poll reads their state."""
         for job in jobs:
             if job.folder in self._entries:
                 continue
@@ -201,21 +201,21 @@ class Driver:
             self._entries[job.folder] = self._alive[job.folder] = entry
 
     def _put_aside(self, job: Job) -> None:
-        """Under ``resume=never`` an earlier run is renamed, here and once: a job that is started again must go on."""
+        """Under ``resume=never``, move an earlier run away. Only the driver does so, once: a retried job must resume."""
         if job.plain["resume"] != "never" or not job.folder.is_dir():
             return
         slurm_id = read_json(job.folder / SPEC).get("slurm_id")
-        says = (slurm_states([slurm_id]) or {slurm_id: "PENDING"})[slurm_id] if slurm_id else None
-        if job_state(job.folder, says).alive:
+        slurm_state = (slurm_states([slurm_id]) or {slurm_id: "PENDING"})[slurm_id] if slurm_id else None
+        if job_state(job.folder, slurm_state).alive:
             return
         if aside := RunFolder(job.folder).put_aside():
             self._live.say(f"resume=never: the earlier run was moved to {aside}")
 
     def _recover(self) -> None:
-        """Find the ids of jobs whose driver died between submitting them and noting their ids.
+        """Recover the SLURM ids of jobs whose driver died after submitting them and before storing the ids.
 
         Raises:
-            UserError: where jobs were submitted to SLURM, and this machine has none to ask.
+            UserError: if jobs were submitted to SLURM and this machine has no squeue.
         """
         on_slurm = [f for f, e in self._entries.items() if e.spec.get("slurm_name") and not job_state(f).done]
         if on_slurm and shutil.which("squeue") is None:
@@ -223,25 +223,25 @@ class Driver:
                 f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to ask how "
                 "they are; go on where SLURM is, or give another hydra.sweep.dir."
             )
-        found: dict[str, str | None] = {}
+        ids: dict[str, str | None] = {}
         for folder, entry in self._entries.items():
             name = entry.spec.get("slurm_name")
             if name and entry.spec.get("slurm_id") is None:
-                if name not in found:
-                    found[name] = submitted_as(name)
-                if found[name] is not None:
-                    self._note(folder, slurm_id=f"{found[name]}{entry.spec['slurm_place']}")
+                if name not in ids:
+                    ids[name] = submitted_as(name)
+                if ids[name] is not None:
+                    self._note(folder, slurm_id=f"{ids[name]}{entry.spec['slurm_place']}")
 
     def _note(self, folder: Path, **values: Any) -> None:
         entry = self._entries[folder]
         entry.spec |= values
         write_json(folder / SPEC, entry.spec, private=True)
 
-    def _look(self) -> None:
-        """See how the living are, and sort those that are no longer."""
-        says = self._says()
+    def _poll(self) -> None:
+        """Update the state of the active jobs; move those that ended to the waiting or the ended ones."""
+        states = self._external_states()
         for folder, entry in list(self._alive.items()):
-            state = job_state(folder, says.get(folder), entry.spec)
+            state = job_state(folder, states.get(folder), entry.spec)
             if state.name in ("failed", "lost"):
                 state = self._with_progress(folder, state)
             if state.name != entry.state.name:
@@ -251,13 +251,13 @@ class Driver:
                 entry.watched = True
                 continue
             del self._alive[folder]
-            if self._again(entry, state, says.get(folder)):
+            if self._should_start(entry, state, states.get(folder)):
                 self._waiting[folder] = entry
             else:
                 self._end(folder, state)
 
     def _with_progress(self, folder: Path, state: JobState) -> JobState:
-        """A job that got further than ever before has its retries back: the limit is on failures that lead nowhere."""
+        """Reset the retries of a job that got further than ever before: the limit is on failures without progress."""
         entry = self._entries[folder]
         reached = max((int(r.get("step", 0)) for r in last_records(folder)), default=0)
         if reached > int(entry.spec.get("reached", 0)):
@@ -265,41 +265,41 @@ class Driver:
             return dataclasses.replace(state, retries=0)
         return state
 
-    def _again(self, entry: Entry, state: JobState, says: str | None) -> bool:
-        """Whether a job that is not alive should be started."""
-        if entry.watched and says == "CANCELLED":
+    def _should_start(self, entry: Entry, state: JobState, external: str | None) -> bool:
+        """True if a job that is not alive should be started; ``external`` is what ``_external_states`` says of it."""
+        if entry.watched and external == "CANCELLED":
             return False
-        roomier = state.failure == "memory" and entry.spec.get("place") not in (None, self.launcher.place())
-        if state.failure in LATER or roomier:
-            return not entry.watched  # the command came again: something may have been done about it
+        limits_changed = state.failure == "memory" and entry.spec.get("place") not in (None, self.launcher.limits())
+        if state.failure in LATER or limits_changed:
+            return not entry.watched  # a new command: the user may have removed the cause
         return state.runnable(self.max_retries)
 
     def _end(self, folder: Path, state: JobState) -> None:
         self._ended[folder] = self._entries[folder].state = state
         self._rows[folder] = self._row(folder)
-        if self._ours_to_bring(folder):
+        if self._driver_must_upload(folder):
             self._queue.append(folder)
 
-    def _ours_to_bring(self, folder: Path) -> bool:
-        """Whether an ended job left its MLflow run to the driver: on SLURM with SQLite, which nodes must not share."""
-        left = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
+    def _driver_must_upload(self, folder: Path) -> bool:
+        """True if the driver must upload an ended job's MLflow run: on SLURM with SQLite, which nodes must not share."""
+        without_mlflow = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
         complete = read_json(folder / "summary.json").get("mlflow_complete") is True
-        return left and not complete and (folder / "config.yaml").is_file()
+        return without_mlflow and not complete and (folder / "config.yaml").is_file()
 
-    def _says(self) -> dict[Path, str]:
-        """What SLURM and this machine say of the jobs that were submitted to them."""
+    def _external_states(self) -> dict[Path, str]:
+        """Return the state that SLURM or this machine's processes give for each submitted job."""
         ids = {f: str(e.spec["slurm_id"]) for f, e in self._alive.items() if e.spec.get("slurm_id")}
-        known = self._slurm.states(list(ids.values()), self._live.say)
-        return {f: known[i] for f, i in ids.items()} | self.launcher.says()
+        states = self._slurm.states(list(ids.values()), self._live.say)
+        return {f: states[i] for f, i in ids.items()} | self.launcher.process_states()
 
     def _start(self) -> None:
-        """Start what should run, and ask the source for more, as far as there is room."""
+        """Start waiting jobs and ask the source for more, as far as the launcher has room."""
         room = self.launcher.room(len(self._alive))
         if room > len(self._waiting):
             more = self.source.more(room - len(self._waiting))
             if more:
                 self._add(more)
-                self._look()
+                self._poll()
                 room = self.launcher.room(len(self._alive))
         batch = list(self._waiting)[: max(0, room)]
         if not batch or time.monotonic() < self._pause:
@@ -315,12 +315,12 @@ class Driver:
             self._pause = time.monotonic() + PAUSE_S
 
     def _submit(self, folders: Sequence[Path]) -> None:
-        """Start jobs; on SLURM as one array whose name is noted before, and whose ids after."""
+        """Start jobs; on SLURM as one array. Its name is stored before the submission, its ids afterwards."""
         slurm = self.launcher.outlives_driver
         name = new_name(self.sweep)
         for index, folder in enumerate(folders):
-            where = {"slurm_name": name, "slurm_place": place_in(folders, index)} if slurm else {"slurm_name": None}
-            self._note(folder, slurm_id=None, place=self.launcher.place(), **where)
+            where = {"slurm_name": name, "slurm_place": array_suffix(folders, index)} if slurm else {"slurm_name": None}
+            self._note(folder, slurm_id=None, place=self.launcher.limits(), **where)
         ids = self.launcher.submit(folders, self.sweep, name)
         for folder in folders:
             again = self._entries[folder].state.name in ("failed", "lost")
@@ -331,17 +331,17 @@ class Driver:
         self._slurm.ask_anew()
 
     def _prune(self, folder: Path) -> None:
-        """Stop a job for good: one that runs sees the mark at its next step, one that waits never starts."""
+        """Stop a job for good: a running job sees the prune mark at its next step, a waiting job never starts."""
         if folder in self._ended:
             return
-        place = RunFolder(folder)
-        place.ask_to_prune()
+        run_folder = RunFolder(folder)
+        run_folder.ask_to_prune()
         entry = self._entries[folder]
         if folder in self._alive and entry.state.name == "running":
             return
         if folder in self._alive and entry.spec.get("slurm_id"):
             scancel(str(entry.spec["slurm_id"]))
-        place.set_state("pruned", step=entry.state.step)
+        run_folder.set_state("pruned", step=entry.state.step)
         self._alive.pop(folder, None)
         self._waiting.pop(folder, None)
         self._end(folder, job_state(folder, None, entry.spec))
@@ -378,10 +378,10 @@ class Driver:
         return closing.code
 
     def _why(self, folder: Path, state: JobState) -> str:
-        """What became of a job that will not be started again, and what to do."""
+        """Say why a job will not be started again, and what the user can do."""
         if state.name == "interrupted":
             return "it was cancelled; the same command goes on with it"
-        why = state.error or f"its process ended without a word, see {self.sweep / 'submitit'}"
+        why = state.error or f"its process ended without an error message, see {self.sweep / 'submitit'}"
         if state.failure in LATER:
             return f"{why}; the same command tries it again; log: {folder / 'log.txt'}"
         tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
@@ -389,6 +389,6 @@ class Driver:
 
 
 def dry_run(launcher: SlurmLauncher, jobs: int, sweep: Path, out: TextIO | None = None) -> int:
-    """Print the sbatch script of a sweep; nothing is submitted. Returns the exit code."""
+    """Print the sbatch script of a sweep without submitting it; return the exit code."""
     print(launcher.script(jobs, sweep), file=out or sys.stdout)
     return 0

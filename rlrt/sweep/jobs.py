@@ -1,4 +1,4 @@
-"""Jobs from what was typed: composed, checked, and each in a folder of its own."""
+"""Build jobs from overrides: compose and check their configs, and assign each a folder."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Compose = Callable[[Sequence[str]], Any]
 
 
 def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
-    """A job whose config has been checked.
+    """Compose a job and check its config.
 
     Raises:
-        UserError: where it does not compose or cannot work.
+        UserError: if the config does not compose or cannot work.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -36,13 +36,13 @@ def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
     return job
 
 
-def own(overrides: Sequence[str]) -> list[str]:
-    """The overrides that jobs are made of: not those of Hydra's own section."""
+def job_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that belong to the jobs, without those of Hydra's own section."""
     return [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
 
 
 def check(job: Job) -> None:
-    """Refuse a job whose config cannot work, before anything of the sweep starts.
+    """Refuse a job whose config cannot work, before any job of the sweep starts.
 
     Raises:
         UserError: with the job's overrides.
@@ -54,21 +54,24 @@ def check(job: Job) -> None:
 
 
 def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose) -> tuple[list[Job], int]:
-    """The jobs of a grid, or of a search the one that its trials have in common; and how many will run. Nothing is started."""
+    """Return the jobs of a grid, or the shared base job of a search's trials, and the number of jobs that will run.
+
+    No job is started.
+    """
     values = plain(base.hydra.sweeper)
     if values.pop("kind", None) == "optuna":
         plan, fixed, _ = search_of(
-            values, own(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1)
+            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1)
         )
         return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
     sweeper = grid_of(values)
-    axes = (own(overrides), sweeper.params or {}, sweeper.grids or [])
+    axes = (job_overrides(overrides), sweeper.params or {}, sweeper.grids or [])
     jobs = grid_jobs(*axes, lambda o: job_of(folder, o, compose))
     return jobs, len(jobs)
 
 
 def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence[str]], Any]) -> Job:
-    """The job that overrides compose to; its folder is named after them and its identity."""
+    """Compose a job from overrides; its folder is named after them and the job's identity."""
     from omegaconf import OmegaConf
 
     composed = compose(overrides)
@@ -79,30 +82,30 @@ def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence
     return Job(folder / f"{readable(overrides, 'default')}-{short}", overrides, values, choices, short)
 
 
-def named(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
-    """Jobs in folders named after what tells them apart; the sweep's folder is named after the rest."""
+def assign_folders(sweep: Path, jobs: Sequence[Job]) -> list[Job]:
+    """Assign each job a folder named after the overrides that not all jobs share (those name the sweep's folder)."""
     common = set.intersection(*(set(job.overrides) for job in jobs)) if len(jobs) > 1 else set[str]()
-    known = folders_by_identity(sweep)
-    return [placed(sweep, job, [o for o in job.overrides if o not in common], known) for job in jobs]
+    folders = folders_by_identity(sweep)
+    return [with_folder(sweep, job, [o for o in job.overrides if o not in common], folders) for job in jobs]
 
 
-def placed(sweep: Path, job: Job, telling: Sequence[str], known: MutableMapping[str, Path]) -> Job:
-    """A job in its folder: the one that its identity has already, whatever its name, or a new one named after ``telling``.
+def with_folder(sweep: Path, job: Job, overrides: Sequence[str], folders: MutableMapping[str, Path]) -> Job:
+    """Assign a job the folder that its identity already has, whatever its name, or a new one named after ``overrides``.
 
     Args:
-        known: the folder of each identity; a new one is added.
+        folders: the folder of each identity; a new one is added.
     """
-    new = sweep / f"{readable(telling, 'default')}-{job.identity}"
-    return dataclasses.replace(job, folder=known.setdefault(job.identity, new))
+    new = sweep / f"{readable(overrides, 'default')}-{job.identity}"
+    return dataclasses.replace(job, folder=folders.setdefault(job.identity, new))
 
 
 def folders_by_identity(sweep: Path) -> dict[str, Path]:
-    """The folders of jobs that a sweep has already."""
+    """Return the existing job folders of a sweep by the jobs' identities."""
     return {folder.name.rsplit("-", 1)[-1]: folder for folder in job_folders(sweep)}
 
 
 def plain(value: Any) -> Any:
-    """A part of Hydra's section as plain values."""
+    """Convert a part of Hydra's section to plain values."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value, resolve=True)

@@ -1,4 +1,4 @@
-"""Where jobs run: on this machine or on SLURM, both through submitit, which is imported here alone.
+"""Launchers: run jobs on this machine or on SLURM, both through submitit.
 
 Each launcher is a dataclass whose fields are the keys of ``hydra.launcher.*``.
 """
@@ -24,20 +24,20 @@ from rlrt.keys import key
 from rlrt.sweep import worker
 
 SLURM_POLL_S = 2.0
-"""Seconds between two questions to SLURM."""
+"""Seconds between two queries to SLURM."""
 SILENCE_S = 180.0
-"""Seconds without an answer after which a person is told."""
+"""Seconds without an answer from SLURM after which the driver prints a warning."""
 SETTLE_S = 70.0
-"""Longer than a run gives MLflow for its last words."""
+"""Seconds to wait for processes that still send to MLflow: longer than a run waits for MLflow at its end."""
 MOST_JOBS = 1_000_000
-"""More jobs than any sweep has: SLURM holds the queue."""
+"""Upper limit on submitted jobs, more than any sweep has: SLURM itself queues them."""
 YEAR_MIN = 60 * 24 * 365
-"""submitit's local executor ends a job after two minutes unless told otherwise."""
+"""Timeout in minutes for submitit's local executor, which otherwise ends a job after two minutes."""
 
 
 @dataclass
 class LocalLauncher:
-    """A few processes on this machine."""
+    """Runs a few jobs at a time as processes on this machine."""
 
     n_jobs: int = key("jobs at a time", least=1)
     threads_per_job: int | None = key("CPU threads of a job; null: the machine's cores divided by n_jobs", least=1)
@@ -48,50 +48,50 @@ class LocalLauncher:
     outlives_driver = False
 
     def room(self, alive: int) -> int:
-        """How many more jobs may be started beside ``alive`` ones."""
+        """Return how many more jobs may be started while ``alive`` jobs are active."""
         return self.n_jobs - alive
 
     def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
-        """Start a process for every folder; there are no ids. Ctrl-C reaches the workers, which save, not submitit."""
+        """Start a process for every folder and return no ids. Ctrl-C reaches the workers, which save, but not submitit."""
         import submitit
 
         threads = max(1, (self.threads_per_job or (os.cpu_count() or 1) // self.n_jobs) // self.tasks_per_node)
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
-        # submitit would hide the GPUs of this machine from jobs that ask for none
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = "unset CUDA_VISIBLE_DEVICES" if seen is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(seen)}"
-        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", gpus]
+        # submitit would hide this machine's GPUs from jobs that request none
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpu_setup = "unset CUDA_VISIBLE_DEVICES" if gpus is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(gpus)}"
+        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", gpu_setup]
         for folder in folders:
-            meeting = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []
+            rendezvous = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []
             executor.update_parameters(
                 timeout_min=YEAR_MIN,
-                setup=[*setup, *meeting],
+                setup=[*setup, *rendezvous],
                 stderr_to_stdout=True,
                 tasks_per_node=self.tasks_per_node,
             )
             self._running[folder] = executor.submit(self.work, str(folder))
         return {}
 
-    def place(self) -> str:
-        """What bounds the memory of a job: one that ran out of it may be tried in another place."""
+    def limits(self) -> str:
+        """Describe what limits a job's memory: a job that ran out of memory is retried only if this text changed."""
         return f"local, {self.n_jobs} at a time, {self.tasks_per_node} processes each"
 
     def settle(self, seconds: float = SETTLE_S) -> None:
-        """Wait a little for processes whose run has ended and that still talk to MLflow."""
+        """Wait at most ``seconds`` for processes whose run has ended but that still send to MLflow."""
         end = time.monotonic() + seconds
-        while any(self.says().values()) and time.monotonic() < end:
+        while any(self.process_states().values()) and time.monotonic() < end:
             time.sleep(0.1)
 
-    def says(self) -> dict[Path, str]:
-        """``RUNNING`` for every process started here, also before it holds its job's lease; empty for those that ended."""
-        found = {folder: "" if job.done() else "RUNNING" for folder, job in self._running.items()}
-        self._running = {folder: job for folder, job in self._running.items() if found[folder]}
-        return found
+    def process_states(self) -> dict[Path, str]:
+        """Return ``RUNNING`` for each active process, also before it holds its job's lease, and "" for an ended one."""
+        states = {folder: "" if job.done() else "RUNNING" for folder, job in self._running.items()}
+        self._running = {folder: job for folder, job in self._running.items() if states[folder]}
+        return states
 
 
 @dataclass
 class SlurmLauncher:
-    """One job array on SLURM."""
+    """Runs jobs as one job array on SLURM."""
 
     partition: str | None = key("partition; null: the cluster's default")
     account: str | None = key("account; null: the user's default")
@@ -112,10 +112,10 @@ class SlurmLauncher:
     outlives_driver = True
 
     def check(self) -> None:
-        """Refuse to go on where there is no SLURM, or no time between a job's start and its signal to save.
+        """Refuse a machine without SLURM, and a time limit that leaves no time before the signal to save.
 
         Raises:
-            UserError: saying what to do.
+            UserError: with the key to change.
         """
         if self.signal_delay_s >= self.timeout_min * 60:
             raise UserError(
@@ -129,25 +129,25 @@ class SlurmLauncher:
             )
 
     def room(self, alive: int) -> int:
-        """How many more jobs may be submitted beside ``alive`` ones: SLURM itself lets ``array_parallelism`` run."""
+        """Return how many more jobs may be submitted: no real limit, since SLURM itself enforces ``array_parallelism``."""
         return MOST_JOBS - alive
 
-    def place(self) -> str:
-        """What bounds the memory of a job: one that ran out of it may be tried in another place."""
+    def limits(self) -> str:
+        """Describe what limits a job's memory: a job that ran out of memory is retried only if this text changed."""
         return f"slurm, {self.partition}, {self.mem_gb} GB, {self.gpus_per_node} GPUs, {self.nodes} x {self.tasks_per_node}"
 
     def settle(self) -> None:
-        """Jobs on SLURM need nobody to wait for them."""
+        """Do nothing: jobs on SLURM do not need the driver to wait for them."""
 
-    def says(self) -> dict[Path, str]:
-        """Nothing: ``slurm_states`` tells of jobs by their ids, whichever driver submitted them."""
+    def process_states(self) -> dict[Path, str]:
+        """Return {}: ``slurm_states`` gives the state of jobs by their ids, whichever driver submitted them."""
         return {}
 
     def _executor(self, sweep: Path, name: str) -> Any:
         import submitit
 
         class Anywhere(submitit.SlurmExecutor):
-            """submitit's executor, which otherwise refuses to be made where srun is not found (a dry run needs none)."""
+            """submitit's executor, usable without srun: a dry run does not need it."""
 
             @classmethod
             def affinity(cls) -> int:
@@ -176,16 +176,16 @@ class SlurmLauncher:
         return executor
 
     def script(self, jobs: int, sweep: Path) -> str:
-        """The sbatch script of an array of ``jobs`` jobs."""
+        """Return the sbatch script of an array of ``jobs`` jobs."""
         executor = self._executor(sweep, new_name(sweep))
         executor.parameters["map_count"] = jobs
         return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))
 
     def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
-        """Submit one array under ``name``; returns the SLURM job id of every folder.
+        """Submit one array under ``name``; return the SLURM job id of every folder.
 
         Raises:
-            UserError: with sbatch's own words, where SLURM refuses.
+            UserError: with sbatch's message, if SLURM refuses.
         """
         from submitit.core.utils import FailedJobError
 
@@ -195,8 +195,8 @@ class SlurmLauncher:
                 warnings.simplefilter("ignore")
                 jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
         except FailedJobError as error:
-            words = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise UserError(f"hydra/launcher=slurm: sbatch refused the jobs: {words[-1] if words else error}") from None
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise UserError(f"hydra/launcher=slurm: sbatch refused the jobs: {lines[-1] if lines else error}") from None
         return {folder: job.job_id for folder, job in zip(folders, jobs, strict=True)}
 
 
@@ -204,35 +204,35 @@ Launcher = LocalLauncher | SlurmLauncher
 
 
 def free_port() -> int:
-    """A port of this machine that nobody has now."""
+    """Return a port of this machine that is free now."""
     return probed("127.0.0.1", 0)
 
 
 def new_name(sweep: Path) -> str:
-    """A name of one submission alone: ``squeue`` finds it should the driver die before it has noted the id."""
+    """Return a unique name for one submission: ``squeue`` finds it if the driver dies before it has stored the id."""
     return f"rlrt-{sweep.name[-8:]}-{secrets.token_hex(4)}"
 
 
-def place_in(folders: Sequence[Path], index: int) -> str:
-    """What follows the submission's id in the id of its ``index``-th job; submitit makes no array of one job."""
+def array_suffix(folders: Sequence[Path], index: int) -> str:
+    """Return the suffix ``_INDEX`` of a job's id in its array; empty for a single job, which submitit does not array."""
     return "" if len(folders) == 1 else f"_{index}"
 
 
 def array_limit() -> int:
-    """The most jobs that this cluster takes in one array."""
+    """Return the most jobs that this cluster accepts in one array."""
     done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
     return max(1, int(match[1])) if match else 1001
 
 
-def squeue(*words: str) -> list[str] | None:
-    """Lines of ``squeue``, which knows ended jobs for a while too; None where it does not answer.
+def squeue(*options: str) -> list[str] | None:
+    """Return the output lines of ``squeue``, which also lists ended jobs for a while; None if it does not answer.
 
-    (Without accounting, submitit itself would never notice that a job was killed.)
+    (Without SLURM accounting, submitit itself would never notice that a job was killed.)
     """
     try:
         done = subprocess.run(
-            ["squeue", "-t", "all", "-h", *words], capture_output=True, text=True, check=False, timeout=60
+            ["squeue", "-t", "all", "-h", *options], capture_output=True, text=True, check=False, timeout=60
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -240,48 +240,48 @@ def squeue(*words: str) -> list[str] | None:
 
 
 def slurm_states(ids: Sequence[str]) -> dict[str, str] | None:
-    """State of SLURM jobs, empty for those that SLURM no longer knows; None where it does not answer.
+    """Return the state of SLURM jobs by id, "" for jobs that SLURM no longer knows; None if SLURM does not answer.
 
-    Asks for all jobs of the user: a question by id is refused where one id is too old.
+    It queries all jobs of the user: SLURM refuses a query by id if one of the ids is too old.
     """
     if not ids:
         return {}
     lines = squeue("-r", "-u", str(os.getuid()), "-o", "%i|%T")
     if lines is None:
         return None
-    known = dict(line.split("|", 1) for line in lines if "|" in line)
-    return {job: known.get(job, "") for job in ids}
+    states = dict(line.split("|", 1) for line in lines if "|" in line)
+    return {job: states.get(job, "") for job in ids}
 
 
 class SlurmView:
-    """What SLURM says of jobs, one question for all of them every two seconds; its silence changes nothing."""
+    """Cached states of SLURM jobs: one query for all jobs every two seconds; without an answer the states stay as they are."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-        self._asked, self._heard, self._told = -SLURM_POLL_S, time.monotonic(), False
+        self._states: dict[str, str] = {}
+        self._asked_at, self._answered_at, self._warned = -SLURM_POLL_S, time.monotonic(), False
 
     def ask_anew(self) -> None:
-        """Ask at the next look: something was submitted."""
-        self._asked = -SLURM_POLL_S
+        """Query SLURM at the next poll, since jobs were submitted."""
+        self._asked_at = -SLURM_POLL_S
 
     def states(self, ids: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
-        """State of every job, as last heard; ``PENDING`` for one of which nothing was heard yet."""
-        if ids and time.monotonic() - self._asked >= SLURM_POLL_S:
+        """Return the last known state of every job; ``PENDING`` for a job without a known state."""
+        if ids and time.monotonic() - self._asked_at >= SLURM_POLL_S:
             answer = slurm_states(ids)
             if answer is not None:
-                self._known, self._heard, self._told = answer, time.monotonic(), False
-            elif time.monotonic() - self._heard > SILENCE_S and not self._told:
+                self._states, self._answered_at, self._warned = answer, time.monotonic(), False
+            elif time.monotonic() - self._answered_at > SILENCE_S and not self._warned:
                 say("WARNING: squeue has not answered for minutes; jobs on SLURM are taken to be as they were")
-                self._told = True
-            self._asked = time.monotonic()
-        return {i: self._known.get(i, "PENDING") for i in ids}
+                self._warned = True
+            self._asked_at = time.monotonic()
+        return {i: self._states.get(i, "PENDING") for i in ids}
 
 
 def submitted_as(name: str) -> str | None:
-    """The job id (of the array, where it is one) that SLURM gave to the submission of a name; None if it never came.
+    """Return the job id (or the array's id) of the submission with a name; None if SLURM never received it.
 
     Raises:
-        UserError: where SLURM does not answer, since submitting again could run jobs twice.
+        UserError: if SLURM does not answer, since submitting again could run jobs twice.
     """
     lines = squeue("-n", name, "-o", "%F")
     if lines is None:

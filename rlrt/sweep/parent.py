@@ -1,4 +1,4 @@
-"""A sweep's own run in MLflow, the parent of its jobs' runs, and bringing there what jobs could not."""
+"""The parent run of a sweep in MLflow, and the upload of records that jobs could not send themselves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.records.files import mapping, read_json, write_json
-from rlrt.records.lease import LEASE, held, hold
+from rlrt.records.lease import LEASE, hold_lease, is_held
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.records.secrets import command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
 
 NOTE = "sweep.json"
-"""In a sweep's folder: its run in MLflow, and what is needed to make that run later."""
+"""File in a sweep's folder with the id of its parent run in MLflow, and the values needed to create that run later."""
 FENCE = "``````"
-"""Around a command in a note of MLflow."""
+"""Markdown fence around a command in a note of MLflow."""
 WAIT_S = 60.0
 """Seconds that a driver waits for MLflow to give the sweep its run."""
 
@@ -26,32 +26,32 @@ log = logging.getLogger("rlrt")
 
 
 def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | None = None) -> MlflowTracker | None:
-    """The sweep's run, the same one when the sweep goes on; None where ``tracking.uri`` names no MLflow.
+    """Open the sweep's parent run, the same one when the sweep continues; None if ``tracking.uri`` is null.
 
     Args:
         sweep: the sweep's folder.
         tracking: ``tracking.*`` of its jobs.
-        warn: told in one sentence when MLflow fails.
-        uri: instead of ``tracking.uri``.
+        warn: called with one sentence if MLflow fails.
+        uri: tracking URI to use instead of ``tracking.uri``.
     """
-    place = uri or tracking.get("uri")
-    if not place:
+    store = uri or tracking.get("uri")
+    if not store:
         return None
     note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE) | {"tracking": redacted(dict(tracking))}
     write_json(sweep / NOTE, note)
-    asked = [str(note["question"])] if note.get("question") else []
+    parts = [str(note["question"])] if note.get("question") else []
     if note.get("command"):  # MLflow's page reads the note as Markdown
-        asked.append(f"{FENCE}\n{note['command']}\n{FENCE}")
-    said = "\n\n".join(asked)
+        parts.append(f"{FENCE}\n{note['command']}\n{FENCE}")
+    description = "\n\n".join(parts)
     parent = MlflowTracker(
-        uri=place,
+        uri=store,
         experiment=tracking["experiment"],
         artifacts=tracking["artifacts"],
         run_id=note.get("mlflow_run_id"),
         key=note["key"],
         name=sweep.name,
         tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"}
-        | ({"mlflow.note.content": said} if said else {}),
+        | ({"mlflow.note.content": description} if description else {}),
         params={},
         warn=warn,
     )
@@ -60,9 +60,9 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
     return parent
 
 
-def note_question(sweep: Path, words: Sequence[str], study: Path | None) -> None:
-    """Keep the command that was typed (``words`` follow its ``-m``), and a study's question, with the sweep."""
-    command = f"python -m rlrt.run -m {command_line(words)}"
+def note_question(sweep: Path, arguments: Sequence[str], study: Path | None) -> None:
+    """Store the sweep's command (``arguments`` follow its ``-m``) and its study's question in the sweep's folder."""
+    command = f"python -m rlrt.run -m {command_line(arguments)}"
     lines = study.read_text().splitlines() if study is not None and study.is_file() else []
     comment = " ".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
     question = comment.partition("Question: ")[2].partition("?")[0]
@@ -71,13 +71,13 @@ def note_question(sweep: Path, words: Sequence[str], study: Path | None) -> None
 
 
 def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str], None]) -> None:
-    """A sweep's report, in its folder and its run in MLflow; what goes wrong with it never ends a sweep."""
+    """Write a sweep's report to its folder and its parent run in MLflow; an error in it never ends the sweep."""
     from rlrt.reporting.page import read, write
 
     try:
         files = write(read(sweep, None))
     except Exception as error:
-        say(f"WARNING: no report could be made of {sweep} ({error}); python -m rlrt.report tries again")
+        say(f"WARNING: the report of {sweep} could not be written ({error}); python -m rlrt.report tries again")
         return
     say(f"report: {files[0]}")
     if parent is not None:
@@ -86,7 +86,7 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
 
 
 def send_report(sweep: Path, files: Sequence[Path]) -> None:
-    """A sweep's report to its run in MLflow, where it has one whose URI needs no password."""
+    """Send a sweep's report to its parent run in MLflow, if it has one whose URI needs no password."""
     from rlrt.execution.tracking import refuse_to_send_credentials
 
     note = read_json(sweep / NOTE)
@@ -96,23 +96,23 @@ def send_report(sweep: Path, files: Sequence[Path]) -> None:
     try:
         refuse_to_send_credentials(sweep, tracking.get("uri"))
     except UserError as error:
-        log.warning("the report stays here: %s", error)
+        log.warning("the report was not sent to MLflow: %s", error)
         return
     parent = open_parent(sweep, tracking, log.warning)
     if parent is not None:
         for file in files:
             parent.artifact(file, "report")
-        parent.close("RUNNING" if held(sweep / "driver") else "FINISHED")
+        parent.close("RUNNING" if is_held(sweep / "driver") else "FINISHED")
 
 
 def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:
-    """The tags that lead from a job's run to its sweep's."""
+    """Return the tags that link a job's run to its sweep's parent run."""
     linked = {"mlflow.parentRunId": parent.run_id} if parent is not None and parent.run_id else {}
     return {"rlrt.sweep": sweep.name} | linked
 
 
 def adopt(job: Path, uri: str | None = None) -> None:
-    """Give a job its sweep's run as parent where MLflow was away when the sweep began."""
+    """Link a job to its sweep's parent run if MLflow could not be reached when the sweep began."""
     spec, sweep = read_json(job / SPEC), job.parent
     tags = mapping(spec.get("tags"))
     if not spec or tags.get("mlflow.parentRunId") or "rlrt.sweep" not in tags:
@@ -122,13 +122,13 @@ def adopt(job: Path, uri: str | None = None) -> None:
         parent = open_parent(sweep, tracking, log.warning, uri)
         if parent is not None:
             parent.close("FINISHED")
-    known = read_json(sweep / NOTE).get("mlflow_run_id")
-    if known:
-        write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": known}}, private=True)
+    parent_id = read_json(sweep / NOTE).get("mlflow_run_id")
+    if parent_id:
+        write_json(job / SPEC, spec | {"tags": tags | {"mlflow.parentRunId": parent_id}}, private=True)
 
 
 def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
-    """Bring the first job of a queue, if there is one; what MLflow or a damaged folder raises never ends a sweep."""
+    """Send the first job of a queue to MLflow, if any; an error from MLflow or a damaged folder never ends the sweep."""
     if not queue:
         return
     job = queue.pop(0)
@@ -139,20 +139,20 @@ def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
 
 
 def bring(job: Path, uri: str | None = None, trust: bool = False) -> bool:
-    """Bring to MLflow whatever a job's folder has and MLflow has not; returns whether it now has everything.
+    """Send to MLflow what it lacks of a job's records; return True if MLflow then has everything.
 
     Args:
-        job: its folder.
-        uri: instead of its own tracking URI.
-        trust: whether its own server may get this environment's credentials.
+        job: the job's folder.
+        uri: tracking URI to use instead of the job's own.
+        trust: allow the job's own server to get this environment's credentials.
 
     Raises:
-        Held: if a process runs the job: it talks to MLflow itself.
-        UserError: if the job's config cannot be read any more.
+        LeaseTaken: if a process runs the job, since that process sends to MLflow itself.
+        UserError: if the job's config can no longer be read.
     """
     from rlrt.execution.tracking import replay, stored
 
-    with hold(job / LEASE):
-        stored(job, uri, trust)  # refused before anybody is spoken to
+    with hold_lease(job / LEASE):
+        stored(job, uri, trust)  # refuse a bad config before any server is contacted
         adopt(job, uri)
         return replay(job, uri, trust)

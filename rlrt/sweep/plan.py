@@ -1,4 +1,4 @@
-"""Which jobs a sweep has: combinations of overrides, each with its resolved config, its identity and its folder."""
+"""The jobs of a sweep: combinations of overrides, each with its resolved config, identity and folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        folder: where it runs and what holds its state.
-        overrides: what was typed for it.
+        folder: folder in which it runs and that holds its state.
+        overrides: its overrides, as on the command line.
         plain: its resolved config as nested plain values.
-        choices: the option chosen in every config group.
-        identity: of the run.
-        tags: more tags for MLflow.
+        choices: the selected option of every config group.
+        identity: identity of the run.
+        tags: further tags for MLflow.
     """
 
     folder: Path
@@ -39,30 +39,30 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         spec = {
             "overrides": list(self.overrides),
-            "plain": {**self.plain, "resume": "auto"},  # whatever was asked of the sweep: a job started again goes on
+            "plain": {**self.plain, "resume": "auto"},  # a job that is started again must resume
             "choices": self.choices,
             "identity": self.identity,
         }
-        # the config as it is: a tracking URI may hold a password
+        # private, since the config is not masked and a tracking URI may contain a password
         write_json(self.folder / SPEC, read_json(self.folder / SPEC) | spec | more, private=True)
 
 
 def refuse_anothers(job: Job) -> None:
-    """Refuse a job whose folder holds another run than the job's: its numbers would stand under this one's name.
+    """Refuse a job whose folder holds a run with another identity: that run's results would be taken for this job's.
 
     Raises:
         UserError: naming both identities.
     """
-    there = read_json(job.folder / "manifest.json").get("identity", job.identity)
-    if there != job.identity:
+    stored = read_json(job.folder / "manifest.json").get("identity", job.identity)
+    if stored != job.identity:
         raise UserError(
-            f"hydra.sweep.dir: {job.folder} holds another run (identity {there}, the job's is {job.identity}); move that "
+            f"hydra.sweep.dir: {job.folder} holds another run (identity {stored}, the job's is {job.identity}); move that "
             "folder away, or give another hydra.sweep.dir."
         )
 
 
 def combinations(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
-    """Every combination of the axes' values as overrides, the last axis fastest."""
+    """Return every combination of the axes' values as overrides; the last axis varies fastest."""
     names = list(axes)
     return [
         tuple(f"{name}={value}" for name, value in zip(names, values, strict=True))
@@ -71,18 +71,18 @@ def combinations(axes: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 def is_axis(argument: str) -> bool:
-    """Whether an override has several values."""
+    """True if an override has several values."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     return bool(OverridesParser.create().parse_override(argument).is_sweep_override())
 
 
 def parse_axes(arguments: Sequence[str], params: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Axes from ``hydra.sweeper.params`` (or one of its ``grids``) and the command line, which wins.
+    """Parse the axes in ``hydra.sweeper.params`` (or one of its ``grids``) and on the command line, which takes precedence.
 
     Args:
-        arguments: what was typed, in Hydra's override grammar; ``a=1,2`` and ``a=range(3)`` are axes of several values.
-        params: key to such a text (or to a list of values).
+        arguments: the command line's overrides; in ``a=1,2`` and ``a=range(3)`` the axis has several values.
+        params: key to values in the same grammar, or to a list of values.
 
     Raises:
         UserError: for an axis without values.
@@ -120,13 +120,13 @@ def grid_jobs(
     grids: Sequence[Mapping[str, Any]],
     compose: Callable[[tuple[str, ...]], Job],
 ) -> list[Job]:
-    """The jobs of a grid, or of the union of several; equal identities once, in the order they first appear.
+    """Return the jobs of a grid, or of the union of several grids, in order; jobs of equal identity appear once.
 
     Args:
         arguments: the command line's overrides.
         params: axes shared by all grids.
-        grids: axes of each grid; an empty list is one grid without axes of its own.
-        compose: a job from its overrides.
+        grids: further axes of each grid; an empty list means one grid without further axes.
+        compose: builds a job from its overrides.
     """
     jobs: dict[str, Job] = {}
     for grid in grids or [{}]:

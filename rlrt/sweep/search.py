@@ -1,9 +1,9 @@
-"""A search: Optuna proposes, the sweep's driver runs, and what the jobs report decides what is pruned.
+"""A search: Optuna proposes trials, the sweep's driver runs their jobs, and the jobs' metrics decide which are pruned.
 
-Only the driver writes the study. Jobs write their records as always, and the driver reads them while they grow: so pruning
-works the same from SLURM jobs, a job needs no Optuna, and a trial can be the mean over several seeds. A trial's jobs are found
-again by their folders, so a driver that takes over goes on with the trials that it finds running, and a trial that repeats an
-earlier one is told what became of the jobs that are there.
+Only the driver writes the study. Jobs write their records as in any sweep, and the driver reads the records while they grow.
+So pruning works the same for SLURM jobs, a job does not need Optuna, and a trial can be the mean over several seeds. A trial's
+jobs are identified by their folders: a new driver continues the running trials, and a trial that repeats an earlier one gets
+the results of the existing jobs.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Plan:
         space: key to an ``optuna.distributions`` distribution.
         objectives: names of metrics.
         directions: ``maximize`` or ``minimize`` for each.
-        n_trials: of the study, over all its drivers.
+        n_trials: trials of the study, over all its drivers.
         n_jobs: trials that run at a time.
-        seeds: a trial is the mean over runs with these; empty for one run with the config's own seed.
+        seeds: a trial is the mean over runs with these seeds; empty: one run with the config's seed.
         sampler, pruner: ``_target_`` and arguments.
-        seed: of the sampler.
-        identity: what must be equal for two invocations to belong to one study.
+        seed: seed of the sampler.
+        identity: hash of everything that two invocations of one study must share.
     """
 
     space: Mapping[str, Any]
@@ -58,12 +58,12 @@ class Running:
     """A trial whose jobs have not all ended.
 
     Attributes:
-        trial: Optuna's.
-        jobs: one for every seed.
-        followers: one for every job.
+        trial: Optuna's trial.
+        jobs: one job for every seed.
+        followers: one follower for every job.
         seen: for every job, its objective by step.
-        reported: steps whose mean Optuna has.
-        prune: whether its jobs were asked to end.
+        reported: steps whose mean was reported to Optuna.
+        prune: True once its jobs were asked to end.
     """
 
     trial: Any
@@ -78,9 +78,9 @@ class Search:
     """A study as a source of jobs.
 
     Args:
-        sweep: the sweep's folder, where the study's journal lies.
-        plan: what to search.
-        job: makes a job from a trial's overrides; raises UserError where they do not compose.
+        sweep: the sweep's folder, which holds the study's journal.
+        plan: the checked settings of the search.
+        job: builds a job from a trial's overrides; raises UserError if they do not compose.
     """
 
     def __init__(self, sweep: Path, plan: Plan, job: Callable[[Sequence[str]], Job]) -> None:
@@ -88,38 +88,40 @@ class Search:
         self._running: dict[int, Running] = {}
         self._study: Any = None
         self.prunes = not str(plan.pruner.get("_target_", "")).endswith("NopPruner")
-        self._told, self._lines, self._halted = 0, list[str](), False
+        self._ended, self._lines, self._halted = 0, list[str](), False
         self._size = grid_size(plan.space) if is_grid(plan) else None
 
     def begin(self) -> list[Job]:
-        """Open the study, and go on with the trials that an earlier driver left running."""
+        """Open the study, and continue the trials that were running under an earlier driver."""
         import optuna
 
         self._study = open_study(self._sweep, self._plan)
-        left = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
         jobs: list[Job] = []
-        for frozen in left:
+        for frozen in running:
             jobs += self._take(optuna.trial.Trial(self._study, frozen._trial_id))
         return jobs
 
     def more(self, room: int) -> list[Job]:
-        """New trials while there is room for one more job and for one more trial."""
+        """Propose new trials while there is room for another job and another trial; return their jobs."""
         if self._halted:
             return []
         jobs: list[Job] = []
-        while len(jobs) < room and len(self._running) < self._plan.n_jobs and self._asked() < self._most():
+        while len(jobs) < room and len(self._running) < self._plan.n_jobs and self._trial_count() < self._trial_limit():
             jobs += self._take(self._study.ask())
         return jobs
 
-    def _asked(self) -> int:
+    def _trial_count(self) -> int:
         return len(self._study.get_trials(deepcopy=False))
 
-    def _most(self) -> int:
+    def _trial_limit(self) -> int:
         return self._plan.n_trials if self._size is None else min(self._plan.n_trials, self._size)
 
     def _take(self, trial: Any) -> list[Job]:
-        """The jobs of a trial. Its parameters are suggested here: all of a new one's, what is lacking of one that a killed
-        driver left (``Study.ask`` takes the same call of Optuna's)."""
+        """Suggest a trial's missing parameters and return its jobs. A killed driver may have set some parameters already.
+
+        ``Study.ask`` makes the same private call of Optuna's.
+        """
         params = {name: trial._suggest(name, over) for name, over in self._plan.space.items()}
         seeds = [[f"seed={seed}"] for seed in self._plan.seeds] or [[]]
         try:
@@ -135,9 +137,9 @@ class Search:
         return jobs
 
     def watch(self, ended: Ended) -> tuple[list[Path], list[str]]:
-        """Report what is new, ask what to prune, and tell Optuna how trials ended.
+        """Report new values to Optuna, ask it which trials to prune, and tell it how trials ended.
 
-        A running trial's jobs are its own: a later trial that repeats it has no say in whether they are pruned.
+        Only the first trial with a job may prune it, not a later trial that repeats the first.
         """
         prune: list[Path] = []
         lines, self._lines = self._lines, []
@@ -149,7 +151,7 @@ class Search:
             news = self._report(running) and owner
             states = [ended.get(job.folder) for job in running.jobs]
             if any(state is not None and waits_for_a_person(state) for state in states):
-                del self._running[number]  # still running in the study: the same command goes on with it
+                del self._running[number]  # the study keeps it as running: the same command continues it
                 self._halted = True
                 lines.append(f"trial {number} waits for the same command, and no new one is proposed until then")
                 continue
@@ -159,11 +161,11 @@ class Search:
                 prune += [j.folder for j, s in zip(running.jobs, states, strict=True) if s is None]
             if all(state is not None for state in states):
                 del self._running[number]
-                lines.append(self._tell(running, ended))
+                lines.append(self._finish(running, ended))
         return prune, lines
 
     def _report(self, running: Running) -> bool:
-        """Give Optuna the mean over the seeds at every step that all of them have reached; returns whether one was new."""
+        """Report the mean over the seeds at every step that all seeds have reached; return True if a step was new."""
         if len(self._plan.objectives) > 1:
             return False
         (name,) = self._plan.objectives
@@ -175,8 +177,8 @@ class Search:
         running.reported |= set(new)
         return bool(new)
 
-    def _tell(self, running: Running, ended: Ended) -> str:
-        """A trial's end: complete with the mean over its seeds, pruned, or failed."""
+    def _finish(self, running: Running, ended: Ended) -> str:
+        """End a trial: complete with the mean over its seeds, pruned, or failed; return a line for the user."""
         import optuna
 
         states = [ended[job.folder] for job in running.jobs]
@@ -186,8 +188,8 @@ class Search:
             job, state = failed
             return self._fail(running.trial, f"{job.folder.name}: {state.error or state.name}")
         if any(state.name == "pruned" for state in states):
-            self._told += 1
-            told(self._study, number, optuna.trial.TrialState.PRUNED)
+            self._ended += 1
+            tell_study(self._study, number, optuna.trial.TrialState.PRUNED)
             return f"trial {number}: pruned ({self._params(running.trial)})"
         values = []
         for name in self._plan.objectives:
@@ -196,33 +198,33 @@ class Search:
                 missing = f"{name} is not a number at the end" if name in states[0].final else f"there is no {name}"
                 return self._fail(running.trial, missing)
             values.append(math.fsum(numbers) / len(numbers))
-        self._told += 1
-        told(self._study, number, optuna.trial.TrialState.COMPLETE, values)
+        self._ended += 1
+        tell_study(self._study, number, optuna.trial.TrialState.COMPLETE, values)
         return f"trial {number}: {', '.join(f'{v:.4f}' for v in values)} ({self._params(running.trial)})"
 
     def _fail(self, trial: Any, why: str) -> str:
         import optuna
 
-        self._told += 1
+        self._ended += 1
         trial.set_user_attr("error", why[:500])
-        told(self._study, trial.number, optuna.trial.TrialState.FAIL)
+        tell_study(self._study, trial.number, optuna.trial.TrialState.FAIL)
         return f"trial {trial.number}: failed: {why}"
 
     def _params(self, trial: Any) -> str:
         return " ".join(f"{k}={short(v)}" for k, v in trial.params.items())
 
     def unfinished(self) -> bool:
-        """Whether trials are still to be told, or to be proposed: one that only repeats ended jobs keeps no job alive."""
-        return bool(self._running) or (not self._halted and self._asked() < self._most())
+        """True if trials are still to be ended or proposed; a trial that only repeats ended jobs has no active job."""
+        return bool(self._running) or (not self._halted and self._trial_count() < self._trial_limit())
 
     def headline(self) -> str:
-        """Trials so far, and the best of them."""
+        """Return the number of trials so far and the best values."""
         best = self._best()
-        found = f", best {', '.join(f'{v:.4f}' for v in best[0].values)}" if best else ""
-        return f"trials: {self._asked()} of {self._most()}{found}"
+        values = f", best {', '.join(f'{v:.4f}' for v in best[0].values)}" if best else ""
+        return f"trials: {self._trial_count()} of {self._trial_limit()}{values}"
 
     def _best(self) -> list[Any]:
-        """The best trial, or the Pareto front of several objectives, its repeats once; empty before one is complete."""
+        """Return the best trial, or the Pareto front of several objectives without repeats; [] if no trial is complete."""
         import optuna
 
         complete = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
@@ -234,9 +236,9 @@ class Search:
         return list({tuple(t.user_attrs.get("jobs", [t.number])): t for t in front}.values())[::-1]
 
     def close(self, ended: Ended) -> Closing:
-        """Counts and best parameters: printed, in ``best.json``, and as tags of the sweep's run in MLflow.
+        """Report counts and best parameters: as lines, in ``best.json``, and as tags of the sweep's parent run in MLflow.
 
-        The code is 1 where no trial is complete, or where nothing is under way and fewer trials were told than asked for.
+        The exit code is 1 if no trial is complete, or if no job is active and fewer trials ended than were requested.
         """
         trials = self._study.get_trials(deepcopy=False)
         counts = {name: sum(t.state.name == name for t in trials) for name in ("COMPLETE", "PRUNED", "FAIL", "RUNNING")}
@@ -244,24 +246,25 @@ class Search:
         lines = [f"study {self._study.study_name}: " + ", ".join(f"{n} {k.lower()}" for k, n in counts.items() if n)]
         lines += [f"trial {t.number} failed: {t.user_attrs.get('error')}" for t in trials if t.state.name == "FAIL"]
         under_way = any(job.folder not in ended for running in self._running.values() for job in running.jobs)
-        short = finished < self._most() and not under_way
+        short = finished < self._trial_limit() and not under_way
         if short:
             lines.append(
-                f"only {finished} of {self._most()} trials have ended; the same command goes on with the search"
+                f"only {finished} of {self._trial_limit()} trials have ended; the same command goes on with the search"
             )
         best = self._best()
         if not best:
-            code = int(self._halted or short or finished >= self._most())
+            code = int(self._halted or short or finished >= self._trial_limit())
             return Closing([*lines, "no trial is complete yet"], code, {}, {}, finished)
-        found = [self._described(trial) for trial in best]
-        write_json(self._sweep / "best.json", {"study": self._study.study_name, "best": found})
-        for b in found:
+        descriptions = [self._described(trial) for trial in best]
+        write_json(self._sweep / "best.json", {"study": self._study.study_name, "best": descriptions})
+        for b in descriptions:
             values = ", ".join(f"{name} {value:.4f}" for name, value in b["values"].items())
             lines.append(f"best: trial {b['trial']}: {values}: {' '.join(b['overrides'])}")
         lines.append(f"saved in {self._sweep / 'best.json'}; the study is in {self._sweep / JOURNAL}")
         tags = {f"rlrt.best.{name}": text_of(value) for name, value in best[0].params.items()}
         tags |= {f"rlrt.trials.{name.lower()}": str(n) for name, n in counts.items()}
-        metrics = {f"best/{name.replace('/', '_')}": v for name, v in found[0]["values"].items()} if self._told else {}
+        best_values = descriptions[0]["values"] if self._ended else {}
+        metrics = {f"best/{name.replace('/', '_')}": v for name, v in best_values.items()}
         return Closing(lines, int(self._halted or short), tags, metrics, finished)
 
     def _described(self, trial: Any) -> dict[str, Any]:
@@ -275,33 +278,33 @@ class Search:
 
 
 def waits_for_a_person(state: JobState) -> bool:
-    """Whether what ended a job is not its trial's fault: it was cancelled, the disk is full, a model is missing."""
+    """True if a job ended for a reason outside its trial: it was cancelled, the disk is full, or a model is missing."""
     return state.name == "interrupted" or state.failure in LATER
 
 
 def tagged(job: Job, trial: int) -> Job:
-    """A job with the number of its trial as a tag."""
+    """Return a copy of a job with the number of its trial as a tag."""
     return Job(job.folder, job.overrides, job.plain, job.choices, job.identity, {"rlrt.trial": str(trial)})
 
 
 def short(value: Any) -> str:
-    """A parameter for a person's eye."""
+    """Format a parameter with at most 4 significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def number_of(value: Any) -> float:
-    """A final metric as a number; NaN where it is none (records hold NaN as text)."""
+    """Convert a final metric to a number; NaN if it is not one (records store NaN as text)."""
     try:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
 
 
-def told(study: Any, number: int, state: Any, values: Sequence[float] | None = None) -> None:
+def tell_study(study: Any, number: int, state: Any, values: Sequence[float] | None = None) -> None:
     """Tell Optuna how a trial ended.
 
-    Its grid sampler then stops the study at the last point of the grid, which outside ``optimize`` raises after the trial
-    has been told.
+    At the last point of the grid Optuna's grid sampler stops the study. Outside ``optimize`` that raises a RuntimeError after
+    the trial has been stored.
     """
     try:
         study.tell(number, values, state=state)
@@ -311,15 +314,15 @@ def told(study: Any, number: int, state: Any, values: Sequence[float] | None = N
 
 
 def is_grid(plan: Plan) -> bool:
-    """Whether the sampler takes every combination once."""
+    """True if the sampler is Optuna's grid sampler."""
     return str(plan.sampler.get("_target_", "")).endswith("GridSampler")
 
 
 def open_study(sweep: Path, plan: Plan) -> Any:
-    """The study in the sweep's journal, made where there is none.
+    """Open the study in the sweep's journal, or create it.
 
     Raises:
-        UserError: for a sampler or pruner that Optuna does not take.
+        UserError: for a sampler or pruner that Optuna does not accept.
     """
     import optuna
     from optuna.storages.journal import JournalFileBackend
@@ -329,11 +332,11 @@ def open_study(sweep: Path, plan: Plan) -> Any:
     mend(journal)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     name = f"{sweep.name}-{plan.identity}"
-    known = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}
-    more = {"search_space": grid_values(plan.space)} if is_grid(plan) else {}
-    # the same seed would propose the same points again when a study goes on, except to a grid, whose order it is
-    seed = plan.seed if is_grid(plan) else plan.seed + known.get(name, 0)
-    sampler = built(plan.sampler, "sampler", seed=seed, **more)
+    trials = {s.study_name: s.n_trials for s in optuna.get_all_study_summaries(storage)}
+    grid = {"search_space": grid_values(plan.space)} if is_grid(plan) else {}
+    # a resumed study needs another seed, or it would propose the same points again; for a grid the seed is the order
+    seed = plan.seed if is_grid(plan) else plan.seed + trials.get(name, 0)
+    sampler = built(plan.sampler, "sampler", seed=seed, **grid)
     pruner = built(plan.pruner, "pruner")
     return optuna.create_study(
         study_name=name,
@@ -346,7 +349,7 @@ def open_study(sweep: Path, plan: Plan) -> Any:
 
 
 def built(section: Mapping[str, Any], what: str, **more: Any) -> Any:
-    """Optuna's object of a section.
+    """Build the sampler or pruner that a section describes.
 
     Raises:
         UserError: with the reason.
@@ -360,21 +363,21 @@ def built(section: Mapping[str, Any], what: str, **more: Any) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            made = instantiate(dict(section), **more, _convert_="all")
-    except Exception as error:  # an import, an unknown argument, a value out of range: Hydra wraps them all alike
+            instance = instantiate(dict(section), **more, _convert_="all")
+    except Exception as error:  # Hydra wraps failed imports, unknown arguments and values out of range in one type
         reason = first_line(error.__cause__ or error)
         raise UserError(f"hydra.sweeper.{what}: {section.get('_target_')} cannot be made: {reason}") from None
-    if not isinstance(made, base):
+    if not isinstance(instance, base):
         raise UserError(
             f"hydra.sweeper.{what}: expected a kind of optuna's {base.__name__}, got {section.get('_target_')}."
         )
-    return made
+    return instance
 
 
 def mend(journal: Path) -> None:
-    """Undo what a killed driver may have left: half a line at the journal's end, and Optuna's lock on it.
+    """Remove a partial last line and Optuna's lock, which a killed driver may have left in the journal.
 
-    The caller holds the sweep's own lock, so nobody else is writing.
+    The caller holds the sweep's lease, so no other process is writing.
     """
     lock = Path(f"{journal}.lock")
     if lock.is_symlink() or lock.exists():

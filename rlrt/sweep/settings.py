@@ -1,4 +1,4 @@
-"""``hydra.sweeper.*`` and ``hydra.launcher.*``: checked, and what they mean together."""
+"""The sections ``hydra.sweeper`` and ``hydra.launcher``: their keys, and checks of their combination."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlrt.sweep.space import described, space_of
 
 LAUNCHERS: Mapping[str, type[LocalLauncher | SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 FINAL = ("eval/", "reward/", "policy/entropy")
-"""Beginnings of the metrics that a run's summary holds (``rlrt.execution.execute.finish``)."""
+"""A run's summary holds the metrics with these prefixes (``rlrt.execution.execute.finish``)."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class SearchKeys:
 
 
 def grid_of(values: Mapping[str, Any]) -> GridKeys:
-    """The grid that ``hydra.sweeper`` describes; ``params`` and ``grids`` are never null.
+    """Return the grid that ``hydra.sweeper`` describes; ``params`` and ``grids`` are never null.
 
     Raises:
         UserError: for an unknown key or a wrong shape.
@@ -61,8 +61,8 @@ def grid_of(values: Mapping[str, Any]) -> GridKeys:
         raise UserError(f"{where}.params: expected keys with their values, got {params!r}.")
     if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids):
         raise UserError(f"{where}.grids: expected a list of sections like params, got {grids!r}.")
-    made: GridKeys = typed(GridKeys, {**values, "params": params, "grids": grids}, where)
-    return made
+    keys: GridKeys = typed(GridKeys, {**values, "params": params, "grids": grids}, where)
+    return keys
 
 
 def search_of(
@@ -71,10 +71,10 @@ def search_of(
     job: Callable[[Sequence[str]], Job],
     launcher: Launcher,
 ) -> tuple[Plan, list[str], int]:
-    """The search that ``hydra.sweeper`` describes: (plan, overrides shared by all trials, ``max_retries``).
+    """Return the search that ``hydra.sweeper`` describes: (plan, overrides shared by all trials, ``max_retries``).
 
     Raises:
-        UserError: for an unknown key, a wrong shape, or what cannot work together.
+        UserError: for an unknown key, a wrong shape, or settings that cannot work together.
     """
     where = "hydra.sweeper"
     refuse_unknown(values, fields_of(SearchKeys), where)
@@ -103,18 +103,18 @@ def search_of(
 
 
 def objectives_of(keys: SearchKeys, settings: Settings) -> tuple[list[str], list[str]]:
-    """Names of metrics and a direction for each.
+    """Return the objectives' metrics and a direction for each.
 
     Raises:
-        UserError: for a metric that a run's end will not have, or directions that do not match.
+        UserError: for a metric that the final evaluation does not have, or directions that do not match.
     """
     k = settings.eval.samples_per_prompt
-    given = keys.objective if keys.objective is not None else f"eval/avg_at_{k}"
-    objectives = list(given) if isinstance(given, list) else [given]
+    objective = keys.objective if keys.objective is not None else f"eval/avg_at_{k}"
+    objectives = list(objective) if isinstance(objective, list) else [objective]
     counted = [f"eval/avg_at_{k}", *(f"eval/pass_at_{n}" for n in ladder(k))]
     for name in objectives:
-        known = isinstance(name, str) and name.startswith(FINAL)
-        if not known or ("_at_" in name and name not in counted):
+        is_final = isinstance(name, str) and name.startswith(FINAL)
+        if not is_final or ("_at_" in name and name not in counted):
             raise UserError(
                 f"hydra.sweeper.objective: expected metrics of the final evaluation (with eval.samples_per_prompt={k}: "
                 f"{', '.join(counted)}, eval/greedy, eval/distinct_correct, reward/mean, ...), got {name!r}."
@@ -129,7 +129,7 @@ def objectives_of(keys: SearchKeys, settings: Settings) -> tuple[list[str], list
 
 
 def refuse_impossible(keys: SearchKeys, objectives: Sequence[str], settings: Settings, launcher: Launcher) -> None:
-    """Refuse what cannot work together.
+    """Refuse settings of a search that cannot work together.
 
     Raises:
         UserError: with the reason.
@@ -155,7 +155,7 @@ def refuse_impossible(keys: SearchKeys, objectives: Sequence[str], settings: Set
 
 
 def pruner_of(section: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """A pruner's section, its resources in training steps: null stands for the first evaluation and for the run's length."""
+    """Fill null resources of a pruner's section, in training steps: ``train.eval_every`` (at least 1) and ``train.steps``."""
     filled = dict(section)
     for name, steps in (("min_resource", max(1, settings.train.eval_every)), ("max_resource", settings.train.steps)):
         if name in filled and filled[name] is None:
@@ -164,7 +164,7 @@ def pruner_of(section: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 
 def launcher_of(values: Mapping[str, Any]) -> Launcher:
-    """The launcher that ``hydra.launcher`` describes, its keys checked.
+    """Build the launcher that ``hydra.launcher`` describes, and check its keys.
 
     Raises:
         UserError: for an unknown key, a wrong type or a launcher that is not rlrt's.

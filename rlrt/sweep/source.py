@@ -1,4 +1,4 @@
-"""Where a sweep's jobs come from: a grid knows them all at its start, a search proposes the next where there is room."""
+"""Sources of a sweep's jobs: a grid has all jobs at its start, a search proposes the next ones when there is room."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Closing:
     """How a sweep ended.
 
     Attributes:
-        lines: for a person.
+        lines: messages for the user.
         code: the exit code.
-        tags: for the sweep's own run in MLflow.
-        metrics: likewise.
-        step: the step of those metrics: how many jobs or trials had ended.
+        tags: tags for the sweep's parent run in MLflow.
+        metrics: metrics for that run.
+        step: step of those metrics: how many jobs or trials had ended.
     """
 
     lines: list[str]
@@ -34,36 +34,36 @@ class Closing:
 
 
 class Source(Protocol):
-    """What a driver asks of a grid or of a search.
+    """The interface of a grid or a search to its driver.
 
     Attributes:
-        prunes: whether a job that was pruned before is to stay so; otherwise it is wanted whole.
+        prunes: True if a job that was pruned before stays pruned; otherwise it runs to its end.
     """
 
     prunes: bool
 
     def begin(self) -> list[Job]:
-        """The jobs there are when a driver starts."""
+        """Return the jobs that exist when a driver starts."""
         ...
 
     def more(self, room: int) -> list[Job]:
-        """Further jobs, about ``room`` of them; none where there are none (yet)."""
+        """Return about ``room`` further jobs, or [] if there are none now."""
         ...
 
     def watch(self, ended: Ended) -> tuple[list[Path], list[str]]:
-        """Take note of what the jobs have reported; returns (folders of jobs to prune, lines for a person)."""
+        """Read the jobs' new metrics; return (folders of jobs to prune, messages for the user)."""
         ...
 
     def unfinished(self) -> bool:
-        """Whether there is more to come where no job lives or waits: a job to propose, or an end to take note of."""
+        """True if the driver must go on without active or waiting jobs, to propose a job or to record a trial's end."""
         ...
 
     def headline(self) -> str:
-        """Where it stands, for the live table."""
+        """Return a line about the progress, for the live table."""
         ...
 
     def close(self, ended: Ended) -> Closing:
-        """How it ended, or where it stands when its driver leaves."""
+        """Return how the sweep ended, or its progress when the driver stops before."""
         ...
 
 
@@ -76,26 +76,26 @@ class Grid:
         self._jobs = list(jobs)
 
     def begin(self) -> list[Job]:
-        """All of them."""
+        """Return all jobs."""
         return list(self._jobs)
 
     def more(self, room: int) -> list[Job]:
-        """None."""
+        """Return []: the driver already has all jobs."""
         return []
 
     def watch(self, ended: Ended) -> tuple[list[Path], list[str]]:
-        """A grid prunes nothing."""
+        """Return nothing to prune and no messages."""
         return [], []
 
     def unfinished(self) -> bool:
-        """A grid gave all its jobs at the start."""
+        """Return False: the driver got all jobs at the start."""
         return False
 
     def headline(self) -> str:
-        """Nothing of its own."""
+        """Return "": the live table already shows the counts."""
         return ""
 
     def close(self, ended: Ended) -> Closing:
-        """1 where a job failed or was cancelled."""
+        """Return exit code 1 if a job failed or was cancelled, else 0."""
         failed = any(not state.done for state in ended.values())
         return Closing([], int(failed), {}, {}, len(ended))

@@ -1,4 +1,4 @@
-"""A search's space: which keys vary, over what; from ``hydra.sweeper.params`` and from what was typed, which wins."""
+"""The space of a search: a distribution for each key, from ``hydra.sweeper.params`` and the command line (which wins)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ KINDS: Mapping[str, tuple[list[str], list[str]]] = {
     "int": (["low", "high"], ["log", "step"]),
     "choice": (["choices"], []),
 }
-"""What each type of a space needs, and what it may have besides."""
+"""Required and optional fields of each type of space."""
 
 
 def space_of(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """The overrides that all trials share, and the distribution of every key that is searched.
+    """Return the overrides that all trials share, and the distribution of every searched key.
 
     Args:
         params: ``hydra.sweeper.params``.
-        arguments: what was typed, without Hydra's own section.
+        arguments: the command line's overrides, without those of Hydra's own section.
 
     Returns:
         (overrides, key to an ``optuna.distributions`` distribution).
 
     Raises:
-        UserError: for a space that cannot be read, or none at all.
+        UserError: for an invalid space, or if no key has a space.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -64,7 +64,7 @@ def space_of(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[
 
 
 def from_section(name: str, section: Mapping[str, Any]) -> Any:
-    """A distribution from ``{type: float, low: 0, high: 1, log: false}`` and its like.
+    """Build a distribution from a mapping such as ``{type: float, low: 0, high: 1, log: false}``.
 
     Raises:
         UserError: naming the key.
@@ -75,39 +75,39 @@ def from_section(name: str, section: Mapping[str, Any]) -> Any:
     kind = str(section.get("type"))
     if kind not in KINDS:
         raise UserError(f"{where}.type: expected one of {', '.join(KINDS)}, got {kind!r}.")
-    needs, may = KINDS[kind]
-    rest = {k: v for k, v in section.items() if k != "type"}
-    refuse_unknown(rest, [*needs, *may], where)
-    lacking = [n for n in needs if n not in rest]
+    required, optional = KINDS[kind]
+    fields = {k: v for k, v in section.items() if k != "type"}
+    refuse_unknown(fields, [*required, *optional], where)
+    lacking = [n for n in required if n not in fields]
     if lacking:
         raise UserError(f"{where}.{lacking[0]}: a space of type {kind} needs it.")
     if kind == "choice":
-        if not isinstance(rest["choices"], list) or not rest["choices"]:
-            raise UserError(f"{where}.choices: expected a list of values, got {rest['choices']!r}.")
-        wrong = [c for c in rest["choices"] if c is not None and not isinstance(c, (bool, int, float, str))]
+        if not isinstance(fields["choices"], list) or not fields["choices"]:
+            raise UserError(f"{where}.choices: expected a list of values, got {fields['choices']!r}.")
+        wrong = [c for c in fields["choices"] if c is not None and not isinstance(c, (bool, int, float, str))]
         if wrong:
             raise UserError(f"{where}.choices: expected numbers, texts, true, false or null, got {wrong[0]!r}.")
-        return guarded(where, lambda: CategoricalDistribution(rest["choices"]))
-    if isinstance(rest.get("log", False), str):
-        raise UserError(f"{where}.log: expected true or false, got {rest['log']!r}.")
+        return guarded(where, lambda: CategoricalDistribution(fields["choices"]))
+    if isinstance(fields.get("log", False), str):
+        raise UserError(f"{where}.log: expected true or false, got {fields['log']!r}.")
     whole = kind == "int"
     for bound in ("low", "high", "step"):
-        value = rest.get(bound)
+        value = fields.get(bound)
         bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
         if bad and not (bound == "step" and value is None):
             raise UserError(f"{where}.{bound}: expected a {'whole ' if whole else ''}number, got {value!r}.")
-    numbers = {k: v for k, v in rest.items() if v is not None}
+    numbers = {k: v for k, v in fields.items() if v is not None}
     return guarded(where, lambda: (IntDistribution if whole else FloatDistribution)(**numbers))
 
 
 def from_grammar(override: Any) -> Any:
-    """A distribution from Hydra's grammar: ``interval(a,b)``, ``tag(log,interval(a,b))``, ``a,b,c``, ``range(a,b,step)``."""
+    """Build a distribution from Hydra's ``interval(a,b)``, ``tag(log,interval(a,b))``, ``a,b,c`` or ``range(a,b,step)``."""
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
     where, value = override.get_key_element(), override.value()
     tags = set(getattr(value, "tags", ()))
     if isinstance(value, IntervalSweep):
-        bounds = [float(bound or 0) for bound in (value.start, value.end)]  # Hydra's own are numbers of any kind
+        bounds = [float(bound or 0) for bound in (value.start, value.end)]  # Hydra gives ints or floats
         whole = "int" in tags
         low, high = (int(bound) if whole and bound.is_integer() else bound for bound in bounds)
         section = {"type": "int" if whole else "float", "low": low, "high": high, "log": "log" in tags}
@@ -123,7 +123,7 @@ def from_grammar(override: Any) -> Any:
 
 
 def guarded(where: str, make: Callable[[], Any]) -> Any:
-    """A distribution, or what Optuna says against it.
+    """Call ``make``, which builds a distribution, and turn Optuna's ValueError into a UserError.
 
     Raises:
         UserError: naming the key.
@@ -135,7 +135,7 @@ def guarded(where: str, make: Callable[[], Any]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """A value in Hydra's override grammar; text is taken as it is, as on the command line."""
+    """Format a value in Hydra's override grammar; text stays unchanged, as on the command line."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -146,22 +146,22 @@ def text_of(value: Any) -> str:
 
 
 def overrides_of(values: Mapping[str, Any]) -> list[str]:
-    """A trial's parameters as overrides."""
+    """Format a trial's parameters as overrides."""
     return [f"{name}={text_of(value)}" for name, value in values.items()]
 
 
 def described(space: Mapping[str, Any]) -> str:
-    """A space as text, the same for the same space."""
+    """Serialise a space as JSON, equal for equal spaces."""
     from optuna.distributions import distribution_to_json
 
     return json.dumps({name: json.loads(distribution_to_json(space[name])) for name in sorted(space)}, sort_keys=True)
 
 
 def grid_size(space: Mapping[str, Any]) -> int:
-    """How many combinations a grid over the space has.
+    """Return the number of combinations in a grid over the space.
 
     Raises:
-        UserError: for a number without steps.
+        UserError: for a range of numbers without steps.
     """
     size = 1
     for values in grid_values(space).values():
@@ -170,22 +170,22 @@ def grid_size(space: Mapping[str, Any]) -> int:
 
 
 def grid_values(space: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The values of every key on a grid.
+    """Return the values of every key on a grid.
 
     Raises:
-        UserError: for a number without steps.
+        UserError: for a range of numbers without steps.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for name, over in space.items():
         if isinstance(over, CategoricalDistribution):
-            found[name] = list(over.choices)
+            values[name] = list(over.choices)
             continue
         if over.log or (isinstance(over, FloatDistribution) and over.step is None):
             raise UserError(
                 f"hydra/sweeper/sampler=grid: {name} is a range of numbers without steps; give it a step, or choices."
             )
         count = round((over.high - over.low) / over.step) + 1
-        found[name] = [over.low + i * over.step for i in range(count)]
-    return found
+        values[name] = [over.low + i * over.step for i in range(count)]
+    return values

@@ -1,4 +1,4 @@
-"""What state a job is in, read from its folder; and whether it should run again."""
+"""The state of a job, read from its folder, and whether the job should run again."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.records.files import mapping, read_json
-from rlrt.records.lease import LEASE, held
+from rlrt.records.lease import LEASE, is_held
 from rlrt.sweep.plan import SPEC
 
 OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
 TAIL = 65536
-"""Bytes at the end of a record that are read for its last lines."""
+"""Bytes that are read from the end of a record to get its last lines."""
 PERMANENT = ("config", "memory")
-"""Kinds of failure that must come again: a bad config, too little memory."""
+"""Kinds of failure that a retry would repeat: a bad config, too little memory."""
 LATER = ("input", "disk")
-"""Kinds of failure that come again until a person has done something (a model that cannot be loaded, a full disk): tried again
-when the command comes again, not before."""
+"""Kinds of failure that repeat until the user acts (a model that cannot be loaded, a full disk): the job is retried when the
+user gives the command again, not before."""
 DONE = ("finished", "pruned")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
-"""States of ``squeue`` in which a job will run and does not yet."""
+"""States of ``squeue`` in which a job waits to run."""
 ENDED = (
     "", "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
     "TIMEOUT",
 )  # fmt: skip
-"""States of ``squeue`` in which a job is over; in any other (SIGNALING, STOPPED, ...) it is not, and must not run twice."""
+"""States of ``squeue`` in which a job has ended; in any other (SIGNALING, STOPPED, ...) it must not be started again."""
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as its folder tells it.
+    """The state of a job.
 
     Attributes:
         name: queued, running, finished, failed, interrupted, pruned, or lost (it was running and its process is gone).
-        step: updates done.
-        retries: times it was started again after a failure or a lost process.
+        step: number of updates done.
+        retries: times that it was started again after a failure or a lost process.
         failure: kind of failure: config, memory, input, disk, error; empty otherwise.
         error: one line.
-        final: final numbers.
-        alive: whether a process runs it, or SLURM has it (name is then running, or queued while it waits there).
+        final: final metrics.
+        alive: True if a process runs it or SLURM has it (its name is then running, or queued while SLURM lets it wait).
     """
 
     name: str
@@ -55,11 +55,11 @@ class JobState:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if the job needs no further run."""
         return self.name in DONE
 
     def runnable(self, max_retries: int) -> bool:
-        """Whether it should be started (again): failures and lost processes up to ``max_retries`` times."""
+        """True if the job should be started; failed and lost jobs are started again up to ``max_retries`` times."""
         if self.alive:
             return False
         if self.name in ("queued", "interrupted"):
@@ -69,29 +69,29 @@ class JobState:
         return False
 
 
-def job_state(folder: Path, says: str | None = None, spec: dict[str, Any] | None = None) -> JobState:
-    """The state of a job; ``queued`` where it never started.
+def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | None = None) -> JobState:
+    """Return the state of a job; ``queued`` if it never started.
 
     Args:
         folder: the job's folder.
-        says: what the place it was submitted to says of it, in ``squeue``'s words; empty where that place no longer knows
-            it, None where it was not submitted.
-        spec: its ``job.json``, where the caller has it already.
+        external: the job's state by SLURM or its local process, in ``squeue``'s terms; "" for a job no longer known to them,
+            None for one that was not submitted.
+        spec: content of its ``job.json``, if the caller has read it already.
     """
-    if says in WAITING:
+    if external in WAITING:
         return JobState("queued", 0, whole((spec or {}).get("retries")), "", "", {}, alive=True)
     summary, spec = read_json(folder / "summary.json"), read_json(folder / SPEC) if spec is None else spec
     name = str(summary.get("state", "queued"))
-    alive = name not in DONE and (says not in (None, *ENDED) or held(folder / LEASE))
+    alive = name not in DONE and (external not in (None, *ENDED) or is_held(folder / LEASE))
     error = str(summary.get("error", "")) if name == "failed" else ""
     failure = str(summary.get("failure", "")) if name == "failed" else ""
     if alive:
         name, error, failure = "running", "", ""
-    elif says == "CANCELLED" and name not in DONE:
+    elif external == "CANCELLED" and name not in DONE:
         name, error, failure = "interrupted", "", ""
-    elif name == "running" or (name == "queued" and says is not None):
+    elif name == "running" or (name == "queued" and external is not None):
         name = "lost"
-    if name == "lost" and says == "OUT_OF_MEMORY":
+    if name == "lost" and external == "OUT_OF_MEMORY":
         name, failure, error = "failed", "memory", OUT_OF_MEMORY
     for file, values in (("summary.json", summary), (SPEC, spec or {})):
         if not values and (folder / file).exists() and not holds_object(folder / file):
@@ -110,7 +110,7 @@ def job_state(folder: Path, says: str | None = None, spec: dict[str, Any] | None
 
 
 def holds_object(file: Path) -> bool:
-    """Whether a file is a JSON object, an empty one too."""
+    """True if a file contains a JSON object, possibly an empty one."""
     try:
         return isinstance(json.loads(file.read_text()), dict)
     except (OSError, ValueError):
@@ -118,17 +118,17 @@ def holds_object(file: Path) -> bool:
 
 
 def whole(value: Any) -> int:
-    """A whole number that a file holds; 0 for anything else."""
+    """Return the value if it is a whole number, else 0."""
     return value if isinstance(value, int) else 0
 
 
 def planned_steps(folder: Path) -> int:
-    """The updates that a job is to do; 0 where its ``job.json`` cannot tell."""
+    """Return the number of updates that a job is to do, by its ``job.json``; 0 if that is unknown."""
     return whole(mapping(mapping(read_json(folder / SPEC).get("plain")).get("train")).get("steps"))
 
 
 def last_records(folder: Path) -> list[dict[str, Any]]:
-    """The last whole lines of a job's record, oldest first; reads the end of the file only."""
+    """Return the last complete lines of a job's record, oldest first; only the end of the file is read."""
     file = folder / "metrics.jsonl"
     try:
         with file.open("rb") as handle:
@@ -141,7 +141,7 @@ def last_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def parsed(line: str) -> dict[str, Any] | None:
-    """A line of a record, None for a torn one."""
+    """Parse a line of a record; None for a partial line."""
     try:
         value = json.loads(line)
     except ValueError:
@@ -150,16 +150,16 @@ def parsed(line: str) -> dict[str, Any] | None:
 
 
 class Follower:
-    """Reads a job's record as it grows: each call gives the records that are new since the last one.
+    """Reads a job's record while it grows: each call returns the records added since the last call.
 
-    A job that goes on from a checkpoint cuts and rewrites its record; it is then read from the start again.
+    A job that resumes from a checkpoint cuts and rewrites its record; the record is then read from the start again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file, self._offset, self._inode = folder / "metrics.jsonl", 0, 0
 
     def new(self) -> list[dict[str, Any]]:
-        """Records written since the last call, whole lines only."""
+        """Return the records written since the last call, complete lines only."""
         try:
             stat = self._file.stat()
             if stat.st_ino != self._inode or stat.st_size < self._offset:
@@ -178,7 +178,7 @@ class Follower:
 
 
 def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
-    """Seconds that a job still needs by the mean of its last steps; None before it has done one."""
+    """Estimate the seconds that a job still needs from the mean time of its last steps; None before its first step."""
     took = [r["time/step_s"] for r in records if isinstance(r.get("time/step_s"), float)]
     if not took:
         return None
@@ -186,25 +186,26 @@ def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
 
 
 def job_folders(sweep: Path) -> list[Path]:
-    """Folders of a sweep's jobs, by name; without those that ``resume=never`` put aside."""
+    """List the folders of a sweep's jobs by name, without earlier runs that ``resume=never`` moved away."""
     return sorted(p.parent for p in sweep.glob(f"*/{SPEC}") if not re.search(r"\.old-\d+$", p.parent.name))
 
 
 SWEEPS = Path("outputs/sweeps")
+"""Default parent folder of sweeps."""
 
 
-def sweep_folder(given: Path | None) -> Path:
-    """The folder asked for, or the sweep that was touched last.
+def sweep_folder(path: Path | None) -> Path:
+    """Return the folder of a sweep given by path or name; None means the sweep that was modified last.
 
     Raises:
-        UserError: if there is none, or it holds no jobs.
+        UserError: if there is no such sweep, or it has no jobs.
     """
-    if given is None:
-        found = [p for p in SWEEPS.glob("*") if job_folders(p)]
-        if not found:
+    if path is None:
+        sweeps = [p for p in SWEEPS.glob("*") if job_folders(p)]
+        if not sweeps:
             raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
-        return max(found, key=lambda p: p.stat().st_mtime)
-    named = given if given.is_dir() else SWEEPS / given
-    if not job_folders(named):
-        raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {given}.")
-    return named
+        return max(sweeps, key=lambda p: p.stat().st_mtime)
+    folder = path if path.is_dir() else SWEEPS / path
+    if not job_folders(folder):
+        raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {path}.")
+    return folder

@@ -1,8 +1,9 @@
-"""What runs inside a job's process: one run, from ``job.json`` to its summary. Called by submitit, here or on a node."""
+"""The entry point of a job's process: one run, from ``job.json`` to its summary. submitit calls it, locally or on a node."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -11,27 +12,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rlrt.config.schema import Settings
 from rlrt.distributed.rank import EXIT, is_main
 from rlrt.errors import DiskFull, RankLost, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.records.files import or_logged, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
-from rlrt.records.lease import LEASE, Held, hold, slurm_job
+from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
 from rlrt.records.secrets import MaskingFormatter
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
 log = logging.getLogger("rlrt")
 FIRST_PORT, PORTS = 15_000, 17_000
-"""Ports at which the tasks of a SLURM job meet: below those that Linux gives to outgoing connections."""
+"""Range of rendezvous ports for the tasks of a SLURM job, below the ports that Linux gives to outgoing connections."""
 
 
 def run(folder: str) -> str:
-    """Run, or go on with, the job of a folder; where a job has several tasks, each of them calls this.
+    """Run or resume the job of a folder; each task of a job with several tasks calls this.
 
-    Never raises for what happens inside the run: the folder's ``summary.json`` tells it (state, kind of failure, one line),
-    and ``log.txt`` has the traceback.
+    Errors inside the run are not raised: the folder's ``summary.json`` stores them (state, kind of failure, one line), and
+    ``log.txt`` has the traceback.
 
     Returns:
         the job's state.
@@ -39,16 +41,16 @@ def run(folder: str) -> str:
     path = Path(folder)
     meet()
     try:
-        with StopFlag() as stop, hold(path / LEASE) if is_main() else contextlib.nullcontext():
-            return _run(path, stop)  # nothing slow came before: a signal from now on is heard
-    except Held:
+        with StopFlag() as stop, hold_lease(path / LEASE) if is_main() else contextlib.nullcontext():
+            return _run(path, stop)  # nothing slow runs before this: every later signal is handled
+    except LeaseTaken:
         return "running"
 
 
 def meet() -> None:
-    """Set torchrun's variables from what submitit knows of a job's tasks, on SLURM from SLURM's own variables.
+    """Set torchrun's environment variables from submitit's (on SLURM, from SLURM's own) description of the job's tasks.
 
-    The tasks meet at the first node, at a port that follows from the job's id; MASTER_PORT, where it is set, goes first.
+    The tasks meet at the first node, at MASTER_PORT if it is set, and otherwise at a port derived from the job's id.
     """
     if "SUBMITIT_EXECUTOR" not in os.environ:
         return
@@ -68,10 +70,10 @@ def meet() -> None:
 
 
 def _run(path: Path, stop: StopFlag) -> str:
-    place = RunFolder(path)
+    run_folder = RunFolder(path)
     main = is_main()
-    if main and place.summary().get("state") not in DONE:
-        place.set_state("running", mlflow_complete=False)  # whatever an earlier life wrote is over
+    if main and run_folder.summary().get("state") not in DONE:
+        run_folder.set_state("running", mlflow_complete=False)  # replaces the state of an earlier process
     from rlrt.config.load import load
     from rlrt.execution.execute import execute
 
@@ -83,27 +85,27 @@ def _run(path: Path, stop: StopFlag) -> str:
     spec, kind = read_json(path / SPEC), "config"
     try:
         settings = load(spec["plain"], spec["choices"], spec["overrides"])
-        leave_sqlite_to_the_driver(settings.tracking)
-        kind = "input"  # the config is right: what is refused now is what it names
+        settings = without_sqlite(settings)
+        kind = "input"  # the config is valid: from now on a UserError is about the model or data that it names
         refuse_another(spec)
         summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
         if main and summary["state"] == "interrupted" and stop.signal is not None:
             requeue(stop.signal)
         return str(summary["state"])
     except RankLost as error:
-        note_loss(place, str(error))
+        note_loss(run_folder, str(error))
         log.error("%s", error)
-        if "SLURM_JOB_ID" in os.environ:  # srun --kill-on-bad-exit then ends tasks that would hang
+        if "SLURM_JOB_ID" in os.environ:  # srun --kill-on-bad-exit then ends the tasks that would hang
             sys.exit(EXIT)
     except DiskFull as error:
-        note(place, failure="disk", error=str(error))
+        note(run_folder, failure="disk", error=str(error))
         log.error("%s", error)
     except UserError as error:
-        note(place, failure=kind, error=str(error))
+        note(run_folder, failure=kind, error=str(error))
         log.error("%s", error)
     except Exception as error:
         kind = "memory" if is_out_of_memory(error) else "error"
-        note(place, failure=kind, error=f"{type(error).__name__}: {error}")
+        note(run_folder, failure=kind, error=f"{type(error).__name__}: {error}")
         log.exception("the run failed")
     finally:
         log.removeHandler(handler)
@@ -112,10 +114,10 @@ def _run(path: Path, stop: StopFlag) -> str:
 
 
 def refuse_another(spec: dict[str, Any]) -> None:
-    """Refuse to go on under an identity that is no longer this run's: the code may have changed while the job waited.
+    """Refuse a job whose identity has changed since it was planned: the code may have changed while the job waited.
 
     Raises:
-        UserError: saying what to do.
+        UserError: with both identities and what to do.
     """
     now = identity(spec["plain"])
     if spec["identity"] != now:
@@ -125,52 +127,54 @@ def refuse_another(spec: dict[str, Any]) -> None:
         )
 
 
-def note(place: RunFolder, **why: str) -> None:
-    """Write down how the run failed, unless the disk takes no more: the job then counts as lost, and is tried again.
+def note(run_folder: RunFolder, **reason: str) -> None:
+    """Store how the run failed; if the disk is full, nothing is stored, and the job counts as lost and is retried.
 
-    Of several processes the main one does; the others' failures reach it.
+    Only the main rank writes; it learns of the other ranks' failures.
     """
     if not is_main():
         return
-    with or_logged(place.path / "summary.json"):
-        place.set_state("failed", **why)
+    with or_logged(run_folder.path / "summary.json"):
+        run_folder.set_state("failed", **reason)
 
 
-def note_loss(place: RunFolder, error: str) -> None:
-    """Write down which process was lost; where it was the main one, whichever first finds its lease free does."""
-    with contextlib.suppress(Held), contextlib.nullcontext() if is_main() else hold(place.path / LEASE):
-        if is_main() or place.summary().get("state") == "running":
-            with or_logged(place.path / "summary.json"):
-                place.set_state("failed", failure="rank", error=error)
+def note_loss(run_folder: RunFolder, error: str) -> None:
+    """Store which rank was lost; if it was the main rank, the first other rank that gets its lease stores this."""
+    lease = contextlib.nullcontext() if is_main() else hold_lease(run_folder.path / LEASE)
+    with contextlib.suppress(LeaseTaken), lease:
+        if is_main() or run_folder.summary().get("state") == "running":
+            with or_logged(run_folder.path / "summary.json"):
+                run_folder.set_state("failed", failure="rank", error=error)
 
 
-def leave_sqlite_to_the_driver(tracking: Any) -> None:
-    """On SLURM a SQLite file may lie where nodes share it, which is unsafe: jobs write their record alone.
+def without_sqlite(settings: Settings) -> Settings:
+    """Disable SQLite tracking for a job on SLURM: the file may be on storage that nodes share, where SQLite is unsafe.
 
-    The sweep's driver, or ``rlrt.sync``, brings the run to MLflow.
+    The job then writes only its record, and the sweep's driver or ``rlrt.sync`` sends the run to MLflow.
     """
-    if os.environ.get("SLURM_JOB_ID") and str(tracking.uri).startswith("sqlite:"):
-        tracking.uri = None
+    if os.environ.get("SLURM_JOB_ID") and str(settings.tracking.uri).startswith("sqlite:"):
+        return dataclasses.replace(settings, tracking=dataclasses.replace(settings.tracking, uri=None))
+    return settings
 
 
 def requeue(number: int) -> None:
-    """Have SLURM queue this job again after a signal to save: before a time limit, or on a preemption with some grace.
+    """Have SLURM queue this job again after a signal to save: before the time limit, or on a preemption with a grace time.
 
-    SIGTERM comes with a preemption and with ``scancel`` alike; only for the first does SLURM still call the job running.
-    Here on one machine nothing is done.
+    A preemption and ``scancel`` both send SIGTERM, but only in a preemption does SLURM still report the job as running.
+    Outside SLURM this does nothing.
     """
     job = slurm_job()
     if not job or number == signal.SIGINT:
         return
     if number == signal.SIGTERM:
-        asked = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
-        if asked.stdout.strip() != "RUNNING":
-            log.info("not requeued: SLURM calls the job %s", asked.stdout.strip() or "gone")
+        query = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
+        if query.stdout.strip() != "RUNNING":
+            log.info("not requeued: SLURM calls the job %s", query.stdout.strip() or "gone")
             return
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     log.info("%s %s %s", "not requeued:" if done.returncode else "requeued as", job, done.stderr.strip())
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the host or on a GPU."""
+    """True if an error means that memory ran out, on the host or on a GPU."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -1,16 +1,22 @@
-"""What the loop asks of a task, and ids that are functions of a problem's content."""
+"""The interface of a task: what a data class must offer, and what it may. Ids that are functions of a problem's content.
+
+``with_defaults`` completes a class that offers only the required part, so that nobody asks what a task has.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Sequence
-from typing import Protocol
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from rlrt.types import Grade, Prompt
 
 ID_DIGITS = 16
 """Hexadecimal digits of an id: two of a million problems get the same one with a probability of about 3e-8."""
+REQUIRED = ("prepare", "grade", "canonical")
+"""What a data class must define itself."""
 
 
 def content_id(*texts: str) -> str:
@@ -22,27 +28,62 @@ def content_id(*texts: str) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:ID_DIGITS]
 
 
-class Task(Protocol):
+class Task:
     """Prompts and a verifier. Implementations are dataclasses whose fields are the keys of ``data.*``.
 
-    A prompt's id is the name of its problem in seeds and records: no two prompts may have the same (``rlrt.execution.data``).
+    Required: ``prepare``, which sets ``train`` and ``heldout``; ``grade``; ``canonical``. All else has a default. A class
+        need not
+    inherit from ``Task``.
+
+    Attributes:
+        train: training prompts in a fixed order.
+        heldout: evaluation prompts in a fixed order, disjoint from ``train``.
+        max_prompt_tokens: prompts that the model's tokenizer makes longer than this are dropped; None: no prompt is.
+
+    A prompt's id is the name of its problem in seeds and records: no two prompts may have the same.
     """
+
+    train: Sequence[Prompt]
+    heldout: Sequence[Prompt]
+    max_prompt_tokens: int | None = None
 
     def prepare(self) -> None:
         """Read or enumerate the problems; called once, before anything else. Raises UserError for bad data."""
-
-    @property
-    def train(self) -> Sequence[Prompt]:
-        """Training prompts in a fixed order."""
-
-    @property
-    def heldout(self) -> Sequence[Prompt]:
-        """Evaluation prompts in a fixed order, disjoint from ``train``."""
+        raise TypeError(f"{type(self).__name__} does not define prepare")
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
         """Judge one response, given without special tokens."""
-
-    # optional: start_grading(pairs) for many responses beside other work, and close() for what was started
+        raise TypeError(f"{type(self).__name__} does not define grade")
 
     def canonical(self, prompt: Prompt, text: str) -> str:
         """What two correct responses must share to count as the same solution."""
+        raise TypeError(f"{type(self).__name__} does not define canonical")
+
+    def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Callable[[], list[Grade]]:
+        """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
+        return lambda: [self.grade(prompt, text) for prompt, text in pairs]
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many problems were dropped, by reason."""
+        return vars(self).setdefault("_dropped", Counter())
+
+    @dropped.setter
+    def dropped(self, counts: Counter[str]) -> None:
+        vars(self)["_dropped"] = counts
+
+    def report(self) -> str:
+        """The dropped problems with their number, for the terminal; empty if there are none."""
+        return ", ".join(f"{count} x {reason}" for reason, count in sorted(self.dropped.items()) if count)
+
+    def close(self) -> None:
+        """End whatever was started."""
+
+
+@functools.cache
+def with_defaults(cls: type, base: type) -> type:
+    """A class with the defaults of ``base`` (``Task``, or ``Engine``) where it has nothing of its own; itself if it has
+    them."""
+    if issubclass(cls, base):
+        return cls
+    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})

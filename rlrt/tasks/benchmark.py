@@ -1,4 +1,4 @@
-"""A published benchmark: problems that are evaluated on and never trained on."""
+"""A published benchmark: problems for evaluation only, never for training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rlrt.types import Prompt
 class Benchmark(Table):
     """One suite of ``eval.suites``: all problems of a table. ``eval.suites.NAME.*``:"""
 
-    problems: int | None = key("how many it has, where that is known: another number is refused; null: any", least=1)
+    problems: int | None = key(
+        "number of problems, if it is known: a table with another number is refused; null: any number", least=1
+    )
     name: str = field(default="", init=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
@@ -24,7 +26,7 @@ class Benchmark(Table):
         """Read the table.
 
         Raises:
-            UserError: for a table that is missing, broken or empty, or has another number of problems than it should.
+            UserError: for a table that is missing, broken or empty, or has another number of problems than expected.
         """
         self.dropped = Counter()
         where = f"eval.suites.{self.name}.path"

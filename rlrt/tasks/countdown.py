@@ -1,4 +1,4 @@
-"""Countdown: reach a target from given numbers with + - *, the steps written out.
+"""Countdown: reach a target from given numbers with + - *, with all steps written out.
 
 A prompt is ``17:3 4 5``: the target, then the numbers. A response is one or more *attempts* separated by ``;``, of
 which **the last counts**; an attempt is one step per operation, ``3*4=12,12+5=17``, that uses every number exactly
@@ -7,7 +7,7 @@ target. So a prompt has several correct responses, their length varies, and a re
 try again.
 
 The task is procedural and complete: all number sets are enumerated. Number sets are split, not problems, so a held-out
-prompt's numbers were never seen with any target.
+prompt's numbers were never seen in training with any target.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 
 from rlrt.errors import UserError
 from rlrt.keys import key
+from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
 
 LIMIT = 99
-"""No value of a path may exceed this: whole numbers 0..99 are single tokens of the embedded model."""
+"""Largest value on a path: whole numbers 0..99 are single tokens of the embedded model."""
 
 _STEP = re.compile(r"([0-9]{1,2})([+*-])([0-9]{1,2})=([0-9]{1,2})")
 
@@ -38,34 +39,34 @@ class Problem:
 
 
 def apply(a: int, operator: str, b: int) -> int:
-    """The value of one step; Python's integers, no rounding."""
+    """Return the value of one step; Python's integers, no rounding."""
     return a + b if operator == "+" else a - b if operator == "-" else a * b
 
 
 def paths(numbers: tuple[int, ...]) -> dict[int, list[str]]:
-    """Every legal attempt on ``numbers``, by the value it ends on, each list sorted and without repetition."""
-    found: dict[int, set[str]] = {}
+    """Return every legal attempt on ``numbers``, by the value that it ends on, each list sorted and without duplicates."""
+    attempts: dict[int, set[str]] = {}
 
-    def walk(left: tuple[int, ...], steps: tuple[str, ...]) -> None:
-        if len(left) == 1:
-            found.setdefault(left[0], set()).add(",".join(steps))
+    def walk(values: tuple[int, ...], steps: tuple[str, ...]) -> None:
+        if len(values) == 1:
+            attempts.setdefault(values[0], set()).add(",".join(steps))
             return
-        for i, j in itertools.permutations(range(len(left)), 2):
-            rest = tuple(left[k] for k in range(len(left)) if k not in (i, j))
+        for i, j in itertools.permutations(range(len(values)), 2):
+            rest = tuple(values[k] for k in range(len(values)) if k not in (i, j))
             for operator in "+-*":
-                value = apply(left[i], operator, left[j])
+                value = apply(values[i], operator, values[j])
                 if 0 <= value <= LIMIT:
-                    walk((*rest, value), (*steps, f"{left[i]}{operator}{left[j]}={value}"))
+                    walk((*rest, value), (*steps, f"{values[i]}{operator}{values[j]}={value}"))
 
     walk(tuple(numbers), ())
-    return {value: sorted(found[value]) for value in sorted(found)}
+    return {value: sorted(attempts[value]) for value in sorted(attempts)}
 
 
 def outcome(numbers: tuple[int, ...], attempt: str) -> int | None:
-    """The value that a legal attempt ends on, or None where the attempt breaks a rule.
+    """Return the value that a legal attempt ends on, or None if the attempt breaks a rule.
 
-    Every step must be ``a?b=c`` with a and b still available, c right and within 0..99; nothing may be left over, and
-    nothing may stand before, between or after the steps. Leading zeros are refused.
+    Every step must be ``a?b=c`` with a and b still available, c right and within 0..99; no number may remain unused, and
+    no text may stand before, between or after the steps. Leading zeros are refused.
     """
     available = list(numbers)
     for step in attempt.split(","):
@@ -84,7 +85,7 @@ def outcome(numbers: tuple[int, ...], attempt: str) -> int | None:
 
 
 def prompt_text(problem: Problem, order: random.Random | None = None) -> str:
-    """``target:numbers``; the numbers' order is a function of the problem unless ``order`` is given."""
+    """Return ``target:numbers``; the numbers' order is a function of the problem unless ``order`` is given."""
     if order is None:
         digest = hashlib.sha256(repr((problem.numbers, problem.target)).encode()).digest()
         order = random.Random(int.from_bytes(digest[:8], "big"))
@@ -101,13 +102,13 @@ WORDING = (
 
 @functools.cache
 def table(count: int, highest: int) -> dict[tuple[int, ...], dict[int, list[str]]]:
-    """``paths`` of every multiset of ``count`` numbers in 1..``highest``."""
+    """Return ``paths`` of every multiset of ``count`` numbers in 1..``highest``."""
     sets = itertools.combinations_with_replacement(range(1, highest + 1), count)
     return {numbers: paths(numbers) for numbers in sets}
 
 
 def split(count: int, highest: int, target_low: int, target_high: int) -> tuple[list[Problem], list[Problem]]:
-    """Training and held-out problems, disjoint in their number sets (one set in eight is held out)."""
+    """Return training and held-out problems, disjoint in their number sets (one set in eight is held out)."""
     train: list[Problem] = []
     heldout: list[Problem] = []
     for numbers, by_value in table(count, highest).items():
@@ -120,15 +121,17 @@ def split(count: int, highest: int, target_low: int, target_high: int) -> tuple[
 
 
 @dataclass
-class Countdown:
-    """The task; the order of its prompts is fixed and pseudo-random, and no seed changes it. ``data.*``:"""
+class Countdown(Task):
+    """The countdown task; the order of its prompts is fixed and pseudo-random, independent of any seed. ``data.*``:"""
 
-    numbers: int = key("how many numbers a problem has", least=2, most=4)
-    highest: int = key("the largest number given", least=1, most=LIMIT)
+    numbers: int = key("number of numbers in a problem", least=2, most=4)
+    highest: int = key("largest number in a problem", least=1, most=LIMIT)
     target_low: int = key("smallest target", least=0, most=LIMIT)
     target_high: int = key("largest target", least=0, most=LIMIT)
-    heldout_prompts: int = key("held-out problems kept for evaluation", least=1)
-    wording: str = key("'17:3 4 5', or a sentence for language models", choices=("symbols", "words"))
+    heldout_prompts: int = key("number of held-out problems for evaluation", least=1)
+    wording: str = key(
+        "format of the prompt: '17:3 4 5', or a sentence for language models", choices=("symbols", "words")
+    )
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
 
@@ -136,16 +139,16 @@ class Countdown:
         """Enumerate the problems.
 
         Raises:
-            UserError: if the keys leave no problem.
+            UserError: if no problem fits the keys.
         """
-        train, held = split(self.numbers, self.highest, self.target_low, self.target_high)
-        if not train or not held:
+        train, heldout = split(self.numbers, self.highest, self.target_low, self.target_high)
+        if not train or not heldout:
             raise UserError(
                 f"data: no problem has a target from {self.target_low} to {self.target_high} with {self.numbers} numbers "
                 f"up to {self.highest}; widen data.target_low and data.target_high, or raise data.highest."
             )
         self.train = [self._prompt(p) for p in train]
-        self.heldout = [self._prompt(p) for p in held[: self.heldout_prompts]]
+        self.heldout = [self._prompt(p) for p in heldout[: self.heldout_prompts]]
 
     def _prompt(self, problem: Problem) -> Prompt:
         text = prompt_text(problem)
@@ -165,12 +168,12 @@ class Countdown:
         return text.split(";")
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
-        """1 if every attempt is legal and the last one ends on the target, else 0."""
+        """Grade 1 if every attempt is legal and the last one ends on the target, else 0."""
         problem: Problem = prompt.answer
         ends = [outcome(problem.numbers, attempt) for attempt in self._attempts(text)]
         correct = None not in ends and ends[-1] == problem.target
         return Grade(correct=correct, reward=float(correct))
 
     def canonical(self, prompt: Prompt, text: str) -> str:
-        """The solution a correct response found, free of earlier attempts: equal strings are one solution."""
+        """Return the last attempt of a correct response, without earlier attempts: equal strings are one solution."""
         return self._attempts(text)[-1]

@@ -1,4 +1,4 @@
-"""Problems from a table to train on, and others, or a share of them, to evaluate on."""
+"""Problems from a table for training, and held-out problems from another table or a share of the same one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rlrt.verifiers.answers import normalised
 
 @dataclass
 class ProblemFile(Table):
-    """JSONL, JSON, parquet or CSV. ``data.*``:"""
+    """A table of problems: JSONL, JSON, parquet or CSV. ``data.*``:"""
 
-    heldout_path: str | None = key("problems for evaluation, as path; null: a share of these")
-    heldout_files: str = key("like files, for heldout_path")
-    heldout_share: float = key("share of the problems kept for evaluation", above=0, most=0.9)
-    heldout_prompts: int = key("evaluation problems kept at most; 0: all", least=0)
+    heldout_path: str | None = key("table of problems for evaluation, like path; null: a share of these problems")
+    heldout_files: str = key("pattern of files in heldout_path, like files")
+    heldout_share: float = key("share of the problems held out for evaluation", above=0, most=0.9)
+    heldout_prompts: int = key("maximum number of evaluation problems; 0: all", least=0)
     max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
@@ -29,7 +29,7 @@ class ProblemFile(Table):
         """Read the tables.
 
         Raises:
-            UserError: for a table that is missing or broken, a column that is not there, or too few questions.
+            UserError: for a table that is missing or broken, a missing column, or too few questions.
         """
         self.dropped = Counter()
         unique = self.read(self.path, self.files, set(), "data.path")
@@ -39,10 +39,10 @@ class ProblemFile(Table):
         if self.heldout_path is not None:
             self.train = unique
             known = {normalised(p.text) for p in unique}
-            held = self.read(self.heldout_path, self.heldout_files, known, "data.heldout_path")
-            if not held:
+            heldout = self.read(self.heldout_path, self.heldout_files, known, "data.heldout_path")
+            if not heldout:
                 raise UserError(f"data.heldout_path: {self.heldout_path} has no question that is not trained on.")
-            self.heldout = held
+            self.heldout = heldout
         else:
             order = permutation(len(unique), 0, "heldout")
             count = max(1, round(self.heldout_share * len(unique)))

@@ -1,4 +1,4 @@
-"""What tasks share that are graded by a verifier of ``rlrt.verifiers``."""
+"""Base of tasks that a verifier of ``rlrt.verifiers`` grades."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.keys import key
+from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
 from rlrt.verifiers.answers import normalised
 from rlrt.verifiers.math import math_verify
@@ -17,33 +18,33 @@ from rlrt.verifiers.verifier import ExactMatch, InProcesses, Pending, Verifier
 
 
 @dataclass
-class Graded(abc.ABC):
-    """The verifier's keys, and grading."""
+class Graded(Task, abc.ABC):
+    """Keys of the verifier, and grading."""
 
     verifier_timeout_s: float = key(
-        "time for one answer; a late one is an error, not a wrong answer", "seconds", above=0
+        "maximum time for one answer; exceeding it is an error, not a wrong answer", "seconds", above=0
     )
-    verifier_workers: int = key("processes of the verifier", least=1)
+    verifier_workers: int = key("number of the verifier's processes", least=1)
     _verifier: Verifier | None = field(default=None, init=False, repr=False)
     _shared: Graded | None = field(default=None, init=False, repr=False)
 
     @abc.abstractmethod
     def make_verifier(self) -> Verifier:
-        """The verifier of this task."""
+        """Return the verifier of this task."""
 
     def grade(self, prompt: Prompt, text: str) -> Grade:
-        """1 if the final answer is the expected one."""
+        """Grade 1 if the final answer is the expected one."""
         return self.start_grading([(prompt, text)])()[0]
 
     def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Pending:
-        """Begin to grade many responses at once."""
+        """Start to grade many responses at once."""
         owner = self._shared or self
         if owner._verifier is None:
             owner._verifier = owner.make_verifier()
         return owner._verifier.start([(prompt.answer, text) for prompt, text in pairs])
 
     def share(self, other: Graded) -> None:
-        """Use the verifier of another task that would make an equal one: half a dozen benchmarks need no dozen processes."""
+        """Reuse another task's verifier, and its processes, when both tasks verify the same way."""
         self._shared = other if other is not self else None
 
     def close(self) -> None:
@@ -53,15 +54,16 @@ class Graded(abc.ABC):
             self._verifier = None
 
     def canonical(self, prompt: Prompt, text: str) -> str:
-        """The whole text, white space apart."""
+        """Return the whole text without white space."""
         return normalised(text)
 
 
 def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
-    """``exact``, ``math``, or the import path of a function (expected answer, response) -> whether it is right.
+    """Return the verifier ``exact``, ``math``, or one that calls the function (expected answer, response) -> bool at an
+    import path.
 
     Raises:
-        UserError: for a path that leads to no function.
+        UserError: if there is no function at the path.
     """
     if name == "exact":
         return ExactMatch()
@@ -69,19 +71,19 @@ def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
 
 
 def function_at(path: str) -> Any:
-    """The function behind a dotted import path.
+    """Return the function at a dotted import path.
 
     Raises:
         UserError: if there is none.
     """
     module_name, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        function = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # importing runs a user's module, which may raise anything
         raise UserError(
             f"verifier: expected exact, math or the import path of a function (expected answer, response) -> bool, got "
             f"{path!r} ({error})."
         ) from None
-    if not callable(found):
+    if not callable(function):
         raise UserError(f"verifier: {path} is no function.")
-    return found
+    return function

@@ -31,27 +31,26 @@ TASKS = tuple(
     tower_of_hanoi tsumego word_sequence_reversal word_sorting zebra_puzzles
     """.split()  # noqa: SIM905
 )
-"""The tasks of version 0.1.25 whose problems are the same in every process, whose own answer scores 1, and whose scoring
-neither fails on junk nor gives it all points whatever the problem (benchmarks/audit_gym.py; docs/data.md)."""
+"""Tasks of version 0.1.25 whose problems are the same in every process, whose own answer scores 1, and whose scoring neither
+fails on junk nor gives it the full score on every problem (benchmarks/audit_gym.py; docs/data.md)."""
 
 
 @dataclass
 class ReasoningGym(Graded):
-    """One task of reasoning-gym with its default difficulty. ``data.*``:"""
+    """One task of reasoning-gym at its default difficulty. ``data.*``:"""
 
-    task: str = key("which task; only those with a trustworthy scoring are taken")
-    version: str = key("the version of reasoning-gym that is meant: another one makes other problems")
-    problems: int = key("training problems", least=2)
-    heldout_prompts: int = key("evaluation problems, from another seed; none of them is trained on", least=1)
+    task: str = key("the task; only tasks with trustworthy scoring are accepted")
+    version: str = key("the required version of reasoning-gym: another version makes other problems")
+    problems: int = key("number of training problems", least=2)
+    heldout_prompts: int = key("number of evaluation problems, from another seed; none of them is trained on", least=1)
     data_seed: int = key("seed of the problems; the run's seed does not change them", least=0)
-    instruction: str = key("how the answer is to be given, told to the model after the question")
+    instruction: str = key("format of the answer, which the model reads after the question")
     max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
-    dropped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a task that is unknown or not to be trusted."""
+        """Refuse a task that is unknown or has untrustworthy scoring."""
         if self.task not in TASKS:
             raise UserError(
                 f"data.task: expected one of the {len(TASKS)} tasks of docs/data.md, got {self.task!r}."
@@ -62,14 +61,14 @@ class ReasoningGym(Graded):
         """Make the problems.
 
         Raises:
-            UserError: if reasoning-gym is not installed, or in another version.
+            UserError: if reasoning-gym is not installed, or has another version.
         """
         if importlib.util.find_spec("reasoning_gym") is None:
             raise UserError("data=reasoning_gym needs the package reasoning-gym; install it with: make gym.")
         if metadata.version("reasoning-gym") != self.version:
             raise UserError(
                 f"data.version: expected reasoning-gym {self.version}, found {metadata.version('reasoning-gym')}; install that "
-                "version, or set data.version to the one there (its problems may differ)."
+                "version, or set data.version to the installed one (its problems may differ)."
             )
         self.dropped = Counter()
         self.heldout = self._made(self.heldout_prompts, self.data_seed + 1, set())
@@ -91,16 +90,12 @@ class ReasoningGym(Graded):
             prompts.append(Prompt(name, question, problem, final=answer, instruction=self.instruction))
         return prompts
 
-    def report(self) -> str:
-        """What was dropped, for a person; empty where nothing was."""
-        return ", ".join(f"{count} x {what}" for what, count in sorted(self.dropped.items()))
-
     def make_verifier(self) -> Verifier:
-        """reasoning-gym's scoring of the last box, or else of the last line."""
+        """Return reasoning-gym's scoring of the last box, or of the last line if there is no box."""
         first = self.train[0].answer
         return InProcesses(scored, self.verifier_timeout_s, self.verifier_workers, last_answer, (first, ""))
 
 
 def last_answer(response: str) -> str:
-    """What is scored of a response."""
+    """Return the part of a response that is scored."""
     return final_answer(after_thinking(response))

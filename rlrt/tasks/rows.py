@@ -16,54 +16,54 @@ KINDS = (".jsonl", ".json", ".parquet", ".csv")
 
 
 def table_files(path: str, pattern: str, revision: str | None, where: str) -> list[Path]:
-    """The files behind a path: the file itself, those of a folder that match, or those of a data set on the hub.
+    """Return the files at a path: the file itself, a folder's matching files, or those of a data set on the hub.
 
     Args:
         path, pattern, revision: keys of a table.
-        where: the key that gave the path, for messages.
+        where: name of the key that gave the path, for messages.
 
     Raises:
-        UserError: for a path that is neither here nor to be had, or a pattern that nothing matches.
+        UserError: for a path that is neither local nor on the hub, or a pattern that matches no file.
     """
-    here = local_folder(path)
-    if here is not None and here.is_file():
-        return [here]
-    folder = here if here is not None else from_hub(path, pattern, revision, where)
-    there = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in KINDS)
-    names = {p: str(p.relative_to(folder)) for p in there}
-    found = [p for p in there if fnmatch.fnmatch(names[p], pattern)]
-    if not found:
+    local = local_folder(path)
+    if local is not None and local.is_file():
+        return [local]
+    folder = local if local is not None else from_hub(path, pattern, revision, where)
+    tables = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in KINDS)
+    names = {p: str(p.relative_to(folder)) for p in tables}
+    matching = [p for p in tables if fnmatch.fnmatch(names[p], pattern)]
+    if not matching:
         raise UserError(
             f"{where.removesuffix('path')}files: expected files of {path} that match {pattern!r}, found none among "
             f"{', '.join(list(names.values())[:8]) or 'no table at all'}."
         )
-    return found
+    return matching
 
 
 def from_hub(path: str, pattern: str, revision: str | None, where: str) -> Path:
-    """A local copy of a data set's matching files.
+    """Return a local copy of a data set's matching files.
 
     Raises:
         UserError: saying how to give a file instead.
     """
     if path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise UserError(
-            f"{where}: {path!r} could not be read: it is neither a file or folder here nor a hub id OWNER/NAME."
+            f"{where}: {path!r} could not be read: it is no local file or folder, and no hub id OWNER/NAME."
         )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(path, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
     except Exception as error:  # the hub's and the http library's own types
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{where}: the data set {path} could not be had from the hub ({said}); download it elsewhere and give its file or "
-            f"folder as {where}=/path/to/it."
+            f"{where}: the data set {path} could not be downloaded from the hub ({reason}); get it elsewhere and give its "
+            f"file or folder as {where}=/path/to/it."
         ) from None
 
 
 def rows_of(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(where, row) of every row of a table; where names the line or row for a person, ``key`` the table for messages.
+    """Yield (where, row) for every row of a table: where names the line or row for messages, ``key`` the table's key.
 
     Raises:
         UserError: for a file that cannot be read, and for a broken line.
@@ -86,13 +86,15 @@ def rows_of(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"line {number} of {file}", from_line(line, f"line {number} of {file}", key)
     except UserError:
         raise
-    except Exception as error:  # each format has its own
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(f"{key}: {str(file)!r} could not be read as a {file.suffix or 'JSONL'} file: {said}.") from None
+    except Exception as error:  # each format raises its own types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(
+            f"{key}: {str(file)!r} could not be read as a {file.suffix or 'JSONL'} file: {reason}."
+        ) from None
 
 
 def from_json(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows of a file that is one JSON list of objects."""
+    """Yield the rows of a file that is one JSON list of objects."""
     rows = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{key}: {file}: expected a JSON list of objects.")
@@ -101,7 +103,7 @@ def from_json(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def from_line(line: str, where: str, key: str) -> Mapping[str, Any]:
-    """A JSONL line as an object."""
+    """Return a JSONL line as an object."""
     try:
         record: Any = json.loads(line)
     except ValueError as error:
@@ -112,21 +114,21 @@ def from_line(line: str, where: str, key: str) -> Mapping[str, Any]:
 
 
 def field_of(row: Mapping[str, Any], name: str, key: str, where: str) -> Any:
-    """A row's field; a dot leads into nested ones, and of a list of chat messages the last user's words are taken.
+    """Return a row's field; a dot leads into nested fields, and a list of chat messages gives the last user message.
 
     Raises:
-        UserError: for a column that is not there, with the nearest one.
+        UserError: for a missing column, with the nearest name.
     """
     value: Any = row
     for part in name.split("."):
         if not isinstance(value, dict) or part not in value:
-            there = [str(c) for c in row]
+            columns = [str(c) for c in row]
             raise UserError(
-                f"{key}: expected a column {name!r} in {where}, found {', '.join(there) or 'none'}."
-                f"{nearest(name, there) if there else ''}"
+                f"{key}: expected a column {name!r} in {where}, found {', '.join(columns) or 'none'}."
+                f"{nearest(name, columns) if columns else ''}"
             )
         value = value[part]
     if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
-        users = [m["content"] for m in value if m.get("role") == "user"]
-        return users[-1] if users else None
+        user_texts = [m["content"] for m in value if m.get("role") == "user"]
+        return user_texts[-1] if user_texts else None
     return value

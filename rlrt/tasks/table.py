@@ -1,9 +1,8 @@
-"""Problems from a table: which column is what, which rows are dropped, how answers are compared."""
+"""Problems from a table: the meaning of its columns, dropped rows, and the comparison of answers."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rlrt.keys import key
@@ -21,44 +20,44 @@ class Table(Graded):
 
     path: str = key("a file, a folder, or a data set's id on the hub")
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
-    files: str = key("which files of a folder or data set, as a pattern")
+    files: str = key("pattern of the files in a folder or data set")
     prompt_field: str = key("column of the question; a dot leads into nested columns")
     answer_field: str = key("column of the final answer")
     answer_format: str = key(
-        "where the final answer stands in its column: all of it, after the last ####, or in the last box",
+        "position of the final answer in its column: the whole text, after the last ####, or in the last box",
         choices=("plain", "hash", "boxed"),
     )
     instruction: str = key(
-        "how the answer is to be given, told to the model after the question; empty: the question says it"
+        "format of the answer, which the model reads after the question; empty: the question states it"
     )
     solution_field: str | None = key("column of a worked solution; a row may lack it; null: none")
     verifier: str = key(
         "how answers are compared: exact (letter by letter), math (as mathematics), or the import path of a function "
         "(expected answer, response) -> bool"
     )
-    dropped: Counter[str] = field(default_factory=Counter, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a verifier that is not there before anything is read."""
+        """Refuse a verifier that cannot be imported, before any table is read."""
         if self.verifier not in ("exact", "math"):
             function_at(self.verifier)
 
     def read(self, path: str, pattern: str, known: set[str], where: str) -> list[Prompt]:
-        """The problems of a table: repeated questions once, rows without question or answer dropped; ``dropped`` counts both.
+        """Return the problems of a table without repeated questions and rows that lack question or answer; ``dropped`` counts
+        both.
 
         Args:
-            path, pattern: as the keys ``path`` and ``files``.
+            path, pattern: values like those of the keys ``path`` and ``files``.
             known: normalised questions that count as repeated.
-            where: the key that gave the path, for messages.
+            where: name of the key that gave the path, for messages.
 
         Raises:
-            UserError: for a table that is missing or broken, or a column that is not there.
+            UserError: for a table that is missing or broken, or a missing column.
         """
         prompts: list[Prompt] = []
         seen = set(known)
         for file in table_files(path, pattern, self.revision, where):
-            for place, row in rows_of(file, where):
-                prompt = self._prompt(row, place, where.rpartition(".")[0])
+            for row_name, row in rows_of(file, where):
+                prompt = self._prompt(row, row_name, where.rpartition(".")[0])
                 if prompt is None:
                     continue
                 if normalised(prompt.text) in seen:
@@ -68,9 +67,9 @@ class Table(Graded):
                 prompts.append(prompt)
         return prompts
 
-    def _prompt(self, row: Any, place: str, section: str) -> Prompt | None:
-        question = text_of(field_of(row, self.prompt_field, f"{section}.prompt_field", place))
-        answer = self._final(text_of(field_of(row, self.answer_field, f"{section}.answer_field", place)))
+    def _prompt(self, row: Any, row_name: str, section: str) -> Prompt | None:
+        question = text_of(field_of(row, self.prompt_field, f"{section}.prompt_field", row_name))
+        answer = self._final(text_of(field_of(row, self.answer_field, f"{section}.answer_field", row_name)))
         for value, what in ((question, "no question"), (answer, "no answer")):
             if not value:
                 self.dropped[what] += 1
@@ -84,17 +83,13 @@ class Table(Graded):
             return text.rpartition("####")[2].strip().replace(",", "") if "####" in text else ""
         return (boxed(text) or "") if self.answer_format == "boxed" else text
 
-    def report(self) -> str:
-        """What was dropped, for a person; empty where nothing was."""
-        return ", ".join(f"{count} x {what}" for what, count in sorted(self.dropped.items()))
-
     def make_verifier(self) -> Verifier:
-        """By the key ``verifier``."""
+        """Return the verifier that the key ``verifier`` names."""
         return verifier_of(self.verifier, self.verifier_timeout_s, self.verifier_workers)
 
 
 def text_of(value: Any) -> str:
-    """A cell as text, trimmed; numbers as they are written, everything else as empty."""
+    """Return a cell as trimmed text; numbers as they are written, everything else as empty."""
     if isinstance(value, str):
         return value.strip()
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else ""

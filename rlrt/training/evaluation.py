@@ -40,12 +40,12 @@ def evaluate(suites: Sequence[Suite], samples: int, sampling: Sampling) -> dict[
         ``eval/verifier_error_share``. Of named suites the same as ``eval/NAME/...``, and under the bare names the mean over
         the suites, each counting alike whatever its size.
     """
-    found = {suite.name: metrics(suite, *rollouts_of(suite, samples, sampling)) for suite in suites}
-    if list(found) == [""]:
-        return {f"eval/{name}": value for name, value in found[""].items()}
-    names = next(iter(found.values()))
-    means = {f"eval/{name}": sum(m[name] for m in found.values()) / len(found) for name in names}
-    return means | {f"eval/{suite}/{name}": value for suite, m in found.items() for name, value in m.items()}
+    by_suite = {suite.name: metrics(suite, *rollouts_of(suite, samples, sampling)) for suite in suites}
+    if list(by_suite) == [""]:
+        return {f"eval/{name}": value for name, value in by_suite[""].items()}
+    names = next(iter(by_suite.values()))
+    means = {f"eval/{name}": sum(m[name] for m in by_suite.values()) / len(by_suite) for name in names}
+    return means | {f"eval/{suite}/{name}": value for suite, m in by_suite.items() for name, value in m.items()}
 
 
 def rollouts_of(suite: Suite, samples: int, sampling: Sampling) -> tuple[list[Rollout], list[Rollout]]:
@@ -75,5 +75,5 @@ def metrics(suite: Suite, greedy: Sequence[Rollout], rollouts: Sequence[Rollout]
 
 
 def distinct(sampler: Sampler, group: Sequence[Rollout]) -> int:
-    """How many different solutions a group's correct rollouts found."""
+    """Number of different solutions among a group's correct rollouts."""
     return len({sampler.task.canonical(r.prompt, r.text) for r in group if r.grade.correct})

@@ -10,9 +10,9 @@ from typing import Any
 
 from rlrt.sampling.draw import rollout_metrics
 from rlrt.sampling.source import Source
+from rlrt.training.batch import signals_of
 from rlrt.training.evaluation import Suite, evaluate
 from rlrt.training.learner import Learner
-from rlrt.training.signals import signals_of
 from rlrt.training.timing import clock
 from rlrt.training.update import StepResult, learn
 from rlrt.types import Rollout, Sampling
@@ -86,7 +86,7 @@ def train(run: Run) -> int:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something that happens every ``every`` steps (0: never) happens now."""
+    """True at every ``every``-th step; never if ``every`` is 0."""
     return every > 0 and step % every == 0
 
 

@@ -12,12 +12,12 @@ from rlrt.methods.method import Method
 
 
 def runs_again(method: Method, minibatches: int) -> bool:
-    """Whether a step's later mini-batches run the teacher anew, for its whole distributions."""
+    """True if later mini-batches of a step run the teacher again, for its whole distributions."""
     return method.distils and minibatches > 1
 
 
 def holds_copy(weights: str, rerun: bool) -> bool:
-    """Whether a teacher needs weights beside the student's: all kinds but ``live``; ``old`` only where it is run again."""
+    """True if the teacher needs weights beside the student's: all kinds but ``live``; ``old`` only if it is run again."""
     return weights in ("snapshot", "ema", "frozen") or (weights == "old" and rerun)
 
 
@@ -55,7 +55,7 @@ class Teacher:
 
     @torch.no_grad()
     def _blend(self, rate: float) -> None:
-        sharding.settle(self.model)  # the student settled after its step
+        sharding.drop_gathered(self.model)  # the student settled after its step
         for mine, students in zip(self.model.parameters(), self._student.parameters(), strict=True):
             if rate == 1.0:
                 mine.copy_(students)
@@ -69,6 +69,6 @@ class Teacher:
 
 def frozen_copy(model: Any) -> Any:
     """A copy of a model that takes no gradient."""
-    twin = copy.deepcopy(model)
-    twin.requires_grad_(False)
-    return twin.eval()
+    frozen = copy.deepcopy(model)
+    frozen.requires_grad_(False)
+    return frozen.eval()

@@ -1,1 +1,2 @@
-"""Whether a response's final answer is the right one. A verifier that fails says so: an error is never a wrong answer."""
+"""Verifiers decide whether a response's final answer is correct. A verifier that fails reports an error, never a wrong
+answer."""

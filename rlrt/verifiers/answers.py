@@ -1,4 +1,4 @@
-"""The final answer inside a response, and exact match."""
+"""The final answer of a response, and exact match."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ END_OF_THOUGHT = "</think>"
 
 
 def after_thinking(text: str) -> str:
-    """What follows a thinking model's last thought; empty where a thought was begun and never ended."""
+    """Return the text after a thinking model's last thought; empty if a thought is opened and never closed."""
     if END_OF_THOUGHT in text:
         return text.rsplit(END_OF_THOUGHT, 1)[1]
     return "" if "<think>" in text else text
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last ``\\boxed{...}``, braces balanced; None without one, empty where it never closes."""
+    r"""Return the content of the last ``\\boxed{...}``, braces balanced; None without a box, empty if the box never closes."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -28,7 +28,7 @@ def boxed(text: str) -> str | None:
 
 
 def final_answer(text: str) -> str:
-    """The content of the last box, or else the last line; white space trimmed."""
+    """Return the content of the last box, or the last line if there is no box; white space trimmed."""
     inside = boxed(text)
     if inside is not None:
         return inside
@@ -37,5 +37,5 @@ def final_answer(text: str) -> str:
 
 
 def normalised(answer: str) -> str:
-    """White space removed: the only liberty that exact match takes."""
+    """Remove all white space: the only difference that exact match ignores."""
     return re.sub(r"\s+", "", answer)

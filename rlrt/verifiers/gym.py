@@ -1,7 +1,7 @@
-"""reasoning-gym's own scoring: 1 is right, anything less is not.
+"""reasoning-gym's own scoring: a score of 1 is correct, anything less is not.
 
-Some of its tasks pay a share of the points for junk, so that only a full score counts. A problem is a function of (task, size,
-seed, number): a process makes the one it is asked about, and keeps it.
+Some of its tasks give a partial score for junk, so only a full score counts. A problem is a function of (task, size, seed,
+number): each process makes the problems that it must score, and caches them.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from typing import Any
 
 Problem = tuple[str, int, int, int]
 """Task, size of its data set, seed and number."""
-KEPT = 20_000
-"""Problems that a process keeps."""
+CACHED_PROBLEMS = 20_000
+"""Number of problems that each process caches."""
 
 
 @functools.cache
 def generator(task: str, size: int, seed: int) -> Any:
-    """A task's data set, whose problems are made when they are asked for."""
+    """Return a task's data set, which makes its problems on demand."""
     with quiet():
         import reasoning_gym
 
         return reasoning_gym.create_dataset(task, size=size, seed=seed)
 
 
-@functools.lru_cache(maxsize=KEPT)
+@functools.lru_cache(maxsize=CACHED_PROBLEMS)
 def entry(problem: Problem) -> dict[str, Any]:
-    """One problem: ``question``, ``answer``, ``metadata``."""
+    """Return one problem: ``question``, ``answer``, ``metadata``."""
     task, size, seed, number = problem
     with quiet():
         return dict(generator(task, size, seed)[number])
 
 
 def scored(problem: Problem, answer: str) -> bool:
-    """Whether reasoning-gym gives an answer the full score. Raises what its scoring raises."""
+    """True if reasoning-gym gives an answer the full score; raises whatever its scoring raises."""
     task, size, seed, _ = problem
     with quiet():
         return float(generator(task, size, seed).score_answer(answer, entry(problem))) == 1.0
@@ -44,7 +44,7 @@ def scored(problem: Problem, answer: str) -> bool:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without reasoning-gym's warnings (files that it leaves open, numpy's on junk)."""
+    """Suppress reasoning-gym's warnings (files that it leaves open, numpy's on junk)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,8 +1,8 @@
 r"""A plain number at the end of a text: the only answer that counts without a box.
 
-An unfinished sum must not count, neither for its value (``4 + 7`` for 11) nor for its last number (``4 + 7`` for 7): a policy
-would learn not to reckon. So what stands at the end must be a number that needs no reckoning, and what stands before the number
-must be known to introduce one. Whatever is not known here is no answer.
+An unfinished calculation must not count, neither for its value (``4 + 7`` for 11) nor for its last number (``4 + 7`` for 7): a
+policy would learn not to calculate. So the text must end with a number that needs no calculation, after a phrase that is known
+to introduce an answer. Phrases that this file does not know introduce no answer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import math
 import re
 
 LONGEST_NUMBER = 400
-"""Characters that a number may take."""
+"""Maximum length of a number in characters."""
 DEEPEST = 4
-"""Kinds of dress that may stand around a number."""
+"""Maximum number of nested delimiters around a number."""
 
 _WHOLE = r"(?:[1-9][0-9]{0,2}(?:(?:,\\!|,|\{,\}|\\,)[0-9]{3})+|0|[1-9][0-9]*)"
 _FRACTION = (
@@ -32,17 +32,17 @@ _MISREAD = re.compile(
     rf"|(?P<digits>{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)[eE](?P<exponent>[-+]?[0-9]{{1,3}}))"
     r"(?P<sign>)(?P<power>(?!))?(?P<power2>(?!))?(?![\w.,/^]*\w)"
 )
-"""A mixed number, or a number with an exponent, in the middle of other things."""
+"""A mixed number, or a number with an exponent, inside other text."""
 
 _CLOSERS = {"$$": "$$", "$": "$", "\\)": "\\(", "\\]": "\\[", "**": "**", "*": "*", "`": "`"}
-"""What may stand behind a number, and what must then stand before it."""
+"""Closing delimiters that may follow a number, each with the opening delimiter that must then precede it."""
 _ATTACHED = ("**", "*", "`")
-"""Dress of Markdown: no white space between it and what it dresses."""
+"""Markdown delimiters, which touch the text that they enclose."""
 
 _RELATION = re.compile(
     r"(?:(?<![<>!≠~+\-−*/^%=|×])(?<![<>!] )(?<!\\not)={1,2}|≈|⇒|⟹|\\(?:approx|Rightarrow|implies))\Z"
 )
-"""Signs that say of a number that it is the value of what stands before."""
+"""Signs after which a number is the value of the expression before the sign."""
 _STATEMENT = re.compile(r"(?<=[.!?;。！？])\s+|[。！？]|\n")
 _LETTERS = r"[^\W\d_]"
 _WORDS = re.compile(rf"{_LETTERS}+(?:['’]{_LETTERS}+)*|%")
@@ -52,7 +52,7 @@ _LABEL = re.compile(
     r"|therefore|thus|hence)\W*|答案\W*|结果\W*)",
     re.IGNORECASE,
 )
-"""A statement that is nothing but the announcement of an answer."""
+"""A statement that does nothing but announce an answer."""
 _LEADS = frozenset(
     """
     is are was were be been equals equal gets get got gives give gave has have had makes make made leaves left needs need costs
@@ -60,7 +60,7 @@ _LEADS = frozenset(
     contains answer it's that's there's
     """.split()  # noqa: SIM905
 )
-"""Words that say of the number behind them that it is something's value."""
+"""Words after which a number is the value of something."""
 _SO = ("so", "therefore", "thus", "hence")
 _LED_TO = re.compile(
     r"\b(?:(?:equals?|comes?|amounts?|adds? up|rounds?|rounded|simplifies|reduces|evaluates|works out) to"
@@ -78,7 +78,7 @@ _DOUBT = frozenset(
     not never no cannot than least most if unless half twice double triple thrice percent % times plus minus or until till
     """.split()  # noqa: SIM905
 )
-"""Words of a statement that make its last number a bound, a part of something, or what the answer is not."""
+"""Words of a statement that make its last number a bound, a part of something, or a rejected answer."""
 _CONDITION = _DOUBT | frozenset(
     """
     when where whether while at for from to let suppose assume with given set take put base as substitute
@@ -94,9 +94,9 @@ _RULE = re.compile(r"(?:\A|\n)(?:[-=_*—] ?){3,}\Z")
 
 
 def last_number(text: str) -> str | None:
-    r"""The plain number that a text ends with, as LaTeX that math-verify reads as this one value; None where there is none.
+    r"""Return the plain number at a text's end, as LaTeX that math-verify reads as one value; None if there is none.
 
-    ``4 + 7 = 11`` ends with one, ``4 + 7`` does not.
+    ``4 + 7 = 11`` ends with a plain number, ``4 + 7`` does not.
     """
     spaced = re.sub(r" ?\n ?", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()
     body, closers = undressed(re.sub(r"\\(?:mathbf|textbf|boldsymbol) ?\{([^{}]*)\}(?=[\s.$*\\)\]]*\Z)", r"\1", spaced))
@@ -110,14 +110,14 @@ def last_number(text: str) -> str | None:
 
 
 def readable(answer: str) -> str:
-    r"""An answer with ``1 1/2`` as ``\frac{3}{2}`` and ``6.02e23`` as a power of ten, which math-verify misreads."""
+    r"""Return an answer with ``1 1/2`` as ``\frac{3}{2}`` and ``6.02e23`` as a power of ten, which math-verify misreads."""
     if len(answer) > LONGEST_NUMBER:
         return answer
     return _MISREAD.sub(lambda m: written(m) or m[0], answer)
 
 
 def plain_decimal(answer: str) -> str | None:
-    """A whole or decimal number's digits without separators and with a plain minus; None for anything else."""
+    """Return a whole or decimal number's digits without separators and with a plain minus; None for anything else."""
     match = NUMBER.fullmatch(answer) if len(answer) <= LONGEST_NUMBER else None
     if match is None or match["digits"] is None or "10^" in answer or match["exponent"] is not None:
         return None
@@ -125,7 +125,7 @@ def plain_decimal(answer: str) -> str | None:
 
 
 def written(match: re.Match[str]) -> str | None:
-    r"""A number as LaTeX of one value; None for what is still to be reckoned: ``22/2``, ``5 22/7``, ``15 \times 10^3``."""
+    r"""Return a number as LaTeX of one value; None if it needs calculation: ``22/2``, ``5 22/7``, ``15 \times 10^3``."""
     sign = "-" if (match["sign"] or "").strip() in ("-", "−") else ""
     if match["digits"] is None:
         return written_fraction(match, sign)
@@ -139,7 +139,7 @@ def written(match: re.Match[str]) -> str | None:
 
 
 def written_fraction(match: re.Match[str], sign: str) -> str | None:
-    """A fraction in lowest terms, or a mixed number as one fraction; None for any other."""
+    """Return a fraction in lowest terms, or a mixed number as one fraction; None for any other fraction."""
     over = int((match["over"] or match["over2"] or match["over3"]).replace("−", "-"))
     under = int(match["under"] or match["under2"] or match["under3"])
     if under < 2 or math.gcd(over, under) != 1 or (over < 0 and match["sign"]):
@@ -153,7 +153,7 @@ def written_fraction(match: re.Match[str], sign: str) -> str | None:
 
 
 def undressed(text: str) -> tuple[str, list[str]]:
-    """A text without what may stand behind a number (one full stop or comma, ends of formulas and bold), and these ends."""
+    """Remove the ending that may follow a number (one full stop or comma, closing delimiters); return text and delimiters."""
     closers: list[str] = []
     stopped = False
     while len(closers) < DEEPEST:
@@ -174,7 +174,7 @@ def undressed(text: str) -> tuple[str, list[str]]:
 
 
 def opened(before: str, closers: list[str]) -> str | None:
-    """What stands before a number, less the beginnings of its dress and a currency sign; None where a beginning is missing."""
+    """Remove opening delimiters and a currency sign before a number; None if a delimiter in ``closers`` was never opened."""
     before = before.removesuffix("\\$")
     for closer in reversed(closers):
         opener = _CLOSERS[closer]
@@ -189,7 +189,7 @@ def opened(before: str, closers: list[str]) -> str | None:
 
 
 def opened_before(before: str, opener: str, closer: str) -> bool:
-    """Whether dress around more than the number was begun: ``**Answer: 11**``, ``$x = 11$``."""
+    """True if a delimiter that encloses more than the number was opened: ``**Answer: 11**``, ``$x = 11$``."""
     if opener == "**":
         return re.search(r"(?:^|\s)\*\*(?=\S)(?:(?!\*\*).)*\Z", before.rpartition("\n")[2]) is not None
     if opener in _ATTACHED:
@@ -200,10 +200,10 @@ def opened_before(before: str, opener: str, closer: str) -> bool:
 
 
 def introduced(before: str, sign: str) -> bool:
-    """Whether what stands before a number (``sign``: with its sign) announces it as the answer; what is unknown does not."""
+    """True if the text before a number (``sign``: the number's sign) announces it as the answer; False for unknown phrases."""
     head = before.rstrip()
     own_line = "\n" in before[len(head) :]
-    detached = sign.endswith(" ")  # "- 7": a sign behind an equals sign only, else perhaps a bullet
+    detached = sign.endswith(" ")  # "- 7": a sign after an equals sign only, else perhaps a bullet
     head = undecorated(head[-LONGEST_NUMBER:])
     if not head:
         return not detached
@@ -217,7 +217,7 @@ def introduced(before: str, sign: str) -> bool:
 
 
 def undecorated(head: str) -> str:
-    """A text without what may stand between it and a number: beginnings of formulas and of bold, rules of dashes."""
+    """Remove from a text's end what may stand between an announcement and a number: opening delimiters, rules of dashes."""
     while True:
         shorter = _RULE.sub("", head).rstrip()
         shorter = re.sub(r"(?:\*\*|\$|\\[(\[,;:! ]|\\q?quad|`|~)\s*\Z", "", shorter).rstrip()
@@ -227,8 +227,8 @@ def undecorated(head: str) -> str:
 
 
 def leads(head: str, own_line: bool) -> bool:
-    """Whether a text's last statement announces a number: ``Answer:``, ``so he pays``, ``it adds up to``; of a number
-    on a line of its own, a heading too."""
+    """True if a text's last statement announces a number: ``Answer:``, ``so he pays``, ``it adds up to``; before a number on
+    its own line a heading counts too."""
     statement = _STATEMENT.split(head)[-1].strip()
     if _LABEL.fullmatch(statement):
         return own_line or statement.endswith((":", "：", ",")) or statement.lower() in _SO
@@ -247,12 +247,12 @@ def leads(head: str, own_line: bool) -> bool:
 
 
 def doubtful(words: list[str], doubt: frozenset[str]) -> bool:
-    """Whether one of a statement's last words makes its number something else than its value."""
+    """True if one of a statement's last words means that the number is not its value."""
     return any(w in doubt or w.endswith(("n't", "n’t")) for w in words[-10:])
 
 
 def ends_statement(head: str) -> bool:
-    """Whether a number may stand on a line of its own behind a text: behind a whole sentence, or behind what announces it."""
+    """True if a number on its own line may follow a text: after a whole sentence, or after an announcement."""
     bare = re.sub(r"(?:\s|\$|\*\*|\\[)\]])+\Z", "", head)
     if re.search(r"(?<![.…])[.!?。！？]\Z", bare):
         return re.search(rf"{_LETTERS}{{2,}}[^\n]*\Z|[0-9]\.\Z", bare) is not None
@@ -260,7 +260,7 @@ def ends_statement(head: str) -> bool:
 
 
 def is_no_condition(head: str) -> bool:
-    """Whether the equation that a text ends with gives a value: not ``x + 4 where x =``, nor the second of ``x = 4, x =``."""
+    """True if the equation at a text's end gives a value, unlike ``x + 4 where x =`` and the second of ``x = 4, x =``."""
     if head.endswith("&=") and "\\begin" not in head:
         return False
     *earlier, line = [part for part in head.split("\n") if part.strip(" -*•$\\()[]")] or [head]
@@ -273,15 +273,16 @@ def is_no_condition(head: str) -> bool:
         return True
     above = [earlier[-1].strip(" -*•$\\()[]")] if earlier else []
     return not any(is_of(variable[1], part) for part in parts) and not any(
-        (found := _EQUATION.fullmatch(part)) and found[1] == variable[1] and is_number(found["value"]) for part in above
+        (equation := _EQUATION.fullmatch(part)) and equation[1] == variable[1] and is_number(equation["value"])
+        for part in above
     )
 
 
 def is_of(variable: str, part: str) -> bool:
-    """Whether a part of a statement has a number for a variable already, or is an expression in it."""
-    found = _EQUATION.fullmatch(part)
-    if found is not None and found[1] == variable:
-        return is_number(found["value"])
+    """True if a part of a statement gives a variable a number already, or is an expression in the variable."""
+    equation = _EQUATION.fullmatch(part)
+    if equation is not None and equation[1] == variable:
+        return is_number(equation["value"])
     return (
         "=" not in part
         and re.search(rf"(?<![^\W\d_]){variable}(?![^\W\d_])", part) is not None
@@ -290,12 +291,12 @@ def is_of(variable: str, part: str) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a number and nothing else."""
+    """True if a text is a number and nothing else."""
     return NUMBER.fullmatch(text.strip(" $.,")) is not None
 
 
 def half_open(before: str) -> bool:
-    """Whether a brace of this paragraph or a bracket of this line was begun and never ended."""
+    """True if a brace of the last paragraph or a bracket of the last line was opened and never closed."""
     paragraph = re.sub(r"\\[()\[\]{}]", "", before.rpartition("\n\n")[2])
     line = paragraph.rpartition("\n")[2]
     brackets = sum(line.count(c) for c in "([") - sum(line.count(c) for c in ")]")

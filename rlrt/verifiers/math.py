@@ -1,8 +1,8 @@
 """Mathematical equality by math-verify.
 
-math-verify 0.9 sets signal handlers (and so raises in threads), may take for ever, is not symmetric (the expected answer goes
-first), and takes some wrong answers for right (1/2004! = 1/2006!): it runs in processes that can be killed. It also finishes
-any sum that it is given, so of a response without a box it is given a plain number (``rlrt.verifiers.literals``) or nothing.
+math-verify 0.9 sets signal handlers (and so raises in threads), may never return, is not symmetric (the expected answer goes
+first), and accepts some wrong answers (1/2004! = 1/2006!): it runs in processes that can be killed. It also evaluates any sum,
+so from a response without a box it gets a plain number (``rlrt.verifiers.literals``) or nothing.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from rlrt.verifiers.literals import last_number, readable
 from rlrt.verifiers.verifier import InProcesses
 
 LONGEST = 20_000
-"""Characters at a response's end in which a box is looked for: answers stand there, and parsing takes time."""
+"""Characters at a response's end that are searched for a box: answers are there, and parsing takes time."""
 
 WHOLE = r"(0|-?[1-9]\d{0,14})"
+"""Pattern of a whole number that is compared without math-verify."""
 
 
 def math_verify(timeout_s: float, workers: int) -> InProcesses:
-    """Equality of the final answer with the expected one, as mathematics; the arguments are those of ``InProcesses``."""
+    """Return a verifier of mathematical equality with the expected answer; the arguments are those of ``InProcesses``."""
     return InProcesses(equal, timeout_s, workers, answer_part, ("1", "\\boxed{1}"), at_sight)
 
 
 def answer_part(response: str) -> str:
-    """What is judged of a response: its last box alone, or without one the plain number at its end; empty without either."""
+    """Return the graded part of a response: its last box, or else the plain number at its end; empty without either."""
     text = after_thinking(response)
     inside = boxed(text[-LONGEST:])
     answer = last_number(text) if inside is None else readable(inside)
@@ -34,7 +35,8 @@ def answer_part(response: str) -> str:
 
 
 def at_sight(expected: str, response: str) -> bool | None:
-    """The verdict on no answer (wrong), on the text that was expected (right) and on two whole numbers; None for the rest."""
+    """Return the verdict that needs no math-verify: on no answer, on the expected text itself, on two whole numbers; else
+    None."""
     if not response:
         return False
     inside = response.removeprefix("\\boxed{").removesuffix("}").strip()
@@ -42,19 +44,21 @@ def at_sight(expected: str, response: str) -> bool | None:
 
 
 def whole_numbers(expected: str, response: str) -> bool | None:
-    """Whether two whole numbers, plainly written, are the same; None for anything else, which sympy must read."""
-    mine, theirs = re.fullmatch(rf"\\boxed\{{{WHOLE}\}}", response), re.fullmatch(WHOLE, expected)
-    return None if mine is None or theirs is None else mine[1] == theirs[1]
+    """Return whether two plain whole numbers are equal; None for anything else, which sympy must parse."""
+    actual, expected_number = re.fullmatch(rf"\\boxed\{{{WHOLE}\}}", response), re.fullmatch(WHOLE, expected)
+    return None if actual is None or expected_number is None else actual[1] == expected_number[1]
 
 
 def equal(expected: str, response: str) -> bool:
-    """Whether the response's final answer equals the expected one. Runs in a worker, which may be killed.
+    """True if the response's final answer equals the expected one. Runs in a worker process, which may be killed.
 
-    Raises whatever math-verify or sympy raise, and ValueError for an expected answer that cannot be read.
+    Raises whatever math-verify or sympy raise, and ValueError for an expected answer that cannot be parsed.
     """
     from math_verify import parse, verify
 
-    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns at each call that the time limit is ours
+    logging.getLogger("math_verify").setLevel(
+        logging.CRITICAL
+    )  # at each call it warns that it has no time limit of its own
     gold = parse(in_math(readable(expected)), parsing_timeout=None)
     if not gold:
         raise ValueError(f"the expected answer {expected!r} cannot be read")
@@ -63,5 +67,5 @@ def equal(expected: str, response: str) -> bool:
 
 
 def in_math(expected: str) -> str:
-    """An expected answer as LaTeX mathematics, unless it says so itself."""
+    """Return an expected answer as LaTeX mathematics; unchanged if it has math delimiters or a box already."""
     return expected if re.search(r"\$|\\boxed|\\\(|\\\[", expected) else f"${expected}$"

@@ -1,4 +1,4 @@
-"""What a task asks of a verifier, the one that compares letters, and the one that asks a function in killable processes."""
+"""The interface of verifiers, exact match, and a verifier that runs a function in killable processes."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from rlrt.types import Grade
 from rlrt.verifiers.answers import after_thinking, final_answer, normalised
 
 Pending = Callable[[], list[Grade]]
-"""Waits for grades that were asked for, and gives them in order."""
+"""A function that waits for the requested grades and returns them in order."""
 FIRST_S = 60.0
-"""Seconds that a process may take for its first answer: it has to import what it needs."""
+"""Seconds that a process gets for its first answer: it must import its libraries."""
 GRACE_S = 5.0
 """Seconds that the processes get to end by themselves."""
 REMEMBERED = 100_000
-"""Verdicts that are kept: the rollouts of a group often end in the same answer."""
+"""Maximum number of cached verdicts: the rollouts of a group often end in the same answer."""
 
 
 class Verifier(Protocol):
-    """Grades responses against expected answers."""
+    """A grader of responses against expected answers."""
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
-        """Begin to grade every (expected answer, response), and return at once where that can be done beside other work."""
+        """Start to grade every (expected answer, response); return at once if grading can run in the background."""
         ...
 
     def close(self) -> None:
-        """Let go of processes."""
+        """End the verifier's processes."""
         ...
 
 
 class ExactMatch:
-    """1 if the final answer equals the expected one, white space apart."""
+    """1 if the final answer equals the expected one, white space ignored."""
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
-        """Graded at once."""
+        """Grade at once."""
         grades = [verdict(normalised(final_answer(after_thinking(t))) == normalised(a)) for a, t in pairs]
         return lambda: grades
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no processes."""
 
 
 class InProcesses:
-    """A function's verdict, asked for in processes of its own with a hard time limit for each answer.
+    """A function's verdicts, computed in separate processes with a hard time limit for each answer.
 
-    A process that is late is killed by pebble, its answer counted as an error, and another process takes its place; the other
-    answers are not disturbed. Whatever the function raises is an error too: neither says anything about the answer. Equal
-    questions are asked once.
+    pebble kills a process that exceeds the limit, its answer counts as an error, and a new process replaces it; other answers
+    are not affected. An exception in the function is an error too: neither says anything about the answer. Equal pairs of
+    expected answer and response are graded once.
 
     Args:
-        judge: (expected answer, response) -> whether it is right; importable by name in another process.
-        timeout_s: seconds that one answer may take.
-        workers: processes; started at the first answer.
-        reduced: the part of a response that ``judge`` is to see.
-        warm_up: a question that makes a process import what it needs.
-        at_sight: what needs no process: the same verdict as ``judge``'s, or None.
+        judge: (expected answer, response) -> True if correct; importable by name in another process.
+        timeout_s: maximum seconds for one answer.
+        workers: number of processes, started at the first answer.
+        reduced: response -> the part of it that ``judge`` gets.
+        warm_up: a pair whose grading makes a process import its libraries.
+        at_sight: ``judge``'s verdict on pairs that need no process; None for all other pairs.
     """
 
     def __init__(
@@ -74,15 +74,15 @@ class InProcesses:
         self._asked: dict[tuple[Hashable, str], Any] = {}
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
-        """Hand the answers to the processes."""
-        asked = [(expected, self._reduced(response)) for expected, response in pairs]
-        answers = [self._ask(pair) for pair in asked]
+        """Send the answers to the processes."""
+        reduced_pairs = [(expected, self._reduced(response)) for expected, response in pairs]
+        answers = [self._ask(pair) for pair in reduced_pairs]
 
         def wait() -> list[Grade]:
             grades = [verdict(a) if isinstance(a, bool) else self._result(a) for a in answers]
-            for pair, grade in zip(asked, grades, strict=True):
+            for pair, grade in zip(reduced_pairs, grades, strict=True):
                 if grade.error:
-                    self._asked.pop(pair, None)  # asked again when it comes again
+                    self._asked.pop(pair, None)  # graded again when the same pair returns
             if len(self._asked) > REMEMBERED:
                 self._asked.clear()
             return grades
@@ -90,10 +90,10 @@ class InProcesses:
         return wait
 
     def _ask(self, pair: tuple[Any, str]) -> Any:
-        """A verdict at sight, or the future of one."""
-        seen = self._at_sight(*pair)
-        if seen is not None:
-            return seen
+        """Return the verdict at sight, or the future of one."""
+        known = self._at_sight(*pair)
+        if known is not None:
+            return known
         if pair not in self._asked:
             self._asked[pair] = self._processes().schedule(self._judge, args=pair, timeout=self._timeout_s)
         return self._asked[pair]
@@ -102,14 +102,14 @@ class InProcesses:
     def _result(future: Any) -> Grade:
         try:
             return verdict(bool(future.result()))
-        except Exception:  # late, crashed, or whatever the function raises
+        except Exception:  # timed out, crashed, or raised by the function
             return Grade(correct=False, reward=0.0, error=True)
 
     def _processes(self) -> Any:
         if self._pool is None:
             from pebble import ProcessPool
 
-            # spawned: a fork would copy torch's threads and locks in whatever state they are
+            # spawn, not fork: a fork would copy torch's threads and locks in an arbitrary state
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPool(max_workers=self._workers, context=context)
             if self._warm_up is not None:
@@ -122,7 +122,7 @@ class InProcesses:
         """End the processes."""
         if self._pool is not None:
             self._pool.close()
-            try:  # a process that is just starting ends by itself; killed, it would print a traceback of its own
+            try:  # a process that is just starting ends by itself; if killed, it would print a traceback
                 self._pool.join(GRACE_S)
             except TimeoutError:
                 self._pool.stop()
@@ -132,5 +132,5 @@ class InProcesses:
 
 
 def verdict(correct: bool) -> Grade:
-    """A grade without shaping."""
+    """Return a grade without reward shaping."""
     return Grade(correct=correct, reward=float(correct))

@@ -10,11 +10,12 @@ import pytest
 import rlrt.config.compose
 import rlrt.config.options
 from rlrt.config.compose import composer, with_tuned
-from rlrt.config.options import having, inherited
+from rlrt.config.options import inherited, options_with_key
 from rlrt.errors import UserError
 from rlrt.keys import key
+from rlrt.methods.contexts import Default, Sibling, context_of
 from rlrt.methods.grpo import ClippedLoss
-from rlrt.methods.method import Credit, context_of
+from rlrt.methods.method import Credit
 from rlrt.paths import CONFIG
 from tests.forked import forked
 from tests.helpers import METHODS, MODELS, settings
@@ -89,18 +90,18 @@ def test_contexts_that_there_are(monkeypatch):
     monkeypatch.setattr(Asked, "asked", ("default", "correct", "correct:0", "wrong", "wrong:12"))
     settings("method=grpo", f"method.credit={HERE}.Asked")
     assert [context_of(c) for c in Asked.asked] == [
-        ("default", 0),
-        ("correct", 0),
-        ("correct", 0),
-        ("wrong", 0),
-        ("wrong", 12),
+        Default(),
+        Sibling(),
+        Sibling(correct=True, number=0),
+        Sibling(correct=False),
+        Sibling(correct=False, number=12),
     ]
 
 
 def test_a_dense_term_beside_a_credit_that_shows_something_else_first(monkeypatch):
     """Both would be shown the credit's first context, whatever teacher.context says."""
     more = ("+method.distill_alpha=0.5", "+method.distill_top_k=0", "+method.distill_ratio_cap=2")
-    with pytest.raises(UserError, match=r"dense .* would be shown 'correct:0'"):
+    with pytest.raises(UserError, match=r"dense .* would be shown Sibling\(correct=True"):
         settings("method=rlcsd", "method.auxiliary=[rlrt.methods.sdpo.Distillation]", *more)
 
 
@@ -231,7 +232,7 @@ def test_shipped_pairs_inherit_nothing():
 
 
 def test_a_single_run_gets_them_too_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(rlrt.config.compose, "_said", set())  # a fork remembers what this process has said
+    monkeypatch.setattr(rlrt.config.compose, "_announced", set())  # a fork remembers what this process has said
     folder(tmp_path, method__child=CHILD)
     done = forked("run", (*TYPED, "hydra.run.dir=out"), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -293,5 +294,5 @@ def test_every_option_of_every_key_is_found_by_composing_too():
     """Against the composed configs: what the files say is what Hydra makes of them."""
     composed = {name: set(settings(f"method={name}").plain["method"]) for name in METHODS}
     for name in sorted({k for keys in composed.values() for k in keys}):
-        assert having("method", name) == [m for m in METHODS if name in composed[m]], name
-    assert rlrt.config.options.having("method", "name", (CONFIG,)) == METHODS
+        assert options_with_key("method", name) == [m for m in METHODS if name in composed[m]], name
+    assert rlrt.config.options.options_with_key("method", "name", (CONFIG,)) == METHODS

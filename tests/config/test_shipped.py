@@ -112,7 +112,7 @@ def test_every_key_has_a_meaning_and_no_default_in_code():
 
 
 def test_stable_keys_exist():
-    """DESIGN.md's "keys that users type often, and so stay stable"."""
+    """Keys that users type often, and that therefore stay as they are."""
     stable = [
         "seed",
         "resume",

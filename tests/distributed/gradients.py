@@ -12,7 +12,7 @@ from rlrt.distributed.sharding import whole
 from rlrt.distributed.world import ALONE, connect
 from rlrt.execution.build import build_learner
 from rlrt.sampling.sampler import Sampler
-from rlrt.training.signals import signals_of
+from rlrt.training.batch import signals_of
 from rlrt.training.update import learn
 from tests.helpers import settings
 

@@ -110,8 +110,8 @@ def test_whoever_keeps_the_others_waiting_is_named_and_left(store):
         with mine.meeting():
             mine._thread.join(timeout=30)
         assert left == [EXIT]
-        assert f"rank 1 (pid {os.getpid()}" in mine._behind()
-        assert "kept the others waiting for 0.3 s (distributed.patience_s)" in mine._behind()
+        assert f"rank 1 (pid {os.getpid()}" in mine._late_sentence()
+        assert "kept the others waiting for 0.3 s (distributed.patience_s)" in mine._late_sentence()
         timed_out = mine.explained(RuntimeError("gloo: Timed out waiting 300ms for recv operation to complete"))
         assert isinstance(timed_out, RankLost)
     finally:

@@ -130,7 +130,7 @@ def test_weights_travel_in_a_private_file_that_does_not_stay(fake, model, tmp_pa
 
 
 def test_nobody_answers(model):
-    with pytest.raises(UserError, match=r"nobody answers \(\[Errno 111\] .*start one with python -m rlrt\.serve_vllm"):
+    with pytest.raises(UserError, match=r"got no answer \(\[Errno 111\] .*start one with python -m rlrt\.serve_vllm"):
         engine_of("http://127.0.0.1:9").load(model, [2], 0)
 
 

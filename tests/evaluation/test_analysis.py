@@ -13,8 +13,9 @@ import torch
 from rlrt.evaluation.analysis import PLACES, by_difficulty, intervene, jensen_shannon, places, shift, top_overlap
 from rlrt.execution.build import build_learner, suites_of
 from rlrt.execution.execute import execute
+from rlrt.execution.parts import parts_of
 from rlrt.model.load import load
-from rlrt.training.signals import student_rows
+from rlrt.training.batch import student_rows
 from rlrt.types import Generation, Grade, Prompt, Rollout
 from tests.forked import forked
 from tests.helpers import settings
@@ -58,9 +59,10 @@ def test_places():
 @pytest.fixture(scope="module")
 def world():
     made = settings("method=rlrt", "eval.prompts=48")
-    made.data.prepare()
+    parts = parts_of(made)
+    parts.task.prepare()
     learner = build_learner(made)
-    (suite,) = suites_of(made, learner.policy, learner.builder)
+    (suite,) = suites_of(made, parts, learner.policy, learner.builder)
     return learner, suite
 
 

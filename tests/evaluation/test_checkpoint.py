@@ -11,8 +11,9 @@ import pytest
 
 from rlrt.errors import UserError
 from rlrt.evaluate import evaluate
-from rlrt.evaluation.checkpoint import chosen, measure, runs_of, summarised
+from rlrt.evaluation.checkpoint import chosen, measure, read_problems, runs_of, summarised
 from rlrt.execution.execute import execute
+from rlrt.execution.parts import parts_of
 from rlrt.records.folder import RunFolder
 from rlrt.training.evaluation import Suite
 from rlrt.training.evaluation import evaluate as in_training
@@ -94,20 +95,21 @@ def test_suites_from_folders_a_verifier_of_ones_own_and_the_mean_of_suites(run):
         assert found["mean"][name][0] == pytest.approx(mean, abs=1e-15)  # each suite counts alike, whatever its size
     # a run in training reports the same mean under the bare names
     made = evaluation.settings
-    parts = [Suite(n, s, p) for n, s, p in ((x.name, x.sampler, x.prompts) for x in built(made))]
-    metrics = in_training(parts, 4, sampling(made))
+    parts = parts_of(made)
+    read_problems(parts)
+    suites = [Suite(n, s, p) for n, s, p in ((x.name, x.sampler, x.prompts) for x in built(made, parts))]
+    metrics = in_training(suites, 4, sampling(made))
     assert metrics["eval/avg_at_4"] == pytest.approx(found["mean"]["avg_at_4"][0], abs=1e-15)
     assert metrics["eval/amc23/avg_at_4"] == pytest.approx(found["amc23"]["avg_at_4"][0], abs=1e-15)
-    for suite in made.eval.suites.values():
-        suite.close()
+    parts.close()
 
 
-def built(made):
+def built(made, parts):
     from rlrt.execution.build import load_model, prompt_builder, suites_of
     from rlrt.model.policy import Policy
 
     model, tokenizer = load_model(made)
-    return suites_of(made, Policy(model, tokenizer, None, 1.0), prompt_builder(made, tokenizer))
+    return suites_of(made, parts, Policy(model, tokenizer, None, 1.0), prompt_builder(made, tokenizer))
 
 
 def sampling(made):
@@ -224,7 +226,7 @@ def test_a_sweeps_folder_means_its_finished_runs(run, capsys):
     [
         (
             ["eval=paper"],
-            r"eval\.suites\.aime24\.path: the data set HuggingFaceH4/aime_2024 could not be had from the hub",
+            r"eval\.suites\.aime24\.path: the data set HuggingFaceH4/aime_2024 could not be downloaded from the hub",
         ),
         (["eval=pepar"], r"eval=pepar: there is no such eval\..*Did you mean 'paper'"),
         (["--step", "9"], r"expected the checkpoint of step 9, found 2"),
@@ -261,8 +263,9 @@ def test_a_problem_that_a_suite_holds_is_not_trained_on(tmp_cwd, caplog):
         f"eval.suites.aime24.path={suite}",
         "eval.suites.aime24.problems=3",
     )
-    prepare_data(made)
+    parts = parts_of(made)
+    prepare_data(parts)
     held = {"17:3 4 5", "23:3 4 5"}
-    assert not held & {p.text for p in made.data.train}
-    lost = len(held - {p.text for p in made.data.heldout})
+    assert not held & {p.text for p in parts.task.train}
+    lost = len(held - {p.text for p in parts.task.heldout})
     assert f"dropped {lost} problems that the evaluation suites hold" in caplog.text

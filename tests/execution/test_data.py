@@ -37,8 +37,8 @@ class Mine:
     ],
 )
 def test_ids_that_repeat_are_refused_with_both_questions(train, heldout, says):
-    whole = SimpleNamespace(data=Mine(train, heldout), eval=SimpleNamespace(suites={}))
-    for prepare in (lambda: prepare_task(whole.data), lambda: prepare_data(whole)):
+    whole = SimpleNamespace(task=Mine(train, heldout), suites={})
+    for prepare in (lambda: prepare_task(whole.task), lambda: prepare_data(whole)):
         with pytest.raises(UserError, match=r"^data: expected an id of its own for every problem, " + says) as caught:
             prepare()
         assert "\n" not in str(caught.value)

@@ -23,7 +23,7 @@ from rlrt.methods.grpo import clipped_loss, group_advantage
 from rlrt.methods.rlrt import teacher_weight
 from rlrt.methods.sdpo import divergence, with_tail
 from rlrt.sampling.sampler import Sampler
-from rlrt.training.signals import signals_of
+from rlrt.training.batch import signals_of
 from rlrt.training.update import learn
 from rlrt.types import Generation, Grade, Rollout
 from tests.helpers import METHODS, settings

@@ -10,6 +10,7 @@ import torch
 
 from rlrt.methods.aggregate import token_weights
 from rlrt.methods.antisd import Repulsion, repulsion
+from rlrt.methods.contexts import Sibling
 from rlrt.methods.dasd import adaptive_signal
 from rlrt.methods.rlcsd import ContrastiveCredit, contrast, contrastive_reward, same_sign_sum
 from rlrt.methods.signals import TeacherSignal
@@ -103,7 +104,7 @@ def test_the_reward_is_bounded_and_keeps_the_advantages_sign():
 
 def test_rlcsd_selects_and_weighs():
     slot: ContrastiveCredit = method_of("rlcsd").credit
-    assert slot.contexts() == ("correct:0", "wrong:0", "wrong:1", "wrong:2", "wrong:3")
+    assert slot.contexts() == (Sibling(), *(Sibling(correct=False, number=k) for k in range(4)))
     batch = signals([1.0, 0.0], [0, 0], [2, 2])
     batch.teachers = [view([True, True], [-1.0, -1.0], [-1.0, -1.0]), view([True, False], [-1.0, -1.5], [0.0, 0.0])]
     credited = slot(torch.tensor([0.5, -0.5], dtype=F64), batch)

@@ -1,4 +1,4 @@
-"""Laws that every shipped method keeps, on random rollouts (METHODS.md, "Laws that tests hold every method to")."""
+"""Laws that every shipped method keeps, on random rollouts."""
 
 from __future__ import annotations
 

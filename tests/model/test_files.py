@@ -248,13 +248,13 @@ def test_a_part_of_a_distributed_checkpoint(folder):
 
 def test_a_file_is_no_model(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    says("model/model.safetensors", "which is not a folder here")
+    says("model/model.safetensors", "which is no folder")
 
 
 def test_a_model_that_the_hub_does_not_have(folder, tmp_path, monkeypatch):
     name = hub(tmp_path, monkeypatch, folder)
-    says("owner/other", "owner/other could not be had from the hub")
-    with pytest.raises(UserError, match="could not be had from the hub"):
+    says("owner/other", "owner/other could not be downloaded from the hub")
+    with pytest.raises(UserError, match="could not be downloaded from the hub"):
         load(name, "no-such-branch", "sdpa")
 
 

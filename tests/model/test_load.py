@@ -63,7 +63,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(folder):
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nothing", "nothing"])
 def test_a_folder_that_is_not_there(path):
-    with pytest.raises(UserError, match="which is not a folder here"):
+    with pytest.raises(UserError, match="which is no folder"):
         try_load(path)
 
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.execution.data import check_prompts, drop_long_prompts
+from rlrt.execution.parts import parts_of
 from rlrt.model.lora import adapters, add_adapters, named_weights
 from rlrt.model.policy import adamw
 from rlrt.model.prompting import PromptBuilder
@@ -161,10 +162,11 @@ def test_prompt_and_response_must_fit_the_context(tmp_path):
         build_learner(settings(*base, "model.context_length=4096"))
     made = settings(*base, "engine.max_new_tokens=100")
     learner = build_learner(made)
-    made.data.prepare()
-    drop_long_prompts(made.data, learner.builder)
+    parts = parts_of(made)
+    parts.task.prepare()
+    drop_long_prompts(parts.task, learner.builder)
     with pytest.raises(UserError, match=r"engine\.max_new_tokens: a prompt of \d+ tokens and a response of 100 do not"):
-        check_prompts(made, learner)
+        check_prompts(parts, learner)
 
 
 def published_config(model):

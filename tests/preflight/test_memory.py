@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 
 import rlrt.model.forward
+from rlrt.engines.engine import Engine
 from rlrt.engines.hf import HfEngine
 from rlrt.execution.build import build_learner
 from rlrt.methods.entropy import entropy
@@ -16,8 +18,8 @@ from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
 from rlrt.model.lora import add_adapters
 from rlrt.model.precision import set_compute_dtype
-from rlrt.preflight.memory.estimate import Lengths, Place, estimate, gradient, persistent, rollout, scoring
-from rlrt.preflight.memory.passes import FLOAT, WIDE, chunk, kept_by_layer, kept_once, largest_batch, room
+from rlrt.preflight.memory.estimate import Layout, Lengths, estimate, gradient, persistent, rollout, scoring
+from rlrt.preflight.memory.passes import FLOAT, WIDE, chunk, largest_batch, room, saved_by_layer, saved_once
 from rlrt.preflight.memory.sizes import sizes_of
 from tests.conftest import ROOT
 from tests.helpers import settings
@@ -102,7 +104,7 @@ def test_weights_gradients_optimiser_and_copies_to_the_byte(words, copies):
         p.grad = torch.zeros_like(p) if p.requires_grad else None
     optimiser.step()
     sizes = sizes_of(model.config, "sdpa", made.model.lora, made.model.lora_targets)
-    held = persistent(sizes, made, Place("cpu"))
+    held = persistent(sizes, made, Layout("cpu"))
     assert held["weights"] == stored(model.parameters())
     assert FLOAT * sizes.trained == stored(p.grad for p in model.parameters() if p.grad is not None)
     moments = [
@@ -150,7 +152,7 @@ def test_a_pass_without_recomputing_keeps_what_autograd_saves(shape, work):
     found = sum(size for size, _ in saved.values()) + stored([out])
     sizes = sizes_of(model.config)
     batch = largest_batch(True, 10**6, prompt, response, rows, rows)
-    said = sizes.layers * kept_by_layer(sizes, batch, 4, "cpu") + kept_once(sizes, batch)
+    said = sizes.layers * saved_by_layer(sizes, batch, 4, "cpu") + saved_once(sizes, batch)
     assert said == pytest.approx(found, rel=0.02)
 
 
@@ -176,7 +178,7 @@ def test_the_peak_of_a_micro_batch(work, dtype, again, lora):
         update(model, [Row([5] * prompt, [9] * response) for _ in range(rows)])
     made = configured(prompt, response, rows, dtype, again, lora)
     sizes = sizes_of(model.config, "sdpa", lora, TARGETS)
-    moments = gradient(sizes, made, Lengths(prompt, prompt), Place("cpu"))
+    moments = gradient(sizes, made, Lengths(prompt, prompt), Layout("cpu"))
     said = max(sum(m.values()) - m["gradients"] for m in moments)
     assert said == pytest.approx(ledger.peak - base, rel=0.15)
 
@@ -216,7 +218,7 @@ def test_logits_in_pieces_and_the_output_layers_gradient(tied, monkeypatch):
     made = configured(prompt, response, rows)
     batch = largest_batch(True, 10**6, prompt, response, rows, rows)
     assert chunk(sizes, batch, "cpu") == (65 * 4000 * 4, True)  # 2^18 / 4000 = 65 tokens of 264
-    moments = gradient(sizes, made, Lengths(prompt, prompt), Place("cpu"))
+    moments = gradient(sizes, made, Lengths(prompt, prompt), Layout("cpu"))
     said = max(sum(m.values()) - m["gradients"] for m in moments)
     assert said == pytest.approx(ledger.peak - base, rel=0.15)
 
@@ -226,7 +228,7 @@ def test_scoring_and_decoding(dtype):
     prompt, response, rows = 40, 60, 12
     model = model_of("deep", 2000, dtype)
     made = configured(prompt, response, rows, dtype, False, None, "engine.max_rows=12", "eval.prompts=1")
-    sizes, lengths, place = sizes_of(model.config), Lengths(prompt, prompt), Place("cpu")
+    sizes, lengths, place = sizes_of(model.config), Lengths(prompt, prompt), Layout("cpu")
     engine = HfEngine(max_new_tokens=response, temperature=1.0, max_rows=12)
     engine.load(model, [])
     ledger = ledger_of(model)
@@ -274,24 +276,24 @@ def test_sharding_divides_what_belongs_to_weights_and_gathers_a_layer():
         **json.loads((ROOT / "tests" / "model" / "hub_configs" / "qwen3_1.7b.json").read_text())
     )
     sizes = sizes_of(config)
-    alone, both = (persistent(sizes, made, Place("cuda", n, n > 1)) for n in (1, 4))
+    alone, both = (persistent(sizes, made, Layout("cuda", n, n > 1)) for n in (1, 4))
     for part in ("weights", "optimiser", "teacher", "reference"):
         assert both[part] == alone[part] / 4, part
     assert alone["gathered"] == 0
     assert both["gathered"] == 4 * (50_336_000 + 151_936 * 2048)
-    parallel = persistent(sizes, made, Place("cuda", 4, False))
+    parallel = persistent(sizes, made, Layout("cuda", 4, False))
     assert parallel == alone
 
 
 def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_samples():
     made = settings("method=grpo")
     sizes = sizes_of(build_learner(made).policy.model.config)
-    place = Place("cuda", device_bytes=10**10)
+    place = Layout("cuda", device_bytes=10**10)
 
-    class Reserving:
+    class Reserving(Engine):
         exact, max_new_tokens, gpu_memory_utilization, release_memory = False, 48, 0.5, False
 
-    made.engine = Reserving()
+    made = dataclasses.replace(made, engine=Reserving())
     found = estimate(sizes, made, Lengths(8, 8), place)
     assert [p["server"] for p in found.phases.values()] == [5 * 10**9] * 4
     assert "cache" not in found.phases["rollout"]
@@ -305,7 +307,8 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
 )
 def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
     from rlrt.methods.signals import Signals
-    from rlrt.training.loss import forward_pass
+    from rlrt.training.batch import Batch
+    from rlrt.training.passes import forward_pass
 
     rows, length, vocabulary = 4, 16, 20000
     learner = build_learner(settings(f"method={method}", "teacher.weights=live"))
@@ -330,7 +333,7 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
     with ledger:
         contexts = [Row([5] * 9, [9] * length)] * rows
         own = [Row([5] * 4, [9] * length)] * rows
-        done = forward_pass(learner, own, contexts, signals, torch.arange(rows), with_entropy=True)
+        done = forward_pass(learner, Batch(own, [contexts], signals), torch.arange(rows), with_entropy=True)
         (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
     tensor = rows * length * vocabulary * FLOAT
     assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)

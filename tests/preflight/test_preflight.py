@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,8 +14,8 @@ from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
 from rlrt.preflight.advice import Case, single
 from rlrt.preflight.device import Device, ram
-from rlrt.preflight.fit import place_of
-from rlrt.preflight.memory.estimate import Lengths, Place, estimate
+from rlrt.preflight.fit import layout_of
+from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
 from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan
 from rlrt.sweep.launchers import LocalLauncher
@@ -164,20 +165,20 @@ def test_a_folder_without_weights_and_one_without_config(big, tmp_path):
     (tmp_path / "empty").mkdir()
     found = checks.check_model(settings("model=hf", f"model.path={tmp_path / 'empty'}"))
     assert (found.state, found.topic) == ("problem", "model")
-    assert "expected a config.json" in found.words
+    assert "expected a config.json" in found.sentence
     assert checks.check_model(settings()).state == "ok"
 
 
 def test_a_disk_that_is_too_small_and_a_folder_that_is_a_file(tmp_cwd, monkeypatch):
     jobs = [job for job, _ in plan(["-m", "seed=0,1"][1:], True).jobs]
-    assert [f.state for f in checks.check_place(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")] == ["ok", "ok"]
+    assert [f.state for f in checks.check_folder_and_disk(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")] == ["ok", "ok"]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    disk = checks.check_place(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")[-1]
+    disk = checks.check_folder_and_disk(tmp_cwd / "new", jobs, 2, "hydra.sweep.dir")[-1]
     assert disk.state == "problem"
-    assert "train.keep_last=1" in disk.words
+    assert "train.keep_last=1" in disk.sentence
     (tmp_cwd / "file").write_text("")
-    place = checks.check_place(tmp_cwd / "file" / "inside", jobs, 2, "hydra.run.dir")[0]
-    assert (place.state, place.words.endswith("set hydra.run.dir=FOLDER")) == ("problem", True)
+    place = checks.check_folder_and_disk(tmp_cwd / "file" / "inside", jobs, 2, "hydra.run.dir")[0]
+    assert (place.state, place.sentence.endswith("set hydra.run.dir=FOLDER")) == ("problem", True)
 
 
 def test_ports_that_are_taken_and_servers_that_are_not_there(monkeypatch):
@@ -187,17 +188,17 @@ def test_ports_that_are_taken_and_servers_that_are_not_there(monkeypatch):
         port = server.getsockname()[1]
         monkeypatch.setenv("MASTER_PORT", str(port))
         (taken,) = checks.check_ports(made, 2, False)
-        assert (taken.state, f"set MASTER_PORT={port + 1}" in taken.words) == ("problem", True)
+        assert (taken.state, f"set MASTER_PORT={port + 1}" in taken.sentence) == ("problem", True)
         made.engine.url = f"http://127.0.0.1:{port}/v1"
         assert [f.state for f in checks.check_ports(made, 1, False)] == ["ok"]
         assert (
-            checks.check_tracking(f"http://user:secret@127.0.0.1:{port}").words
+            checks.check_tracking(f"http://user:secret@127.0.0.1:{port}").sentence
             == f"http://***@127.0.0.1:{port} answers"
         )
     (free,) = checks.check_ports(settings(), 2, False)
     assert free.state == "ok"
     made.engine.url = f"http://127.0.0.1:{port}"
-    assert "free for a server" in checks.check_ports(made, 1, False)[0].words
+    assert "free for a server" in checks.check_ports(made, 1, False)[0].sentence
     assert checks.check_tracking(f"http://127.0.0.1:{port}").state == "warning"
     assert checks.check_ports(settings(), 2, True)[0].state == "skipped"
     monkeypatch.setenv("MASTER_PORT", "here")
@@ -216,8 +217,7 @@ def test_memory_of_a_machine_and_of_a_control_group(tmp_path):
 
 
 def test_seconds_of_a_step_come_from_earlier_runs_of_the_same_kind(tmp_cwd):
-    made = settings()
-    made.names = {"method": "rlrt", "model": "tiny"}
+    made = dataclasses.replace(settings(), names={"method": "rlrt", "model": "tiny"})
     assert checks.earlier_step_s(made) is None
     for name, method, steps in (("a", "rlrt", [2.0, 7.0]), ("b", "sd", [90.0])):
         folder = tmp_cwd / "outputs" / "runs" / name
@@ -235,15 +235,15 @@ def test_sharding_is_proposed_where_it_helps(big):
     lengths = Lengths(200, 1200)
 
     def named(processes, sharded):
-        found = single(Case(made, lengths, Place("cuda", processes, sharded), model_sizes), 80 * 10**9)
+        found = single(Case(made, lengths, Layout("cuda", processes, sharded), model_sizes), 80 * 10**9)
         return [words for words, _ in found if "fsdp" in words]
 
     (words,) = named(1, False)
     processes = int(re.fullmatch(r"distributed\.strategy=fsdp with (\d+) processes", words)[1])
-    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes, True)).peak <= 80 * 10**9
-    assert estimate(model_sizes(made), made, lengths, Place("cuda", processes // 2, True)).peak > 80 * 10**9
+    assert estimate(model_sizes(made), made, lengths, Layout("cuda", processes, True)).peak <= 80 * 10**9
+    assert estimate(model_sizes(made), made, lengths, Layout("cuda", processes // 2, True)).peak > 80 * 10**9
     assert named(processes // 2, True) == [words]
     device = Device("cuda", None, None, 1, "")
-    assert not place_of(made, LocalLauncher(1, None, 1), device).sharded
-    made.distributed.strategy = "fsdp"
-    assert not place_of(made, LocalLauncher(1, None, 1), device).sharded  # one process has nobody to share with
+    assert not layout_of(made, LocalLauncher(1, None, 1), device).sharded
+    made = settings(*words_of(big, "dtype=bfloat16", "distributed.strategy=fsdp"))
+    assert not layout_of(made, LocalLauncher(1, None, 1), device).sharded  # one process has nobody to share with

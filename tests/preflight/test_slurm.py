@@ -73,29 +73,29 @@ def test_time_limits(text, expected):
 def test_the_partition():
     assert states(slurm.check_partition(launcher(), KNOWN, 0)) == [("ok", "partition")]
     (unknown,) = slurm.check_partition(launcher(partition="gpu"), KNOWN, 0)
-    assert unknown.words == "there is no gpu; set hydra.launcher.partition to one of debug, urgent"
+    assert unknown.sentence == "there is no gpu; set hydra.launcher.partition to one of debug, urgent"
     short = {"debug": {**KNOWN["debug"], "MaxTime": "01:00:00", "State": "DOWN"}}
     found = slurm.check_partition(launcher(partition="debug"), short, 0)
     assert states(found) == [("problem", "partition")] * 2
-    assert found[1].words.endswith("set hydra.launcher.timeout_min=60")
+    assert found[1].sentence.endswith("set hydra.launcher.timeout_min=60")
     assert states(slurm.check_partition(launcher(), {"urgent": KNOWN["urgent"]}, 0)) == [("problem", "partition")]
 
 
 def test_preemption():
     (found,) = slurm.check_partition(launcher(), KNOWN, 30)  # GraceTime=0, PreemptMode=REQUEUE
-    assert (found.state, "saving may take 30 s" in found.words) == ("warning", True)
+    assert (found.state, "saving may take 30 s" in found.sentence) == ("warning", True)
     calm = {"debug": {**KNOWN["debug"], "PreemptMode": "OFF"}}
     assert states(slurm.check_partition(launcher(), calm, 30)) == [("ok", "partition")]
     hard = {"debug": {**KNOWN["debug"], "PreemptMode": "CANCEL", "GraceTime": "60"}}
     (found,) = slurm.check_partition(launcher(), hard, 30)
-    assert "PreemptMode=CANCEL" in found.words
+    assert "PreemptMode=CANCEL" in found.sentence
 
 
 def test_time_between_signal_and_limit():
     assert states(slurm.check_signal(launcher(), None, 0)) == [("ok", "signal")]
     assert states(slurm.check_signal(launcher(signal_delay_s=30), None, 0)) == [("warning", "signal")]
     (found,) = slurm.check_signal(launcher(), 70, 4 * 10**9)  # 1.5 x (70 + 20) = 135
-    assert (found.state, found.words.rpartition("set ")[2]) == ("problem", "hydra.launcher.signal_delay_s=136")
+    assert (found.state, found.sentence.rpartition("set ")[2]) == ("problem", "hydra.launcher.signal_delay_s=136")
     assert states(slurm.check_signal(launcher(signal_delay_s=136), 70, 4 * 10**9)) == [("ok", "signal")]
     assert states(slurm.check_signal(launcher(timeout_min=10), 1, 0)) == [("ok", "signal"), ("warning", "limit")]
     assert states(slurm.check_signal(launcher(timeout_min=2), 1, 0))[-1] == ("problem", "limit")
@@ -107,14 +107,14 @@ def test_gpus_of_a_job():
     assert states(slurm.check_gpus(launcher(gpus_per_node=4))) == [("warning", "gpus")]
     several = launcher(gpus_per_node=2, tasks_per_node=4)
     (found,) = slurm.check_gpus(several)
-    assert found.words.endswith("set hydra.launcher.gpus_per_node=4")
+    assert found.sentence.endswith("set hydra.launcher.gpus_per_node=4")
 
 
 def test_the_clusters_own_settings():
     assert states(slurm.check_config(launcher(), CONFIG, 1000)) == [("ok", "KillWait")]
     found = slurm.check_config(launcher(), {**CONFIG, "JobRequeue": "0"}, 2500)
     assert states(found) == [("ok", "requeue"), ("ok", "array"), ("ok", "KillWait")]
-    assert "several arrays of at most 1001" in found[1].words
+    assert "several arrays of at most 1001" in found[1].sentence
     never = launcher(additional_parameters={"requeue": False})
     assert states(slurm.check_config(never, CONFIG, 1))[0] == ("problem", "requeue")
 
@@ -123,7 +123,7 @@ def test_where_there_is_no_cluster(monkeypatch):
     monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     found = slurm.check_slurm(launcher(), 3, None, 0)
     assert states(found) == [("ok", "signal"), ("problem", "slurm"), ("skipped", "cluster")]
-    assert "dry_run=true" in found[1].words
+    assert "dry_run=true" in found[1].sentence
     assert states(slurm.check_slurm(launcher(dry_run=True), 3, None, 0)) == [("ok", "signal"), ("skipped", "cluster")]
 
 
@@ -139,6 +139,6 @@ def test_where_its_controller_is_silent(monkeypatch):
 
 def test_all_of_it_on_recorded_outputs(monkeypatch):
     monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
-    monkeypatch.setattr(slurm, "asked", lambda *words: (RECORDED / f"{words[-1]}.txt").read_text())
+    monkeypatch.setattr(slurm, "output_of", lambda *words: (RECORDED / f"{words[-1]}.txt").read_text())
     found = slurm.check_slurm(launcher(partition="debug"), 3, 1.0, 0)
     assert states(found) == [("ok", "signal"), ("ok", "KillWait"), ("warning", "preemption")]

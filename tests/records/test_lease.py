@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rlrt.records.lease import Held, held, hold
+from rlrt.records.lease import LeaseTaken, hold_lease, is_held
 from rlrt.records.names import readable, sweep_hash
 from tests.sweep.test_driver import SMALL, finish, run, start, wait_for
 
@@ -17,16 +17,16 @@ def test_a_look_does_not_turn_a_holder_away(tmp_path):
 
     def look():
         while not stop.is_set():
-            held(tmp_path / "lease")
+            is_held(tmp_path / "lease")
 
-    with hold(tmp_path / "lease"):
+    with hold_lease(tmp_path / "lease"):
         pass
     thread = threading.Thread(target=look)
     thread.start()
     try:
         held_times = 0
         for _ in range(300):
-            with hold(tmp_path / "lease"):
+            with hold_lease(tmp_path / "lease"):
                 held_times += 1
         assert held_times == 300
     finally:
@@ -36,7 +36,7 @@ def test_a_look_does_not_turn_a_holder_away(tmp_path):
 
 def test_a_lock_that_stays_taken_is_refused(tmp_path):
     begin = time.monotonic()
-    with hold(tmp_path / "lease"), pytest.raises(Held), hold(tmp_path / "lease"):
+    with hold_lease(tmp_path / "lease"), pytest.raises(LeaseTaken), hold_lease(tmp_path / "lease"):
         pass
     assert time.monotonic() - begin >= 1.0
 

@@ -12,7 +12,7 @@ import pytest
 
 from rlrt.errors import UserError
 from rlrt.records.identity import identity
-from rlrt.records.user_code import named, refuse_foreign, sources
+from rlrt.records.user_code import import_paths, refuse_foreign, sources
 from tests.helpers import settings
 
 CREDIT = (
@@ -132,7 +132,7 @@ def test_two_modules_that_import_each_other(folder):
 def test_shipped_configs_name_no_foreign_code():
     plain = settings("method=srpo", "engine=vllm_server", "eval=paper").plain
     assert sources(plain) == {}
-    assert named(plain)["method.auxiliary.0"].endswith("RoutedDistillation")
+    assert import_paths(plain)["method.auxiliary.0"].endswith("RoutedDistillation")
     refuse_foreign(plain, "somewhere")
 
 

@@ -10,9 +10,10 @@ import torch
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.execution.execute import execute
+from rlrt.execution.parts import parts_of
 from rlrt.sampling.sampler import Sampler
+from rlrt.training.batch import signals_of
 from rlrt.training.loss import importance
-from rlrt.training.signals import signals_of
 from rlrt.training.update import learn
 from tests.execution.test_resume import numbers
 from tests.helpers import settings
@@ -103,10 +104,13 @@ def test_the_trainers_exact_entropies_are_recorded(tmp_path):
         assert "sampler/kl" not in other
 
 
-def test_memory_is_given_back_before_the_update(tmp_path):
+def test_memory_is_given_back_before_the_update(tmp_path, monkeypatch):
     config = settings(*SMALL, "train.steps=2", *COPYING)
+    parts = parts_of(config)
+    monkeypatch.setattr("rlrt.execution.execute.parts_of", lambda _: parts)
     execute(config, tmp_path, lambda line: None, lambda: False, progress=False)
-    assert config.engine.calls == [
+    assert config.engine.calls == []  # settings stay as they were checked
+    assert parts.engine.calls == [
         "load 0", "sample", "load 0", "sample",  # the first evaluation
         "load 0", "sample", "release", "load 1", "sample", "release", "load 2", "sample", "load 2", "sample",
     ]  # fmt: skip

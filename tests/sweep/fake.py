@@ -28,13 +28,13 @@ class FolderLauncher:
     def room(self, alive: int) -> int:
         return self.at_once - alive
 
-    def place(self) -> str:
+    def limits(self) -> str:
         return "nowhere"
 
     def settle(self) -> None:
         pass
 
-    def says(self) -> dict[Path, str]:
+    def process_states(self) -> dict[Path, str]:
         found = {}
         for folder in list(self._left):
             self._left[folder] -= 1

@@ -14,7 +14,7 @@ from rlrt.records.files import write_json
 from rlrt.records.folder import RunFolder
 from rlrt.sweep import launchers
 from rlrt.sweep.driver import Driver
-from rlrt.sweep.launchers import LocalLauncher, SlurmView, array_limit, place_in
+from rlrt.sweep.launchers import LocalLauncher, SlurmView, array_limit, array_suffix
 from rlrt.sweep.source import Grid
 from rlrt.sweep.state import job_state
 from tests.sweep.fake import FolderLauncher, many_jobs
@@ -47,8 +47,8 @@ def test_an_array_is_no_longer_than_the_cluster_takes(monkeypatch):
     answer = subprocess.CompletedProcess([], 0, "MaxArraySize            = 501\nMaxJobCount = 10000\n", "")
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: answer)
     assert array_limit() == 501
-    assert place_in(["a"], 0) == ""
-    assert place_in(["a", "b"], 1) == "_1"
+    assert array_suffix(["a"], 0) == ""
+    assert array_suffix(["a", "b"], 1) == "_1"
 
 
 def failed(job, **why):
@@ -83,8 +83,8 @@ def test_what_fails_now_is_tried_again_only_where_that_may_help(tmp_path, monkey
     monkeypatch.setattr(rlrt.sweep.driver, "POLL_S", 0.0)
 
     class Failing(FolderLauncher):
-        def says(self):
-            found = super().says()
+        def process_states(self):
+            found = super().process_states()
             for folder in [f for f, word in found.items() if not word]:
                 write_json(folder / "summary.json", {"state": "failed", "failure": failure, "error": "planned"})
             return found
@@ -103,8 +103,8 @@ def test_a_job_that_gets_further_has_its_retries_back(tmp_path, monkeypatch):
     ends = iter([5, 9, 9, 9, 9, 9])
 
     class Failing(FolderLauncher):
-        def says(self):
-            found = super().says()
+        def process_states(self):
+            found = super().process_states()
             for folder in [f for f, word in found.items() if not word]:
                 write_json(folder / "summary.json", {"state": "failed", "failure": "error", "error": "planned"})
                 (folder / "metrics.jsonl").write_text(json.dumps({"step": next(ends)}) + "\n")

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 import rlrt.sweep.driver
 from rlrt.records.files import write_json
 from rlrt.sweep.driver import Driver
-from rlrt.sweep.jobs import placed
+from rlrt.sweep.jobs import with_folder
 from rlrt.sweep.plan import Job
 from rlrt.sweep.search import Search, open_study
 from tests.forked import forked
@@ -176,8 +176,8 @@ def test_a_repeat_of_a_pruned_trial_is_pruned(tmp_path):
 
 def test_a_repeat_of_a_failed_trial_fails_and_the_search_goes_on(tmp_path):
     class Failing(FolderLauncher):
-        def says(self):
-            found = super().says()
+        def process_states(self):
+            found = super().process_states()
             for folder in [f for f, word in found.items() if not word and f.name == "x=0"]:
                 write_json(folder / "summary.json", {"state": "failed", "failure": "config", "error": "planned"})
             return found
@@ -192,8 +192,8 @@ def test_a_repeat_of_a_failed_trial_fails_and_the_search_goes_on(tmp_path):
 
 def test_a_search_that_ends_short_says_so_and_fails(tmp_path):
     class Cancelled(FolderLauncher):
-        def says(self):
-            found = super().says()
+        def process_states(self):
+            found = super().process_states()
             for folder in [f for f, word in found.items() if not word]:
                 write_json(folder / "summary.json", {"state": "failed", "failure": "disk", "error": "full"})
             return found
@@ -230,8 +230,8 @@ def test_ctrl_c_is_heard_between_repeats(tmp_path):
 
 def test_one_identity_has_one_folder_whatever_it_is_called(tmp_path):
     job, known = Job(tmp_path, (), PLAIN, {}, "1" * 12), {}
-    first = placed(tmp_path, job, ["threads=1"], known)
-    assert placed(tmp_path, job, ["threads=2"], known).folder == first.folder == tmp_path / f"threads=1-{'1' * 12}"
+    first = with_folder(tmp_path, job, ["threads=1"], known)
+    assert with_folder(tmp_path, job, ["threads=2"], known).folder == first.folder == tmp_path / f"threads=1-{'1' * 12}"
 
 
 def test_a_real_search_over_two_jobs_under_four_names(tmp_path):

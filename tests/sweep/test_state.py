@@ -10,15 +10,15 @@ import time
 
 import pytest
 
-from rlrt.records.lease import Held, held, hold, holder
+from rlrt.records.lease import LeaseTaken, hold_lease, holder, is_held
 from rlrt.sweep.state import Follower, job_state, last_records, planned_steps, seconds_left
 from rlrt.sweep.table import Row, shortened, table
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rlrt.records.lease import hold
-with hold(Path(sys.argv[1])):
+from rlrt.records.lease import hold_lease
+with hold_lease(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -30,16 +30,16 @@ def test_a_lock_dies_with_its_holder(tmp_path):
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    assert held(tmp_path / "lease")
+    assert is_held(tmp_path / "lease")
     assert holder(tmp_path / "lease")["pid"] == process.pid
-    with pytest.raises(Held) as caught, hold(tmp_path / "lease"):
+    with pytest.raises(LeaseTaken) as caught, hold_lease(tmp_path / "lease"):
         pass
-    assert caught.value.who["pid"] == process.pid
+    assert caught.value.holder["pid"] == process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not held(tmp_path / "lease")
-    with hold(tmp_path / "lease"):
+    assert not is_held(tmp_path / "lease")
+    with hold_lease(tmp_path / "lease"):
         assert holder(tmp_path / "lease")["pid"] == os.getpid()
 
 
@@ -74,7 +74,7 @@ def test_states_and_what_may_run_again(tmp_path, summary, spec, name, again):
 
 def test_a_held_lease_means_running_whatever_the_summary_says(tmp_path):
     folder = write(tmp_path / "job", {"state": "interrupted"})
-    with hold(folder / "lease"):
+    with hold_lease(folder / "lease"):
         assert job_state(folder).name == "running"
     assert job_state(folder).name == "interrupted"
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from rlrt.config.compose import composer, wished_sweeper
+from rlrt.config.compose import composer, study_sweeper
 from rlrt.paths import SWEEPS
 from rlrt.sweep.command import configs
 from rlrt.sweep.jobs import plain
@@ -29,7 +29,7 @@ def cost(study):
 def test_a_study_says_its_question_and_cost(study):
     shown = configs([f"+sweep={study}"])
     assert all("path: embedded" in config for _, config in shown)
-    if wished_sweeper([f"+sweep={study}"]) == ["hydra/sweeper=optuna"]:
+    if study_sweeper([f"+sweep={study}"]) == ["hydra/sweeper=optuna"]:
         with composer() as compose:
             composed = compose([f"+sweep={study}"])
         assert cost(study) == composed.hydra.sweeper.n_trials * len(composed.trial.seeds)

@@ -11,6 +11,7 @@ import pytest
 from rlrt.errors import UserError
 from rlrt.execution.data import check_data, drop_long_prompts
 from rlrt.execution.execute import execute
+from rlrt.execution.parts import parts_of
 from tests.helpers import settings
 
 
@@ -85,8 +86,9 @@ def test_a_method_that_shows_references_needs_them(tmp_path, caplog):
 
     def check(*overrides):
         made = settings("data=file", f"data.path={path}", "train.prompts_per_step=2", *overrides)
-        made.data.prepare()
-        check_data(made)
+        parts = parts_of(made)
+        parts.task.prepare()
+        check_data(made, parts)
 
     check("method=rlsd")  # shown the answer, which every line has
     check("method=grpo", "teacher.context=reference")  # no teacher at all
@@ -164,7 +166,7 @@ class Builder:
 def test_nothing_left_is_said(tmp_path):
     data = task(write(tmp_path / "a.jsonl", *GOOD), "data.max_prompt_tokens=2")
     data.prepare()
-    with pytest.raises(UserError, match=r"data\.max_prompt_tokens: all \d train prompts are longer than 2 tokens"):
+    with pytest.raises(UserError, match=r"data\.max_prompt_tokens: all \d training prompts are longer than 2 tokens"):
         drop_long_prompts(data, Builder())
     with pytest.raises(UserError, match=r"expected at least 2 questions .* found 0 \(2 x no answer\)"):
         task(write(tmp_path / "b.jsonl", {"prompt": "x", "answer": ""}, {"prompt": "y", "answer": None})).prepare()
@@ -243,8 +245,12 @@ def test_nested_columns_and_chat_messages(tmp_path):
             ["data.path={d}"],
             "expected files of .* that match '\\*', found none among no table",
         ),
-        (lambda d: None, ["data.path=owner/nothing"], "the data set owner/nothing could not be had from the hub"),
-        (lambda d: None, ["data.path={d}/none.jsonl"], "neither a file or folder here nor a hub id"),
+        (
+            lambda d: None,
+            ["data.path=owner/nothing"],
+            "the data set owner/nothing could not be downloaded from the hub",
+        ),
+        (lambda d: None, ["data.path={d}/none.jsonl"], "no local file or folder, and no hub id"),
     ],
 )
 def test_a_table_that_cannot_be_had_is_one_sentence(tmp_path, make, more, says):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlrt.training.contexts import reference_text, sibling_contexts
+from rlrt.methods.contexts import Answer, Reference, Sibling
 from rlrt.training.teacher import Teacher
 from rlrt.types import Prompt
 from tests.helpers import rollout
@@ -11,13 +11,13 @@ from tests.helpers import rollout
 
 def test_first_success_and_the_second_for_the_first():
     group = [rollout(0, 0, False, "a"), rollout(0, 1, True, "b"), rollout(0, 2, True, "c"), rollout(0, 3, True, "d")]
-    assert sibling_contexts(group, "plain") == ["b", "c", "b", "b"]
+    assert Sibling().texts(group) == ["b", "c", "b", "b"]
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("plain", None), ("self", "b"), ("reference", "ref")])
 def test_a_groups_only_correct_rollout(rule, expected):
     group = [rollout(0, 0, False, "a"), rollout(0, 1, True, "b")]
-    assert sibling_contexts(group, rule) == ["b", expected]
+    assert Sibling(alone=rule).texts(group) == ["b", expected]
 
 
 def test_groups_do_not_mix_and_may_have_none():
@@ -27,16 +27,16 @@ def test_groups_do_not_mix_and_may_have_none():
         rollout(1, 1, False, "c"),
         rollout(0, 1, False, "d"),
     ]
-    assert sibling_contexts(rollouts, "plain") == [None, None, None, "a"]
+    assert Sibling().texts(rollouts) == [None, None, None, "a"]
 
 
 def test_what_the_data_offers_the_teacher():
     prompt = Prompt(id="1", text="q", answer=None, solution="s", final="f")
-    assert reference_text(prompt, "reference") == "s"
-    assert reference_text(prompt, "answer") == "f"
+    assert Reference().text_of(prompt) == "s"
+    assert Answer().text_of(prompt) == "f"
     states = Prompt(id="1", text="q = f", answer=None, solution="s", final="f", states_answer=True)
-    assert reference_text(states, "answer") == "s"  # the answer alone would say nothing new
-    assert reference_text(Prompt(id="1", text="q", answer=None), "answer") is None
+    assert Answer().text_of(states) == "s"  # the answer alone would say nothing new
+    assert Answer().text_of(Prompt(id="1", text="q", answer=None)) is None
 
 
 def linear(value: float) -> torch.nn.Linear:
@@ -55,7 +55,7 @@ def weight(teacher):
 
 def test_weights_by_name():
     student = linear(0.0)
-    made = {w: Teacher(student, w, 2, 0.25, keeps_old=True) for w in ("live", "old", "snapshot", "ema", "frozen")}
+    made = {w: Teacher(student, w, 2, 0.25, rerun=True) for w in ("live", "old", "snapshot", "ema", "frozen")}
     for step, value in ((1, 1.0), (2, 2.0), (3, 3.0)):
         for teacher in made.values():
             teacher.begin_step(step)
@@ -69,14 +69,14 @@ def test_weights_by_name():
 
 def test_old_needs_a_copy_only_where_it_is_asked_again():
     student = linear(0.0)
-    assert Teacher(student, "old", 1, 0.1, keeps_old=False).model is student
-    assert Teacher(student, "old", 1, 0.1, keeps_old=True).model is not student
-    assert Teacher(student, "live", 1, 0.1, keeps_old=True).model is student
+    assert Teacher(student, "old", 1, 0.1, rerun=False).model is student
+    assert Teacher(student, "old", 1, 0.1, rerun=True).model is not student
+    assert Teacher(student, "live", 1, 0.1, rerun=True).model is student
 
 
 def test_copies_take_no_gradient_and_only_moving_ones_are_saved():
     student = linear(0.0)
     for weights, saved in (("ema", True), ("snapshot", True), ("frozen", False), ("old", False)):
-        teacher = Teacher(student, weights, 1, 0.1, keeps_old=True)
+        teacher = Teacher(student, weights, 1, 0.1, rerun=True)
         assert not any(p.requires_grad for p in teacher.model.parameters())
         assert (teacher.state() is not None) == saved

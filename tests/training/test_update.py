@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from rlrt.execution.build import build_learner
+from rlrt.methods.contexts import Context, Sibling
 from rlrt.methods.grpo import group_advantage
 from rlrt.model.forward import response_logp
 from rlrt.sampling.sampler import Sampler
-from rlrt.training.contexts import sibling_contexts
-from rlrt.training.signals import signals_of, student_rows
+from rlrt.training.batch import batch_of, signals_of, student_rows
 from rlrt.training.update import learn, minibatches
 from rlrt.types import Grade
 from tests.helpers import METHODS, settings
@@ -95,7 +95,7 @@ def test_grpo_gradient_is_that_of_the_formula():
 def by_hand(name: str, learner, rollouts) -> dict[str, torch.Tensor]:
     """The gradient of a method's formula, one rollout at a time through the model's plain logits."""
     model, builder = learner.policy.model, learner.builder
-    contexts = sibling_contexts(rollouts, "plain")
+    contexts = Sibling().texts(rollouts)
     reward, group = torch.tensor([r.grade.reward for r in rollouts]), torch.tensor([r.group for r in rollouts])
     advantage = group_advantage(reward, group, name == "rlrt")
     tokens = sum(len(r.generation.token_ids) for r in rollouts)
@@ -238,10 +238,15 @@ def test_a_context_that_is_too_long_gives_no_teacher_and_is_counted():
     assert metrics["teacher/too_long_share"] > 0.0
 
 
+class Nothing(Context):
+    def texts(self, rollouts):
+        return [""] * len(rollouts)
+
+
 @pytest.mark.parametrize("weights", ["old", "live", "frozen", "snapshot", "ema"])
-def test_an_empty_context_gives_weight_one(weights, monkeypatch):
+def test_an_empty_context_gives_weight_one(weights):
     learner, rollouts, _ = world("method=rlrt", f"teacher.weights={weights}")
-    monkeypatch.setattr("rlrt.training.learner.sibling_contexts", lambda rollouts, _: [""] * len(rollouts))
+    learner.contexts = [Nothing()]
     metrics = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics
     assert metrics["teacher/share"] > 0
     assert metrics["rlrt/gap_abs_mean"] < 1e-6
@@ -300,8 +305,8 @@ def test_problems_of_one_id_have_teachers_of_their_own():
     for rollout in pair:
         changes = {"id": "same", "final": "7", "states_answer": False}
         rollout.prompt = dataclasses.replace(rollout.prompt, **changes)
-    views, _ = learner.teacher_views(pair, torch.ones(2, dtype=torch.bool))
-    shown = [learner.policy.tokenizer.decode(row.prompt_ids) for row in views[0]]
+    batch, _, _ = batch_of(learner, pair, signals_of(pair, 1, []), torch.ones(2, dtype=torch.bool))
+    shown = [learner.policy.tokenizer.decode(row.prompt_ids) for row in batch.teacher_rows[0]]
     assert shown[0] != shown[1]
     for text, rollout in zip(shown, pair, strict=True):
         assert rollout.prompt.text.replace(" ", "") in text.replace(" ", "")
@@ -320,7 +325,7 @@ def test_the_quick_ways_change_no_gradient_and_no_metric(name, monkeypatch):
     learner, rollouts, _ = world(f"method={name}")
     quick = gradient(learner, rollouts)
     other, _, _ = world(f"method={name}")
-    monkeypatch.setattr("rlrt.training.update.pass_before_credit", lambda *_: None)
+    monkeypatch.setattr("rlrt.training.scoring.update_pass", lambda *_: None)
     assert close(quick, gradient(by_reference(other), rollouts), 1e-4)
 
 
@@ -348,9 +353,7 @@ def test_rlrt_runs_the_student_once_and_the_teacher_on_eligible_rollouts_alone()
     solve(rollouts, 0)  # without signal: nothing of it is run
     (groups, rows, grad), (contexts, taught, teacher_grad) = passes(learner, rollouts)
     eligible = [
-        r
-        for r in rollouts
-        if r.group != 0 and r.grade.correct and sibling_contexts(rollouts, "plain")[rollouts.index(r)]
+        r for r in rollouts if r.group != 0 and r.grade.correct and Sibling().texts(rollouts)[rollouts.index(r)]
     ]
     mixed = {
         r.group

@@ -79,7 +79,7 @@ class TestInProcess(Conformance):
         before = self.engine._llm
         with caplog.at_level(logging.WARNING, "rlrt"):
             self.engine.load(self.model, STOP, self.version + 1)
-        assert "so they mean nothing now: it is started anew" in caplog.text
+        assert "and left them undefined: vLLM is restarted" in caplog.text
         assert self.engine._llm is not before
         assert gap(self.model, LONG, sampled(self.engine, LONG, seeds(2, LONG))) < 1e-4
 

@@ -1,1 +1,1 @@
-"""Memory of a run by arithmetic."""
+"""Estimate of a run's memory by arithmetic."""

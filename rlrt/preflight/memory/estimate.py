@@ -1,6 +1,7 @@
 """Bytes on one device in each phase of a step: weights, optimiser, copies, activations, logits, key-value cache.
 
-Every moment of a step that can be the largest is added up part by part; a phase is its largest moment, a run its largest phase.
+The parts of every moment of a step that can be the peak are added; a phase counts by its largest moment, a run by its largest
+phase.
 """
 
 from __future__ import annotations
@@ -18,31 +19,32 @@ from rlrt.preflight.memory.passes import (
     hidden,
     in_backward,
     in_forward,
-    kept_by_layer,
-    kept_once,
     largest_batch,
     room,
+    saved_by_layer,
+    saved_once,
 )
 from rlrt.preflight.memory.sizes import Sizes
 from rlrt.training.teacher import holds_copy, runs_again
 
 RUNTIME = {"cpu": 600 * 2**20, "cuda": 700 * 2**20}
-"""Bytes of the libraries: of a CPU process before its model, measured; of a CUDA context, a guess (no GPU was at hand)."""
+"""Bytes of the libraries: measured for a CPU process before its model; a guess for a CUDA context (no GPU was available)."""
 PHASES = ("rollout", "scoring", "gradient", "step")
+"""Phases of a step."""
 CHOOSING = {2: 30, 4: 28}
-"""Bytes for each row and entry of the vocabulary while ``rlrt.engines.hf.choose`` draws, by bytes of a logit: logits as they
-come and in float32, log-probabilities, probabilities, their sums in float64, and the entropy's two."""
+"""Bytes per row and entry of the vocabulary while ``rlrt.engines.hf.choose`` samples, by bytes of a logit: the logits in
+their own precision and in float32, log-probabilities, probabilities, their sums in float64, and two tensors for the entropy."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process computes.
+class Layout:
+    """Layout of a job's processes on devices.
 
     Attributes:
         kind: cpu or cuda.
-        processes: that share the work.
-        sharded: whether weights, gradients, optimiser and copies are divided among them (FSDP).
-        device_bytes: of the device, of which a server's engine takes its share; None: not known.
+        processes: number of processes that share the work.
+        sharded: True if weights, gradients, optimiser and copies are sharded over the processes (FSDP).
+        device_bytes: bytes of the device, of which vLLM takes its share; None if unknown.
     """
 
     kind: str = "cuda"
@@ -57,7 +59,7 @@ class Lengths:
 
     Attributes:
         prompt: the student's prompt.
-        context: the teacher's, a solution included.
+        context: the teacher's prompt, its context included.
     """
 
     prompt: int
@@ -70,65 +72,65 @@ class Estimate:
 
     Attributes:
         phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered``
-            (whole weights of one layer and the embeddings under FSDP), ``optimiser`` (AdamW's two moments), ``teacher`` and
-            ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, the engine's laid together, or its
-            whole ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
+            (full weights of one layer and the embeddings under FSDP), ``optimiser`` (AdamW's two moments), ``teacher`` and
+            ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or
+            its unsharded ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
             optimiser), ``server`` (the share of an engine that reserves it).
     """
 
     phases: Mapping[str, Mapping[str, int]]
 
     def total(self, phase: str) -> int:
-        """Bytes in a phase."""
+        """Return the bytes in a phase."""
         return sum(self.phases[phase].values())
 
     @property
     def worst(self) -> str:
-        """The phase that needs most."""
+        """Return the phase that needs most."""
         return max(self.phases, key=self.total)
 
     @property
     def peak(self) -> int:
-        """Bytes that a device must have."""
+        """Return the bytes that a device must have."""
         return self.total(self.worst)
 
 
-def estimate(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) -> Estimate:
-    """What a run holds."""
-    held = persistent(sizes, settings, place)
-    server = server_share(settings, place)
-    always = 0 if getattr(settings.engine, "release_memory", False) else server
+def estimate(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> Estimate:
+    """Return the estimate of a run."""
+    held = persistent(sizes, settings, layout)
+    server = server_share(settings, layout)
+    always = 0 if settings.engine.release_memory else server
     moments = {
-        "rollout": [rollout(sizes, settings, lengths, place) | {"server": server}],
-        "scoring": [scoring(sizes, settings, lengths, place) | {"server": always}],
-        "gradient": [m | {"server": always} for m in gradient(sizes, settings, lengths, place)],
-        "step": [optimiser_step(sizes, place) | {"server": always}],
+        "rollout": [rollout(sizes, settings, lengths, layout) | {"server": server}],
+        "scoring": [scoring(sizes, settings, lengths, layout) | {"server": always}],
+        "gradient": [m | {"server": always} for m in gradient(sizes, settings, lengths, layout)],
+        "step": [optimiser_step(sizes, layout) | {"server": always}],
     }
-    return Estimate({name: max((held | m for m in found), key=total) for name, found in moments.items()})
+    return Estimate({name: max((held | m for m in candidates), key=total) for name, candidates in moments.items()})
 
 
 def total(parts: Mapping[str, int]) -> int:
-    """Their sum."""
+    """Return the sum of the parts."""
     return sum(parts.values())
 
 
 def number_bytes(settings: Settings) -> int:
-    """Bytes of a number that matrices are multiplied in."""
+    """Return the bytes of a number in the precision of matrix products."""
     return 2 if settings.dtype == "bfloat16" else FLOAT
 
 
-def shards(place: Place) -> int:
-    """Into how many parts weights and what belongs to them are divided."""
-    return place.processes if place.sharded else 1
+def shards(layout: Layout) -> int:
+    """Return the number of shards of weights, gradients and optimiser."""
+    return layout.processes if layout.sharded else 1
 
 
-def persistent(sizes: Sizes, settings: Settings, place: Place) -> dict[str, int]:
-    """What is held from the first step on."""
+def persistent(sizes: Sizes, settings: Settings, layout: Layout) -> dict[str, int]:
+    """Return the parts that are allocated from the first step on."""
     train, teacher = settings.train, settings.teacher
-    parts, model = shards(place), -(-FLOAT * sizes.weights // shards(place))
+    parts, model = shards(layout), -(-FLOAT * sizes.weights // shards(layout))
     copied = holds_copy(teacher.weights, runs_again(settings.method, train.minibatches))
     return {
-        "runtime": RUNTIME.get(place.kind, RUNTIME["cuda"]),
+        "runtime": RUNTIME.get(layout.kind, RUNTIME["cuda"]),
         "weights": model,
         "gathered": FLOAT * (sizes.layer + sizes.embeddings) if parts > 1 else 0,
         "optimiser": -(-2 * FLOAT * sizes.trained // parts),
@@ -137,51 +139,51 @@ def persistent(sizes: Sizes, settings: Settings, place: Place) -> dict[str, int]
     }
 
 
-def server_share(settings: Settings, place: Place) -> int:
-    """Bytes that an engine reserves on the device for itself."""
-    share = getattr(settings.engine, "gpu_memory_utilization", None)
-    return int(share * (place.device_bytes or 0)) if share is not None and place.kind != "cpu" else 0
+def server_share(settings: Settings, layout: Layout) -> int:
+    """Return the bytes that an engine reserves on the device for itself."""
+    share = settings.engine.gpu_memory_utilization
+    return int(share * (layout.device_bytes or 0)) if share is not None and layout.kind != "cpu" else 0
 
 
-def samples_here(settings: Settings) -> bool:
-    """Whether the engine samples in the trainer's own process, on its weights (``engine=hf``)."""
+def samples_in_process(settings: Settings) -> bool:
+    """True if the engine samples in the trainer's own process, from its weights (``engine=hf``)."""
     return bool(settings.engine.exact)
 
 
-def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) -> dict[str, int]:
-    """While rows are decoded, at their longest."""
-    if not samples_here(settings):
+def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> dict[str, int]:
+    """Return the parts while rows are decoded, at their full length."""
+    if not samples_in_process(settings):
         return {}
-    number, rows = number_bytes(settings), decoded_rows(settings, place.processes)
-    whole = FLOAT * sizes.weights if shards(place) > 1 else 0  # the engine's own, while it samples
+    number, rows = number_bytes(settings), decoded_rows(settings, layout.processes)
+    unsharded = FLOAT * sizes.weights if shards(layout) > 1 else 0  # the engine's unsharded copy, while it samples
     width = lengths.prompt + settings.engine.max_new_tokens
     token = 2 * sizes.keys * number * sizes.layers
     choosing = rows * sizes.vocabulary * CHOOSING[number]
     if sizes.packed:
-        places = room(lengths.prompt, settings.engine.max_new_tokens)
+        capacity = room(lengths.prompt, settings.engine.max_new_tokens)
         copies = number * (sizes.matrices + (sizes.head if number < FLOAT else 0))
-        cache = rows * token * places
-        attending = rows * sizes.heads * places * (number + 2 * FLOAT)
-        return {"weight copies": copies + whole, "cache": cache, "logits": max(choosing, attending)}
+        cache = rows * token * capacity
+        attending = rows * sizes.heads * capacity * (number + 2 * FLOAT)
+        return {"weight copies": copies + unsharded, "cache": cache, "logits": max(choosing, attending)}
     copies = number * (sizes.matrices + sizes.head) if number < FLOAT and not sizes.adapted else 0
-    grown = token // sizes.layers  # a layer's cache is laid out anew for every token
-    return {"weight copies": copies + whole, "cache": rows * width * (token + grown), "logits": choosing}
+    grown = token // sizes.layers  # transformers copies a layer's cache for every token
+    return {"weight copies": copies + unsharded, "cache": rows * width * (token + grown), "logits": choosing}
 
 
 def decoded_rows(settings: Settings, processes: int) -> int:
-    """Rows that are decoded at once: whole groups up to ``engine.max_rows``, in training or evaluation."""
+    """Return the number of rows decoded at once: whole groups up to ``engine.max_rows``, in training or evaluation."""
     train, eval, most = settings.train, settings.eval, settings.engine.max_rows
 
-    def taken(prompts: int, group: int) -> int:
+    def rows_at_once(prompts: int, group: int) -> int:
         return min(prompts, max(1, most // group)) * group
 
     prompts = -(-train.prompts_per_step // processes)
-    held_out = taken(eval.prompts, eval.samples_per_prompt) if eval.prompts else most
-    return max(taken(prompts, train.rollouts_per_prompt), held_out)
+    held_out = rows_at_once(eval.prompts, eval.samples_per_prompt) if eval.prompts else most
+    return max(rows_at_once(prompts, train.rollouts_per_prompt), held_out)
 
 
 def batch_of(sizes: Sizes, settings: Settings, prompt: int, rows: int) -> Batch:
-    """The largest micro-batch with prompts of that length."""
+    """Return the largest micro-batch with prompts of that length."""
     return largest_batch(
         sizes.packed,
         settings.train.token_budget,
@@ -192,81 +194,86 @@ def batch_of(sizes: Sizes, settings: Settings, prompt: int, rows: int) -> Batch:
     )
 
 
-def rows_here(settings: Settings, processes: int, minibatches: int = 1) -> int:
-    """Rollouts of one process in one mini-batch."""
+def rows_per_process(settings: Settings, processes: int, minibatches: int = 1) -> int:
+    """Return the rollouts of one process in one mini-batch."""
     train = settings.train
     return -(-train.prompts_per_step // (processes * minibatches)) * train.rollouts_per_prompt
 
 
 def cast_weights(sizes: Sizes, settings: Settings) -> int:
-    """Bytes of the layers' matrices in bfloat16; 0 where they are used as they are."""
+    """Return the bytes of the layers' matrices in bfloat16; 0 if no copies are made."""
     return number_bytes(settings) * sizes.matrices if number_bytes(settings) < FLOAT else 0
 
 
-def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) -> dict[str, int]:
-    """A pass without gradients: student, teacher or reference over a micro-batch."""
-    number, rows = number_bytes(settings), rows_here(settings, place.processes)
+def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> dict[str, int]:
+    """Return the parts of a pass without gradients: student, teacher or reference over a micro-batch."""
+    number, rows = number_bytes(settings), rows_per_process(settings, layout.processes)
     prompt = max(lengths.prompt, lengths.context if settings.method.needs_teacher else 0)
     batch = batch_of(sizes, settings, prompt, rows)
-    tensor, _ = chunk(sizes, batch, place.kind)
-    cached = cast_weights(sizes, settings) // (
-        sizes.layers if sizes.adapted else 1
-    )  # frozen weights are cast one by one
-    runs = in_forward(sizes, batch, number, place.kind) + hidden(sizes, batch)
+    tensor, _ = chunk(sizes, batch, layout.kind)
+    # frozen weights are cast one layer at a time
+    cached = cast_weights(sizes, settings) // (sizes.layers if sizes.adapted else 1)
+    runs = in_forward(sizes, batch, number, layout.kind) + hidden(sizes, batch)
     return {"weight copies": cached, "activations": runs, "logits": WIDE["plain"] * tensor}
 
 
 def wide(settings: Settings) -> int:
-    """Tensors of tokens x vocabulary that the method's loss holds at once."""
+    """Return the number of tensors of tokens x vocabulary that the method's loss holds at once."""
     if settings.method.distils:
         return WIDE["distilled"]
     return WIDE["term" if settings.method.auxiliary else "plain"]
 
 
-def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, place: Place) -> list[dict[str, int]]:
-    """The moments of a micro-batch's forward and backward pass that can be the largest."""
-    number, kind = number_bytes(settings), place.kind
-    batch = batch_of(sizes, settings, lengths.prompt, rows_here(settings, place.processes, settings.train.minibatches))
-    cast, one = cast_weights(sizes, settings), kept_by_layer(sizes, batch, number, kind)
-    again = settings.model.gradient_checkpointing
-    kept = kept_once(sizes, batch)
-    kept += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if again else one)
+def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> list[dict[str, int]]:
+    """Return the parts of those moments of a micro-batch's forward and backward pass that can be the peak."""
+    number, kind = number_bytes(settings), layout.kind
+    batch = batch_of(
+        sizes, settings, lengths.prompt, rows_per_process(settings, layout.processes, settings.train.minibatches)
+    )
+    cast, one = cast_weights(sizes, settings), saved_by_layer(sizes, batch, number, kind)
+    recomputes = settings.model.gradient_checkpointing
+    saved = saved_once(sizes, batch)
+    saved += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if recomputes else one)
     if settings.method.distils:
-        kept += hidden(sizes, batch)  # what the teacher's output layer reads
+        saved += hidden(sizes, batch)  # input of the teacher's output layer
     tensor, several = chunk(sizes, batch, kind)
     head = 0 if sizes.adapted else FLOAT * sizes.head
-    gradients = {"gradients": -(-FLOAT * sizes.trained // shards(place))}
-    saved = 0 if again else cast
-    at_layer = kept + in_backward(sizes, batch, number, kind) + (one if again else 0)
-    recast = cast // sizes.layers if again else cast
+    gradients = {"gradients": -(-FLOAT * sizes.trained // shards(layout))}
+    layer_copies = 0 if recomputes else cast
+    at_layer = saved + in_backward(sizes, batch, number, kind) + (one if recomputes else 0)
+    recast = cast // sizes.layers if recomputes else cast
     moments = [
-        # the output layer's backward pass: its gradient, and of a further piece
-        {"weight copies": saved, "activations": kept, "logits": wide(settings) * tensor + head * (2 if several else 1)},
-        # a layer's; a tied output layer's gradient waits for the embedding's
+        # the output layer's backward pass: its gradient, and that of a second chunk
+        {
+            "weight copies": layer_copies,
+            "activations": saved,
+            "logits": wide(settings) * tensor + head * (2 if several else 1),
+        },
+        # a layer's backward pass; a tied output layer's gradient waits for the embedding's
         {"weight copies": recast, "activations": at_layer, "logits": head if sizes.tied else 0},
     ]
-    if again:
-        runs = kept + in_forward(sizes, batch, number, kind)
+    if recomputes:
+        runs = saved + in_forward(sizes, batch, number, kind)
         moments.append({"weight copies": cast // (sizes.layers if sizes.adapted else 1), "activations": runs})
     return [gradients | moment for moment in moments]
 
 
-def optimiser_step(sizes: Sizes, place: Place) -> dict[str, int]:
-    """AdamW: all tensors at once on a GPU, one after the other on a CPU."""
-    trained = FLOAT * sizes.trained // shards(place)
-    more = trained if place.kind != "cpu" else 2 * FLOAT * sizes.largest // shards(place)
+def optimiser_step(sizes: Sizes, layout: Layout) -> dict[str, int]:
+    """Return the parts of AdamW's step: all tensors at once on a GPU, one after the other on a CPU."""
+    trained = FLOAT * sizes.trained // shards(layout)
+    more = trained if layout.kind != "cpu" else 2 * FLOAT * sizes.largest // shards(layout)
     return {"gradients": trained, "temporaries": more}
 
 
-def fits(found: Estimate, available: int) -> bool:
-    """Whether a device with so many free bytes holds it."""
-    return found.peak <= available
+def fits(estimate: Estimate, available: int) -> bool:
+    """True if a device with ``available`` free bytes can run the estimated run."""
+    return estimate.peak <= available
 
 
-def parts_of(found: Estimate) -> list[str]:
-    """Names of the parts that are somewhere above zero, the largest of the worst phase first."""
+def parts_of(estimate: Estimate) -> list[str]:
+    """Return the names of all parts above zero in some phase, the largest of the worst phase first."""
     names: dict[str, Any] = {}
-    for parts in found.phases.values():
+    for parts in estimate.phases.values():
         names |= {name: None for name, size in parts.items() if size}
-    worst = found.phases[found.worst]
+    worst = estimate.phases[estimate.worst]
     return sorted(names, key=lambda name: -worst.get(name, 0))

@@ -1,4 +1,4 @@
-"""What a model's ``config.json`` decides: how many weights there are, and how wide its layers."""
+"""Sizes that a model's ``config.json`` determines: the number of weights, and the widths of layers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from rlrt.model.lora import adapters, add_adapters
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of weights, and widths in numbers of a token.
+    """Numbers of weights, and widths in numbers per token.
 
     Attributes:
         weights: all weights, a tied output layer once, adapters included.
-        trained: those that take a gradient.
-        matrices: weights of the decoder layers' matrices, which a pass in bfloat16 copies; without adapters.
-        layers: decoder layers.
-        layer: weights of one of them.
+        trained: weights with a gradient.
+        matrices: weights of the decoder layers' matrices without adapters, which a pass in bfloat16 copies.
+        layers: number of decoder layers.
+        layer: weights of one decoder layer, the largest.
         head: weights of the output layer.
-        tied: whether the input embedding and the output layer are one.
-        largest: weights of the largest tensor that is trained.
-        hidden, inner: width of the residual stream and of the feed-forward layer.
-        queries, keys: width of all heads together, of queries and of keys (as of values).
-        heads, key_heads: how many.
+        tied: True if input embedding and output layer share their weights.
+        largest: weights of the largest trained tensor.
+        hidden, inner: widths of the residual stream and of the feed-forward layer.
+        queries, keys: widths of all query heads together, and of all key heads together (values have the same).
+        heads, key_heads: numbers of query heads and of key heads.
         head_size: width of one head.
-        vocabulary: entries.
-        adapted: whether adapters are trained instead of the weights.
-        packed: whether ``rlrt.model.packed`` runs this model: rows without padding, each prompt once.
+        vocabulary: number of entries.
+        adapted: True if adapters are trained instead of the weights.
+        packed: True if ``rlrt.model.packed`` runs this model: rows without padding, each prompt once.
     """
 
     weights: int
@@ -55,17 +55,17 @@ class Sizes:
 
     @property
     def embeddings(self) -> int:
-        """Weights of input embedding and output layer together."""
+        """Return the weights of input embedding and output layer together."""
         return self.head * (1 if self.tied else 2)
 
 
 def sizes_of(
     config: Any, attention: str = "sdpa", lora: int | None = None, targets: Sequence[str] = (), alpha: float = 1.0
 ) -> Sizes:
-    """The sizes behind a transformers config, of a model made on the meta device.
+    """Return the sizes of a model with this transformers config, built on the meta device.
 
     Args:
-        config: of a causal language model.
+        config: transformers config of a causal language model.
         attention: ``model.attn_implementation``.
         lora, targets, alpha: ``model.lora``, ``model.lora_targets`` and ``model.lora_alpha``.
 

@@ -1,0 +1,137 @@
+"""The rollouts of a step or of a mini-batch as the trainer runs them: the student's rows, the teacher's, and their signals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlrt.methods.signals import Signals
+from rlrt.model.forward import Row, pad
+from rlrt.training.learner import Learner
+from rlrt.types import Rollout
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B rollouts.
+
+    Attributes:
+        rows: the student's sequence of each.
+        teacher_rows: for each teacher context the teacher's sequence of each rollout; None: this rollout has no teacher.
+        signals: what a method may read of them.
+    """
+
+    rows: list[Row]
+    teacher_rows: list[list[Row | None]]
+    signals: Signals
+
+    def part(self, index: Tensor) -> Batch:
+        """The rollouts ``index`` (long), in that order."""
+        chosen = index.tolist()
+        teacher_rows = [[rows[i] for i in chosen] for rows in self.teacher_rows]
+        return Batch([self.rows[i] for i in chosen], teacher_rows, self.signals.rows(index))
+
+    def has_teacher(self, context: int = 0) -> Tensor:
+        """Bool_B: the rollouts that have a teacher in a context; dense terms read the first context."""
+        return torch.tensor([row is not None for row in self.teacher_rows[context]])
+
+    def has_any_teacher(self) -> Tensor:
+        """Bool_B: the rollouts that have a teacher in some context."""
+        return torch.stack([self.has_teacher(k) for k in range(len(self.teacher_rows))]).any(0)
+
+
+def signals_of(rollouts: Sequence[Rollout], step: int, special_ids: Sequence[int], exact: bool = True) -> Signals:
+    """Signals of rollouts before anything is scored: log-probabilities and entropies are still zero.
+
+    Args:
+        exact: whether the rollouts were sampled by the weights that are trained now, by the trainer's arithmetic.
+    """
+    width = max(len(r.generation.token_ids) for r in rollouts)
+    token_BT = pad([torch.tensor(r.generation.token_ids) for r in rollouts], width)
+    length_B = torch.tensor([len(r.generation.token_ids) for r in rollouts])
+    mask_BT = torch.arange(width)[None] < length_B[:, None]
+    zeros_BT = torch.zeros(len(rollouts), width)
+    return Signals(
+        step=step,
+        group_B=torch.tensor([r.group for r in rollouts]),
+        reward_B=torch.tensor([r.grade.reward for r in rollouts]),
+        correct_B=torch.tensor([r.grade.correct for r in rollouts]),
+        seed_B=torch.tensor([r.seed for r in rollouts]),
+        token_BT=token_BT,
+        mask_BT=mask_BT,
+        special_BT=torch.isin(token_BT, torch.tensor(list(special_ids), dtype=torch.long)) & mask_BT,
+        logp_BT=zeros_BT,
+        entropy_BT=zeros_BT.clone(),
+        scored_B=torch.zeros(len(rollouts), dtype=torch.bool),
+        sampler_logp_BT=None if exact else pad([r.generation.logp_T for r in rollouts], width),
+        text_B=[r.text for r in rollouts],
+    )
+
+
+def student_rows(rollouts: Sequence[Rollout]) -> list[Row]:
+    """The sequences that the student is scored and trained on."""
+    return [Row(r.prompt_ids, r.generation.token_ids) for r in rollouts]
+
+
+def batch_of(
+    learner: Learner, rollouts: Sequence[Rollout], signals: Signals, wanted_B: Tensor
+) -> tuple[Batch, list[str | None], dict[str, float]]:
+    """A step's rollouts as a batch.
+
+    Args:
+        wanted_B: bool; the rollouts that the method wants a teacher for.
+
+    Returns:
+        the batch; the text that the first context's teacher is shown for each rollout (None: no teacher); how many rollouts got
+        a teacher in the first context, and how many contexts were too long, as shares to log.
+    """
+    texts = [context.texts(rollouts) for context in learner.contexts]
+    rows, too_long = teacher_rows(learner, rollouts, texts, wanted_B)
+    batch = Batch(student_rows(rollouts), rows, signals)
+    has_B = batch.has_teacher()
+    shown = [text if has else None for text, has in zip(texts[0], has_B.tolist(), strict=True)]
+    wanted, has = int(wanted_B.sum()), int(has_B.sum())
+    return (
+        batch,
+        shown,
+        {
+            "teacher/share": has / len(rollouts),
+            "teacher/wanted_without_share": (wanted - has) / len(rollouts),
+            "teacher/too_long_share": too_long / len(rollouts) / len(rows),
+        },
+    )
+
+
+def teacher_rows(
+    learner: Learner, rollouts: Sequence[Rollout], texts: Sequence[Sequence[str | None]], wanted_B: Tensor
+) -> tuple[list[list[Row | None]], int]:
+    """The teacher's sequence of every rollout that wants a teacher and can have one, for each context.
+
+    Args:
+        texts: what the teacher is shown, context by context, one text for each rollout.
+
+    Returns:
+        the rows, context by context; how many were left out because their prompt is too long.
+    """
+    limit = min(learner.max_context_tokens, learner.context_length - learner.max_new_tokens)
+    written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a prompt
+    rows: list[list[Row | None]] = []
+    too_long = 0
+    for context, context_texts in zip(learner.contexts, texts, strict=True):
+        rows.append([])
+        for rollout, text, wanted in zip(rollouts, context_texts, wanted_B.tolist(), strict=True):
+            row = None
+            if wanted and text is not None:
+                question = context.question(rollout.prompt)
+                shown = (question, rollout.prompt.instruction, text)
+                if shown not in written:
+                    written[shown] = learner.builder.teacher(rollout.prompt, text, question)
+                if len(written[shown]) <= limit:
+                    row = Row(written[shown], rollout.generation.token_ids)
+                else:
+                    too_long += 1
+            rows[-1].append(row)
+    return rows, too_long

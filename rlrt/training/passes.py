@@ -1,0 +1,157 @@
+"""Forward passes of the update: the student with its gradient, the teacher's distributions beside it for dense terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlrt.distributed import sharding
+from rlrt.distributed.world import parts
+from rlrt.methods.entropy import entropy
+from rlrt.methods.grpo import policy_ratio
+from rlrt.methods.signals import Distributions, Signals
+from rlrt.methods.statistic import Statistic
+from rlrt.model.forward import Row, log_probabilities, micro_batches, over_tokens, response_hidden
+from rlrt.training.batch import Batch
+from rlrt.training.learner import Learner
+
+
+@dataclass
+class Pass:
+    """Per-token results of one student forward pass; the vocabulary distributions themselves are not kept.
+
+    Attributes:
+        index: the rollouts, among those of the mini-batch.
+        signals: the signals of these rollouts, N response tokens in all.
+        logp_N: log-probability of each sampled token, with gradient.
+        entropy_N: exact entropy at each token, without gradient; None where it was not asked for.
+        statistic_N: the statistics that were asked for, without gradient.
+        term_N: the loss of each auxiliary term at each token, with gradient; not yet weighted.
+    """
+
+    index: Tensor
+    signals: Signals
+    logp_N: Tensor
+    entropy_N: Tensor | None
+    statistic_N: list[Tensor]
+    term_N: list[Tensor]
+
+
+@dataclass
+class DenseTeacher:
+    """The teacher's side of a pass, for terms that read its distributions.
+
+    Attributes:
+        hidden_MH: what its output layer reads at the M of N tokens that have a teacher; None where no token has one.
+        has_N: bool; those tokens.
+        index_N: the place of a token among the M.
+    """
+
+    hidden_MH: Tensor | None
+    has_N: Tensor
+    index_N: Tensor
+
+    def logp(self, learner: Learner, where: slice) -> Tensor | None:
+        """The teacher's log-probabilities at those of the tokens ``where`` that have a teacher; None where none has one."""
+        has_C = self.has_N[where]
+        if self.hidden_MH is None or not bool(has_C.any()):
+            return None
+        with torch.no_grad():
+            hidden = self.hidden_MH[self.index_N[where][has_C]]
+            return log_probabilities(learner.teacher.model, hidden, learner.policy.temperature)
+
+
+def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) -> DenseTeacher:
+    """Run the teacher over the rollouts ``index`` that have one, where a dense term reads its distributions.
+
+    Args:
+        mask_BT: the response tokens of these rollouts, on the policy's device.
+    """
+    device = mask_BT.device
+    distils = learner.method.distils
+    rows: list[Row | None] = [batch.teacher_rows[0][i] for i in index.tolist()] if distils else []
+    has_B = torch.tensor([row is not None for row in rows] or [False] * len(index), device=device)
+    has_N = has_B[:, None].expand_as(mask_BT)[mask_BT]
+    hidden_MH = None
+    shared = distils and sharding.is_sharded(learner.teacher.model)  # then all ranks run the teacher, or none does
+    if bool(has_N.any()) or shared:
+        dummy = [batch.rows[int(index[0])]]  # for a rank without a teacher; nothing reads its result
+        taught = [row for row in rows if row is not None] or dummy
+        model = learner.teacher.model
+        with torch.no_grad():
+            (hidden_MH,) = sharding.run(model, lambda: (response_hidden(model, taught),))
+    return DenseTeacher(hidden_MH, has_N, has_N.cumsum(0) - 1)
+
+
+def forward_pass(
+    learner: Learner, batch: Batch, index: Tensor, with_entropy: bool = False, statistics: Sequence[Statistic] = ()
+) -> Pass:
+    """Run the student, and the teacher where a dense term reads it, over the rollouts ``index`` of a mini-batch.
+
+    Args:
+        with_entropy, statistics: what to measure of the student's distributions besides.
+    """
+    policy, terms = learner.policy, learner.method.auxiliary
+    part = batch.signals.rows(index)
+    mask_BT = part.mask_BT.to(policy.device)
+    token_N = part.token_BT.to(policy.device)[mask_BT]
+    known_N = has_old_logp(learner, part)[:, None].expand_as(part.mask_BT).to(policy.device)[mask_BT]
+    old_N = part.logp_BT.to(policy.device)[mask_BT]
+    teacher = run_teacher(learner, batch, index, mask_BT)
+
+    def compute(logp_CV: Tensor, where: slice) -> tuple[Tensor, ...]:
+        logp_C = logp_CV.gather(-1, token_N[where, None])[:, 0]
+        ratio_C = policy_ratio(logp_C, torch.where(known_N[where], old_N[where], logp_C.detach())).detach()
+        columns = [logp_C]
+        if with_entropy:
+            columns.append(entropy(logp_CV.detach()))
+        columns += [statistic(logp_CV.detach(), token_N[where]) for statistic in statistics]
+        for term in terms:
+            if not term.needs_teacher:
+                columns.append(term(Distributions(logp_CV, None, ratio_C)))
+            elif (teacher_logp := teacher.logp(learner, where)) is None:
+                columns.append(torch.zeros_like(logp_C))
+            else:
+                has_C = teacher.has_N[where]
+                loss = term(Distributions(logp_CV[has_C], teacher_logp, ratio_C[has_C]))
+                columns.append(torch.zeros_like(logp_C).masked_scatter(has_C, loss))
+        return tuple(columns)
+
+    rows = [batch.rows[i] for i in index.tolist()]
+    logp_N, *more = sharding.run(
+        policy.model,
+        lambda: over_tokens(policy.model, response_hidden(policy.model, rows), policy.temperature, compute),
+    )
+    entropy_N = more.pop(0) if with_entropy else None
+    return Pass(index, part, logp_N, entropy_N, more[: len(statistics)], more[len(statistics) :])
+
+
+def has_old_logp(learner: Learner, signals: Signals) -> Tensor:
+    """Bool_B: the rollouts whose log-probabilities at rollout time make the policy ratio; of the others the ratio is 1.
+
+    With one mini-batch a step the policy is still the one at rollout time.
+    """
+    return signals.scored_B & (learner.train.minibatches > 1)
+
+
+def passes(learner: Learner, rows: Sequence[Row], index: Tensor) -> Iterator[tuple[Tensor, bool, bool]]:
+    """Cut the rollouts ``index`` into this rank's micro-batches: shared out over the ranks by length, within the token budget.
+
+    Every rank must run the same number of passes, since the ranks exchange weights or gradients in each; a rank with fewer pads
+    with a dummy rollout whose loss is multiplied by 0.
+
+    Yields:
+        rollouts of the mini-batch; whether they count (False: a dummy); whether it is the last pass.
+    """
+    if not len(index):
+        return
+    share = parts([len(rows[i]) for i in index.tolist()], learner.world.size)[learner.world.rank]
+    mine = index[share.start : share.stop]
+    batches = micro_batches(learner.policy.model, [rows[i] for i in mine.tolist()], learner.train.token_budget)
+    count = learner.world.most(len(batches))
+    for k in range(count):
+        counted = k < len(batches)
+        yield mine[torch.tensor(batches[k])] if counted else index[:1], counted, k == count - 1
