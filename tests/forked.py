@@ -86,8 +86,7 @@ def _command(
         if not report:
             rlrt.sweep.driver.closing_report = lambda *_: None
         sys.argv = [f"rlrt.{module}", *arguments]
-        importlib.import_module(f"rlrt.{module}").main()
-        code = 0
+        code = main_of(module)()
     except SystemExit as error:
         code = error.code
     except BaseException:
@@ -100,6 +99,15 @@ def _command(
         os.write(err, f"{code}\n".encode())
         return 1
     return code if isinstance(code, int) else 0
+
+
+def main_of(module: str) -> Callable[[], object]:
+    """The function that ``python -m rlrt.MODULE`` calls, of a module or of a folder."""
+    found = importlib.import_module(f"rlrt.{module}")
+    main: Callable[[], object] = (
+        found if hasattr(found, "main") else importlib.import_module(f"{found.__name__}.__main__")
+    ).main
+    return main
 
 
 def _like_a_fresh_process(cwd: Path, environment: dict[str, str], out: int, err: int) -> None:

@@ -9,6 +9,7 @@ from fractions import Fraction
 import pytest
 
 from rlrt.audit_verifier import HANGING, KINDS, audit, fraction_probes, number_probes, probes_of, unprobed
+from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
 from rlrt.verifiers.math import equal
 from tests.helpers import settings
@@ -56,11 +57,11 @@ def test_what_the_shipped_verifiers_make_of_it(problems, verifier, rejected):
 
 
 def test_a_verifier_that_takes_everything_or_fails_is_shown_up():
-    class Gullible:
+    class Gullible(Task):
         def grade(self, prompt, text):
             return Grade(True, 1.0)
 
-    class Broken:
+    class Broken(Task):
         def grade(self, prompt, text):
             return Grade(False, 0.0, error=True)
 
@@ -120,7 +121,7 @@ def test_what_is_no_number_has_no_number_probes():
 def test_what_could_not_be_probed_is_said():
     units = [Prompt(str(i), "x", None, None, f"{i} (apples)") for i in range(9, 12)]
     assert unprobed(units) == [
-        "not probed for equivalent forms, near misses and unfinished sums: 3 of 3 answers are no number and no fraction "
+        "not probed for equivalent forms, near misses and unfinished sums: 3 of 3 answers are neither a number nor a fraction "
         "(for example '9 (apples)')",
         "not probed with many boxes, nor with many answers in one box: no answer is a whole number",
     ]
@@ -137,7 +138,7 @@ def test_what_could_not_be_probed_is_said():
 def test_a_verifier_that_finishes_sums_is_shown_up():
     """math-verify itself, given whole responses."""
 
-    class Finishing:
+    class Finishing(Task):
         def grade(self, prompt, text):
             correct = text != HANGING and equal(prompt.final, text)
             return Grade(correct, float(correct))

@@ -85,17 +85,17 @@ def test_a_model_has_not_moved_from_itself_and_has_from_another(world):
 
 
 def test_interventions_turn_some_verdicts_and_are_functions_of_their_seeds(world):
-    learner, suite = world
+    _, suite = world
     hard, easy = by_difficulty(suite.sampler(suite.prompts, 8, ("difficulty",)), 8)
     assert hard
     assert easy
-    one = intervene(suite.sampler, learner.builder, hard, 8, True, [], 16384)
-    assert one == intervene(suite.sampler, learner.builder, hard, 8, True, [], 2000)
+    one = intervene(suite.sampler, hard, 8, True, [], 16384)
+    assert one == intervene(suite.sampler, hard, 8, True, [], 2000)
     assert list(one) == list(PLACES)
     assert all(0 < turned < tried for turned, tried in one.values())
     assert len({tried for _, tried in one.values()}) == 1
-    put_in = intervene(suite.sampler, learner.builder, easy, 8, False, [5, 6, 7], 16384)
-    assert put_in != intervene(suite.sampler, learner.builder, easy, 8, False, [], 16384)
+    put_in = intervene(suite.sampler, easy, 8, False, [5, 6, 7], 16384)
+    assert put_in != intervene(suite.sampler, easy, 8, False, [], 16384)
 
 
 def test_the_command_on_two_runs(tmp_path):
