@@ -187,7 +187,8 @@ class Top:
     )
     device: str = key("auto, cpu, cuda or cuda:N")
     dtype: str = key(
-        "precision of forward and backward passes; weights and optimiser are float32", choices=("float32", "bfloat16")
+        "precision of forward and backward passes; auto: bfloat16 on a GPU, float32 on the CPU; weights are float32",
+        choices=("auto", "float32", "bfloat16"),
     )
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1, most=1024)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrt.model.head import head_logits
+
 
 class CachedDecoder:
     """Rows that grow by one token at a time (``rlrt.engines.hf.Decoder``)."""
@@ -29,14 +31,14 @@ class CachedDecoder:
         ids, real = ids.to(device), real.to(device)
         self._cache: Any = DynamicCache(config=self._model.config)
         mask = None if bool(real.all()) else real
-        logits = self._model(
+        hidden = self._model.base_model(
             input_ids=ids,
             attention_mask=mask,
             position_ids=(real.cumsum(-1) - 1).clamp(min=0),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        ).last_hidden_state[:, -1]
+        logits = head_logits(self._model, hidden)
         repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
         self._cache.batch_select_indices(repeat)
         self._mask = None if mask is None else mask[repeat]
@@ -47,15 +49,15 @@ class CachedDecoder:
         """Append a token to each row and return the logits of the next token: (rows, V)."""
         if self._mask is not None:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
-        logits = self._model(
+        hidden = self._model.base_model(
             input_ids=token_B[:, None],
             attention_mask=self._mask,
             position_ids=self._position[:, None],
             past_key_values=self._cache,
             use_cache=True,
-        ).logits[:, -1]
+        ).last_hidden_state[:, -1]
         self._position = self._position + 1
-        return logits
+        return head_logits(self._model, hidden)
 
     def keep(self, index: Tensor) -> None:
         """Keep only the rows in ``index``."""

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlrt.model import packed
+from rlrt.model.head import product
 from rlrt.model.lora import weight_of
+from rlrt.model.precision import dtype_of
 
 ROOM = 64
 """Tokens by which a full cache grows; a quarter of its length if that is more."""
@@ -54,7 +56,7 @@ class Qwen3Decoder:
     def __init__(self, model: Any) -> None:
         self._model = model
         config = model.config
-        self.dtype = getattr(model, "compute_dtype", torch.float32)
+        self.dtype = dtype_of(model)
         self.queries, self.heads, self.size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.epsilon = config.rms_norm_eps
         self.embedding = model.get_input_embeddings().weight
@@ -84,7 +86,7 @@ class Qwen3Decoder:
             for layer, (keys, values) in zip(self._model.base_model.layers, packing.key_values, strict=True)
         ]
         self._widen()
-        return F.linear(hidden[start + length - 1].to(self.dtype), self.head)[owner]
+        return product(hidden[start + length - 1].to(self.dtype), self.head)[owner]
 
     def _layer(self, layer: Any, keys: Tensor, values: Tensor, token_index: Tensor) -> LayerWeights:
         attention, mlp = layer.self_attn, layer.mlp
@@ -159,7 +161,7 @@ class Qwen3Decoder:
             )
             x_BH = x_BH + F.linear(F.silu(gate) * up, layer.down)
         self.column, self.position = end, self.position + 1
-        return F.linear(rms_norm(x_BH, self.norm, self.epsilon).to(self.dtype), self.head)
+        return product(rms_norm(x_BH, self.norm, self.epsilon).to(self.dtype), self.head)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:

@@ -20,6 +20,7 @@ from rlrt.execution.saving import save_checkpoint
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
+from rlrt.model.device import check_cuda, compute_dtype, refuse_large_on_cpu, resolve_device, use_tensor_cores
 from rlrt.model.load import context_length, load, set_stop_tokens
 from rlrt.model.lora import add_adapters
 from rlrt.model.policy import Policy, adamw
@@ -39,23 +40,31 @@ from rlrt.types import Rollout
 log = logging.getLogger("rlrt")
 
 
-def resolve_device(name: str, local_rank: int = 0) -> torch.device:
-    """``auto`` is a GPU where there is one: the first, or one for each process of this machine."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.device("cuda", local_rank % torch.cuda.device_count())
-    return torch.device("cpu" if name == "auto" else name)
-
-
 def load_model(settings: Settings, device: torch.device | None = None) -> tuple[Any, Any]:
-    """The model of a run as it starts, on the device (None: where it will compute), and its tokenizer."""
+    """The model of a run as it starts, and its tokenizer.
+
+    Args:
+        device: where its weights are put; None: where it will compute.
+
+    Raises:
+        UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
+    """
     config = settings.model
     check_saved(config.path)
-    model, tokenizer = load(config.path, config.revision, config.attn_implementation)
+    chosen = resolve_device(settings.device)
+    check_cuda(chosen)
+    use_tensor_cores(chosen)
+    model, tokenizer = load(
+        config.path,
+        config.revision,
+        config.attn_implementation,
+        lambda weights: refuse_large_on_cpu(config.path, weights, settings.device),
+    )
     set_stop_tokens(model, tokenizer, config.stop_tokens)
-    set_compute_dtype(model, torch.float32 if settings.dtype == "float32" else torch.bfloat16)
+    set_compute_dtype(model, compute_dtype(settings.dtype, chosen))
     if config.lora is not None:
         add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
-    return model.to(device or resolve_device(settings.device)), tokenizer
+    return model.to(device or chosen), tokenizer
 
 
 def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:

@@ -17,12 +17,13 @@ import torch
 from rlrt.config.schema import Settings
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
-from rlrt.execution.build import assemble, build_learner, resolve_device
+from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
 from rlrt.execution.tracking import open_mlflow, tracked
+from rlrt.model.device import compute_dtype, cuda_problem, description, resolve_device
 from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text
 from rlrt.records.folder import RunFolder
@@ -120,6 +121,7 @@ def run_to_its_end(
     if world.main:
         if newest is not None:
             say(f"Going on from {newest}")
+        say_where(settings, learner, say)
         monitor = open_monitor(settings, folder, position, tags, progress_line, world)
 
     def stop_requested() -> bool:
@@ -136,6 +138,18 @@ def run_to_its_end(
     if monitor is not None:
         finish(settings, folder, monitor, state, reached, time.monotonic() - begin)
     return folder.summary() | {"state": state, "step": reached}
+
+
+def say_where(settings: Settings, learner: Learner, say: Callable[[str], None]) -> None:
+    """Say, and note in the log, where and how a run computes, and why it does not use the NVIDIA card of its machine."""
+    device = learner.policy.device
+    line = description(learner.policy.model, compute_dtype(settings.dtype, device), learner.world.size)
+    say(line)
+    log.info(line)
+    if device.type == "cpu" and settings.device == "auto" and (reason := cuda_problem()):
+        log.warning(
+            "this machine has an NVIDIA driver, and torch cannot use its card: %s; the run computes on the CPU", reason
+        )
 
 
 def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:

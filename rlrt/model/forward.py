@@ -21,6 +21,7 @@ from rlrt.distributed.world import ALONE, World, parts
 from rlrt.methods.entropy import entropy
 from rlrt.methods.statistic import Statistic
 from rlrt.model import packed
+from rlrt.model.head import head_logits
 from rlrt.model.precision import computing
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
@@ -119,9 +120,7 @@ def log_probabilities(model: Any, hidden_CH: Tensor, temperature: float) -> Tens
 
     The support is the model's whole vocabulary, as in the engine: no token is left out on either side.
     """
-    with computing(model):
-        logits_CV = model.get_output_embeddings()(hidden_CH)
-    logits_CV = logits_CV.float()
+    logits_CV = head_logits(model, hidden_CH)
     return (logits_CV if temperature == 1.0 else logits_CV / temperature).log_softmax(-1)
 
 

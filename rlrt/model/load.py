@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ UNLIMITED_CONTEXT = 1_000_000
 """Context length in tokens of a model whose config states no limit."""
 
 
-def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
+def load(
+    path: str, revision: str | None, attention: str, check_size: Callable[[int], None] | None = None
+) -> tuple[Any, Any]:
     """Load model and tokenizer from a folder in the hub's format, or from the hub; weights in float32, dropout off.
 
     Weights are read from safetensors only, and no code that comes with a model is run. Dropout is off because it would make
@@ -45,6 +47,8 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
         )
     else:
         revision = check_hub(source, revision)
+    if check_size is not None:
+        check_size(count_weights(source, revision))
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -72,6 +76,19 @@ def load(path: str, revision: str | None, attention: str) -> tuple[Any, Any]:
     check_head(model)
     packed.enable(model)
     return model, tokenizer
+
+
+def count_weights(source: str, revision: str | None) -> int:
+    """Number of weights of a model, from its config alone; 0 where the config cannot be read, which ``load`` reports."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception:  # load meets the same error, and has a sentence for it
+        return 0
+    return sum(p.numel() for p in model.parameters())
 
 
 def check_tensors(path: str, kind: str, report: Mapping[str, Any]) -> None:

@@ -13,8 +13,14 @@ def set_compute_dtype(model: Any, dtype: torch.dtype) -> None:
     model.compute_dtype = dtype
 
 
+def dtype_of(model: Any) -> torch.dtype:
+    """Return the precision of a model's forward passes."""
+    dtype: torch.dtype = getattr(model, "compute_dtype", torch.float32)
+    return dtype
+
+
 def computing(model: Any) -> AbstractContextManager[Any]:
     """Return the autocast context for any forward pass of ``model``, in the engine and the trainer alike."""
-    dtype = getattr(model, "compute_dtype", torch.float32)
+    dtype = dtype_of(model)
     device = next(model.parameters()).device.type
     return torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)

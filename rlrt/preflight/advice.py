@@ -89,7 +89,7 @@ def changes(case: Case) -> Iterator[list[Change]]:
     if "gpu_memory_utilization" in engine_keys:
         shares = [s / 10 for s in range(8, 1, -1) if s / 10 < engine.gpu_memory_utilization]
         yield ladder(case, "engine", "gpu_memory_utilization", shares)
-    if settings.dtype == "float32":
+    if settings.dtype == "float32" or (settings.dtype == "auto" and case.layout.kind == "cpu"):
         yield ladder(case, "", "dtype", ["bfloat16"])
     if settings.teacher.weights != "live":
         yield ladder(case, "teacher", "weights", ["live"])

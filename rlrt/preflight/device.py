@@ -44,7 +44,7 @@ def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float
     slurm = isinstance(launcher, SlurmLauncher)
     kind = kind_of(settings, launcher, memory_gb)
     tasks = launcher.tasks_per_node if slurm else max(launcher.tasks_per_node, local_processes())
-    jobs = launcher.n_jobs if several and isinstance(launcher, LocalLauncher) else 1
+    jobs = launcher.jobs_at_once() if several and isinstance(launcher, LocalLauncher) else 1
     if memory_gb is not None:
         device_bytes = int(memory_gb * GB)
         return Device(kind, device_bytes // jobs, device_bytes, jobs, "--memory-gb")

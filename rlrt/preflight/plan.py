@@ -14,7 +14,7 @@ from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.parts import Parts
 from rlrt.records.names import name_sweep
-from rlrt.sweep.jobs import assign_folders, job_of, job_overrides, plain, planned
+from rlrt.sweep.jobs import assign_folders, job_of, job_overrides, plain, planned, with_gpus
 from rlrt.sweep.plan import Job, is_axis
 from rlrt.sweep.settings import launcher_of
 
@@ -58,6 +58,7 @@ def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = (
         else:
             folder, count = Path(str(base.hydra.run.dir)), 1
             jobs = [job_of(folder.parent, tuple(job_overrides(overrides)), compose)]
+    launcher = with_gpus(launcher, jobs)
     return Planned([(job, loaded(job, several)) for job in jobs], count, launcher, folder, several)
 
 

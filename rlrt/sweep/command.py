@@ -28,6 +28,7 @@ from rlrt.sweep.jobs import (
     plain,
     planned,
     with_folder,
+    with_gpus,
 )
 from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
@@ -55,11 +56,11 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         folder = Path(str(base.hydra.sweep.dir))
         refuse_no_sweeps_folder(folder)
         launcher = launcher_of(plain(base.hydra.launcher))
-        source, retries, first = source_of(base, overrides, folder, compose, launcher)
-        if isinstance(launcher, SlurmLauncher):
-            launcher.check()
-            if launcher.dry_run:
-                return dry_run(launcher, first, folder)
+        source, retries, first, jobs = source_of(base, overrides, folder, compose, launcher)
+        launcher = with_gpus(launcher, jobs)
+        launcher.check()
+        if isinstance(launcher, SlurmLauncher) and launcher.dry_run:
+            return dry_run(launcher, first, folder)
         folder.mkdir(parents=True, exist_ok=True)
         study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
         arguments = [*(part for path in config_dirs for part in ("--config-dir", path)), *overrides]
@@ -81,8 +82,12 @@ def refuse_no_sweeps_folder(folder: Path) -> None:
 
 def source_of(
     base: Any, overrides: Sequence[str], folder: Path, compose: Compose, launcher: Launcher
-) -> tuple[Source, int, int]:
-    """Build the source that ``hydra.sweeper`` describes: (source, ``max_retries``, jobs of the first submission)."""
+) -> tuple[Source, int, int, list[Job]]:
+    """Build the source that ``hydra.sweeper`` describes.
+
+    Returns:
+        the source; ``max_retries``; how many jobs the first submission has; jobs that stand for all.
+    """
     values = plain(base.hydra.sweeper)
     kind = values.pop("kind", values.pop("_target_", "nothing"))
     if kind == "grid":
@@ -93,7 +98,7 @@ def source_of(
             check(job)
             check_resume(job)
         check_disk(folder, [job for job in jobs if not job_state(job.folder).done], print)
-        return Grid(jobs), sweeper.max_retries, len(jobs)
+        return Grid(jobs), sweeper.max_retries, len(jobs), jobs
     if kind == "optuna":
         from rlrt.sweep.search import Search
 
@@ -101,10 +106,11 @@ def source_of(
             return checked(folder, typed, compose)
 
         plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher)
-        check_disk(folder, still_to_write(folder, make_job(fixed), plan.n_trials * max(1, len(plan.seeds))), print)
+        typical = make_job(fixed)
+        check_disk(folder, still_to_write(folder, typical, plan.n_trials * max(1, len(plan.seeds))), print)
         folders = folders_by_identity(folder)
         search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, folders))
-        return search, retries, max(1, len(plan.seeds))
+        return search, retries, max(1, len(plan.seeds)), [typical]
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
 
 

@@ -101,7 +101,7 @@ class Driver:
             0 if all jobs finished (or were pruned), 1 if one failed, 130 after a Ctrl-C.
 
         Raises:
-            UserError: if another driver is at work on this sweep, or SLURM refuses the jobs.
+            UserError: if another driver drives this sweep, or SLURM refuses the jobs.
         """
         try:
             with hold_lease(self.sweep / "driver"), self._handling_sigint():
@@ -109,7 +109,7 @@ class Driver:
         except LeaseTaken as taken:
             other = taken.holder
             raise UserError(
-                f"another driver (pid {other.get('pid')} on {other.get('host')}) is at work on {self.sweep}; watch it with "
+                f"another driver (pid {other.get('pid')} on {other.get('host')}) is driving {self.sweep}; watch it with "
                 f"python -m rlrt.status {self.sweep}."
             ) from None
 
@@ -126,7 +126,7 @@ class Driver:
         if self._stop > 1:
             raise KeyboardInterrupt
         if not self.launcher.outlives_driver:
-            self._live.say("\nCtrl-C: the jobs here save at their next step; once more to leave at once")
+            self._live.say("\nCtrl-C: the local jobs save at their next step; press it again to leave at once")
 
     def _drive(self) -> int:
         parent = open_parent(
@@ -220,8 +220,8 @@ class Driver:
         on_slurm = [f for f, e in self._entries.items() if e.spec.get("slurm_name") and not job_state(f).done]
         if on_slurm and shutil.which("squeue") is None:
             raise UserError(
-                f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to ask how "
-                "they are; go on where SLURM is, or give another hydra.sweep.dir."
+                f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to query "
+                "them; continue on a machine with SLURM, or give another hydra.sweep.dir."
             )
         ids: dict[str, str | None] = {}
         for folder, entry in self._entries.items():
@@ -370,17 +370,18 @@ class Driver:
             print(line, file=self.out)
         if self._stop:
             print(
-                f"come back with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}", file=self.out
+                f"resume the sweep with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}",
+                file=self.out,
             )
             return 130
         if self._alive:
-            print(f"watch: python -m rlrt.status {self.sweep}; the same command picks it up again", file=self.out)
+            print(f"watch: python -m rlrt.status {self.sweep}; the same command drives it again", file=self.out)
         return closing.code
 
     def _why(self, folder: Path, state: JobState) -> str:
         """Say why a job will not be started again, and what the user can do."""
         if state.name == "interrupted":
-            return "it was cancelled; the same command goes on with it"
+            return "it was cancelled; the same command resumes it"
         why = state.error or f"its process ended without an error message, see {self.sweep / 'submitit'}"
         if state.failure in LATER:
             return f"{why}; the same command tries it again; log: {folder / 'log.txt'}"

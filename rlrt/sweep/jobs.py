@@ -11,7 +11,7 @@ from rlrt.config.load import load
 from rlrt.errors import UserError, first_line
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
-from rlrt.sweep.launchers import LocalLauncher
+from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
 from rlrt.sweep.plan import Job, grid_jobs
 from rlrt.sweep.settings import grid_of, search_of
 from rlrt.sweep.state import job_folders
@@ -61,7 +61,7 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
     values = plain(base.hydra.sweeper)
     if values.pop("kind", None) == "optuna":
         plan, fixed, _ = search_of(
-            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1)
+            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1, None)
         )
         return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
     sweeper = grid_of(values)
@@ -109,3 +109,11 @@ def plain(value: Any) -> Any:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(value, resolve=True)
+
+
+def with_gpus(launcher: Launcher, jobs: Sequence[Job]) -> Launcher:
+    """Return a SLURM launcher with its GPUs decided: one for each process, and none if every job says ``device=cpu``."""
+    if not isinstance(launcher, SlurmLauncher) or launcher.gpus_per_node is not None:
+        return launcher
+    on_cpu = all(job.plain.get("device") == "cpu" for job in jobs)
+    return dataclasses.replace(launcher, gpus_per_node=0 if on_cpu else launcher.tasks_per_node)

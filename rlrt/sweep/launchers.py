@@ -31,6 +31,8 @@ SETTLE_S = 70.0
 """Seconds to wait for processes that still send to MLflow: longer than a run waits for MLflow at its end."""
 MOST_JOBS = 1_000_000
 """Upper limit on submitted jobs, more than any sweep has: SLURM itself queues them."""
+CPU_JOBS = 2
+"""Jobs at a time on a machine without GPUs."""
 YEAR_MIN = 60 * 24 * 365
 """Timeout in minutes for submitit's local executor, which otherwise ends a job after two minutes."""
 
@@ -39,9 +41,14 @@ YEAR_MIN = 60 * 24 * 365
 class LocalLauncher:
     """Runs a few jobs at a time as processes on this machine."""
 
-    n_jobs: int = key("jobs at a time", least=1)
+    n_jobs: int | None = key("jobs at a time; null: as many as the machine's GPUs serve, and 2 without GPUs", least=1)
     threads_per_job: int | None = key("CPU threads of a job; null: the machine's cores divided by n_jobs", least=1)
     tasks_per_node: int = key("processes of a job, which share its work", least=1)
+    gpus_per_node: int | None = key(
+        "GPUs of a job, its own while there are enough; null: one for each process", least=0
+    )
+    _cards: list[str] | None = field(default=None, init=False, repr=False)
+    _taken: dict[Path, list[str]] = field(default_factory=dict, init=False, repr=False)
     _running: dict[Path, Any] = field(default_factory=dict, init=False, repr=False)
 
     work = staticmethod(worker.run)
@@ -49,23 +56,58 @@ class LocalLauncher:
 
     def room(self, alive: int) -> int:
         """Return how many more jobs may be started while ``alive`` jobs are active."""
-        return self.n_jobs - alive
+        return self.jobs_at_once() - alive
+
+    def cards(self) -> list[str]:
+        """Return the GPUs of this machine that jobs may use, as CUDA_VISIBLE_DEVICES names them."""
+        if self._cards is None:
+            self._cards = visible_cards()
+        return self._cards
+
+    def cards_per_job(self) -> int:
+        """Return the number of GPUs of a job."""
+        return self.tasks_per_node if self.gpus_per_node is None else self.gpus_per_node
+
+    def jobs_at_once(self) -> int:
+        """Return ``n_jobs``, or its default."""
+        if self.n_jobs is not None:
+            return self.n_jobs
+        wanted = self.cards_per_job()
+        return max(1, len(self.cards()) // wanted) if self.cards() and wanted else CPU_JOBS
+
+    def cards_of(self, folder: Path) -> list[str]:
+        """Return GPUs for a job: those that the fewest active jobs use."""
+        self._taken = {f: cards for f, cards in self._taken.items() if f in self._running}
+        users = {card: sum(card in cards for cards in self._taken.values()) for card in self.cards()}
+        self._taken[folder] = sorted(users, key=lambda card: users[card])[: self.cards_per_job()]
+        return self._taken[folder]
+
+    def check(self) -> None:
+        """Refuse jobs that ask for more GPUs than this machine has.
+
+        Raises:
+            UserError: with both numbers.
+        """
+        if self.gpus_per_node is not None and self.gpus_per_node > len(self.cards()):
+            raise UserError(
+                f"hydra.launcher.gpus_per_node: a job asks for {self.gpus_per_node} GPUs, and this machine has "
+                f"{len(self.cards())}; lower it, or leave it out."
+            )
 
     def submit(self, folders: Sequence[Path], sweep: Path, name: str) -> dict[Path, str]:
         """Start a process for every folder and return no ids. Ctrl-C reaches the workers, which save, but not submitit."""
         import submitit
 
-        threads = max(1, (self.threads_per_job or (os.cpu_count() or 1) // self.n_jobs) // self.tasks_per_node)
+        threads = max(1, (self.threads_per_job or (os.cpu_count() or 1) // self.jobs_at_once()) // self.tasks_per_node)
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
-        # submitit would hide this machine's GPUs from jobs that request none
-        gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpu_setup = "unset CUDA_VISIBLE_DEVICES" if gpus is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(gpus)}"
-        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", gpu_setup]
+        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}"]
         for folder in folders:
+            # without this line submitit would hide this machine's GPUs from jobs that request none
+            gpu_setup = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(self.cards_of(folder)))}"
             rendezvous = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []
             executor.update_parameters(
                 timeout_min=YEAR_MIN,
-                setup=[*setup, *rendezvous],
+                setup=[*setup, gpu_setup, *rendezvous],
                 stderr_to_stdout=True,
                 tasks_per_node=self.tasks_per_node,
             )
@@ -74,7 +116,7 @@ class LocalLauncher:
 
     def limits(self) -> str:
         """Describe what limits a job's memory: a job that ran out of memory is retried only if this text changed."""
-        return f"local, {self.n_jobs} at a time, {self.tasks_per_node} processes each"
+        return f"local, {self.jobs_at_once()} at a time, {self.tasks_per_node} processes each"
 
     def settle(self, seconds: float = SETTLE_S) -> None:
         """Wait at most ``seconds`` for processes whose run has ended but that still send to MLflow."""
@@ -98,7 +140,9 @@ class SlurmLauncher:
     qos: str | None = key("quality of service; null: the default")
     nodes: int = key("nodes of a job", least=1)
     tasks_per_node: int = key("processes of a job on each node, which share its work: one for each GPU", least=1)
-    gpus_per_node: int | None = key("GPUs of a job on each node; null: none asked for", least=0)
+    gpus_per_node: int | None = key(
+        "GPUs of a job on each node; null: one for each process, and none where every job says device=cpu", least=0
+    )
     cpus_per_task: int = key("CPU cores of each process", least=1)
     mem_gb: float | None = key("memory of a job on each node; null: the cluster's default", "GB", above=0)
     timeout_min: int = key("time limit of a job; it saves before and is requeued", "minutes", least=1)
@@ -125,7 +169,7 @@ class SlurmLauncher:
         if not self.dry_run and shutil.which("sbatch") is None:
             raise UserError(
                 "hydra/launcher=slurm: expected SLURM's sbatch on this machine, found none; leave hydra/launcher out to run "
-                "here, or set hydra.launcher.dry_run=true to see the script."
+                "on this machine, or set hydra.launcher.dry_run=true to see the script."
             )
 
     def room(self, alive: int) -> int:
@@ -161,7 +205,7 @@ class SlurmLauncher:
             "qos": self.qos,
             "nodes": self.nodes,
             "ntasks_per_node": self.tasks_per_node,
-            "gpus_per_node": self.gpus_per_node,
+            "gpus_per_node": self.gpus_per_node or None,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{int(self.mem_gb * 1024)}M",
             "time": self.timeout_min,
@@ -201,6 +245,17 @@ class SlurmLauncher:
 
 
 Launcher = LocalLauncher | SlurmLauncher
+
+
+def visible_cards() -> list[str]:
+    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES, or all that ``nvidia-smi`` lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [card.strip() for card in chosen.split(",") if card.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    return [str(i) for i, line in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
 
 
 def free_port() -> int:
@@ -271,7 +326,7 @@ class SlurmView:
             if answer is not None:
                 self._states, self._answered_at, self._warned = answer, time.monotonic(), False
             elif time.monotonic() - self._answered_at > SILENCE_S and not self._warned:
-                say("WARNING: squeue has not answered for minutes; jobs on SLURM are taken to be as they were")
+                say("WARNING: squeue has not answered for minutes; jobs on SLURM keep their last known states")
                 self._warned = True
             self._asked_at = time.monotonic()
         return {i: self._states.get(i, "PENDING") for i in ids}

@@ -135,7 +135,7 @@ def bring_next(queue: list[Path], say: Callable[[str], None]) -> None:
     try:
         bring(job, trust=True)  # a job of the sweep that this driver drives
     except Exception as error:
-        say(f"WARNING: {job.name} is not in MLflow yet ({masked(str(error))}); python -m rlrt.sync brings it")
+        say(f"WARNING: {job.name} is not in MLflow yet ({masked(str(error))}); python -m rlrt.sync sends it")
 
 
 def bring(job: Path, uri: str | None = None, trust: bool = False) -> bool:

@@ -153,7 +153,7 @@ class Search:
             if any(state is not None and waits_for_a_person(state) for state in states):
                 del self._running[number]  # the study keeps it as running: the same command continues it
                 self._halted = True
-                lines.append(f"trial {number} waits for the same command, and no new one is proposed until then")
+                lines.append(f"trial {number} and the search are paused until the same command is given again")
                 continue
             bad = next((s for s in states if s is not None and s.name in ("failed", "lost")), None)
             running.prune = running.prune or bad is not None or (news and bool(running.trial.should_prune()))
@@ -249,7 +249,7 @@ class Search:
         short = finished < self._trial_limit() and not under_way
         if short:
             lines.append(
-                f"only {finished} of {self._trial_limit()} trials have ended; the same command goes on with the search"
+                f"only {finished} of {self._trial_limit()} trials have ended; the same command continues the search"
             )
         best = self._best()
         if not best:
@@ -366,10 +366,10 @@ def built(section: Mapping[str, Any], what: str, **more: Any) -> Any:
             instance = instantiate(dict(section), **more, _convert_="all")
     except Exception as error:  # Hydra wraps failed imports, unknown arguments and values out of range in one type
         reason = first_line(error.__cause__ or error)
-        raise UserError(f"hydra.sweeper.{what}: {section.get('_target_')} cannot be made: {reason}") from None
+        raise UserError(f"hydra.sweeper.{what}: {section.get('_target_')} cannot be created: {reason}") from None
     if not isinstance(instance, base):
         raise UserError(
-            f"hydra.sweeper.{what}: expected a kind of optuna's {base.__name__}, got {section.get('_target_')}."
+            f"hydra.sweeper.{what}: expected a subclass of optuna's {base.__name__}, got {section.get('_target_')}."
         )
     return instance
 

@@ -43,8 +43,8 @@ class SearchKeys:
     n_trials: int = key("trials of the study, over all its interruptions", least=1)
     n_jobs: int = key("trials that run at a time", least=1)
     seed: int = key("seed of the sampler", least=0)
-    sampler: dict[str, Any] = key("what proposes trials; chosen by hydra/sweeper/sampler")
-    pruner: dict[str, Any] = key("what ends hopeless trials early; chosen by hydra/sweeper/pruner")
+    sampler: dict[str, Any] = key("Optuna's sampler, which proposes trials; set by hydra/sweeper/sampler")
+    pruner: dict[str, Any] = key("Optuna's pruner, which ends hopeless trials early; set by hydra/sweeper/pruner")
     max_retries: int = key("times that a failed or lost job is started again", least=0)
 
 
@@ -137,19 +137,19 @@ def refuse_impossible(keys: SearchKeys, objectives: Sequence[str], settings: Set
     prunes = not str(keys.pruner.get("_target_", "")).endswith("NopPruner")
     if prunes and len(objectives) > 1:
         raise UserError(
-            "hydra/sweeper/pruner: several objectives have no order by which one trial is worse than another on its way, so "
-            "they cannot be pruned; set hydra/sweeper/pruner=none."
+            "hydra/sweeper/pruner: trials with several objectives have no order by which a running one is worse than another, "
+            "so they cannot be pruned; set hydra/sweeper/pruner=none."
         )
     if prunes and settings.train.eval_every == 0 and objectives[0].startswith("eval/"):
-        raise UserError("train.eval_every: a pruner needs evaluations on the way, got 0; set train.eval_every=25.")
+        raise UserError("train.eval_every: a pruner needs evaluations during training, got 0; set train.eval_every=25.")
     if isinstance(launcher, SlurmLauncher) and not launcher.wait:
         raise UserError(
             "hydra.launcher.wait=false: a search proposes the next trial when one has ended, so its driver must stay; leave "
-            "wait out (a driver that was stopped goes on with the same command)."
+            "wait out (the same command continues the search of a stopped driver)."
         )
     if settings.resume != "auto":
         raise UserError(
-            f"resume={settings.resume}: a search goes on with its study, so expected auto; for a new study give another "
+            f"resume={settings.resume}: a search continues its study, so expected auto; for a new study give another "
             "hydra.sweep.dir."
         )
 

@@ -123,7 +123,7 @@ def refuse_another(spec: dict[str, Any]) -> None:
     if spec["identity"] != now:
         raise UserError(
             f"the code, a library, or the content of the model or data changed since this job was planned (identity "
-            f"{spec['identity']}, now {now}); give the same command again, which plans it anew beside this one."
+            f"{spec['identity']}, now {now}); give the same command again, which plans a new job beside this one."
         )
 
 

@@ -114,9 +114,10 @@ def total(parts: Mapping[str, int]) -> int:
     return sum(parts.values())
 
 
-def number_bytes(settings: Settings) -> int:
-    """Return the bytes of a number in the precision of matrix products."""
-    return 2 if settings.dtype == "bfloat16" else FLOAT
+def number_bytes(settings: Settings, layout: Layout) -> int:
+    """Return the bytes of a number in the precision of matrix products; ``dtype=auto`` is bfloat16 on a GPU."""
+    half = settings.dtype == "bfloat16" or (settings.dtype == "auto" and layout.kind == "cuda")
+    return 2 if half else FLOAT
 
 
 def shards(layout: Layout) -> int:
@@ -154,7 +155,7 @@ def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
     """Return the parts while rows are decoded, at their full length."""
     if not samples_in_process(settings):
         return {}
-    number, rows = number_bytes(settings), decoded_rows(settings, layout.processes)
+    number, rows = number_bytes(settings, layout), decoded_rows(settings, layout.processes)
     unsharded = FLOAT * sizes.weights if shards(layout) > 1 else 0  # the engine's unsharded copy, while it samples
     width = lengths.prompt + settings.engine.max_new_tokens
     token = 2 * sizes.keys * number * sizes.layers
@@ -200,19 +201,20 @@ def rows_per_process(settings: Settings, processes: int, minibatches: int = 1) -
     return -(-train.prompts_per_step // (processes * minibatches)) * train.rollouts_per_prompt
 
 
-def cast_weights(sizes: Sizes, settings: Settings) -> int:
+def cast_weights(sizes: Sizes, settings: Settings, layout: Layout) -> int:
     """Return the bytes of the layers' matrices in bfloat16; 0 if no copies are made."""
-    return number_bytes(settings) * sizes.matrices if number_bytes(settings) < FLOAT else 0
+    number = number_bytes(settings, layout)
+    return number * sizes.matrices if number < FLOAT else 0
 
 
 def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> dict[str, int]:
     """Return the parts of a pass without gradients: student, teacher or reference over a micro-batch."""
-    number, rows = number_bytes(settings), rows_per_process(settings, layout.processes)
+    number, rows = number_bytes(settings, layout), rows_per_process(settings, layout.processes)
     prompt = max(lengths.prompt, lengths.context if settings.method.needs_teacher else 0)
     batch = batch_of(sizes, settings, prompt, rows)
     tensor, _ = chunk(sizes, batch, layout.kind)
     # frozen weights are cast one layer at a time
-    cached = cast_weights(sizes, settings) // (sizes.layers if sizes.adapted else 1)
+    cached = cast_weights(sizes, settings, layout) // (sizes.layers if sizes.adapted else 1)
     runs = in_forward(sizes, batch, number, layout.kind) + hidden(sizes, batch)
     return {"weight copies": cached, "activations": runs, "logits": WIDE["plain"] * tensor}
 
@@ -226,11 +228,11 @@ def wide(settings: Settings) -> int:
 
 def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> list[dict[str, int]]:
     """Return the parts of those moments of a micro-batch's forward and backward pass that can be the peak."""
-    number, kind = number_bytes(settings), layout.kind
+    number, kind = number_bytes(settings, layout), layout.kind
     batch = batch_of(
         sizes, settings, lengths.prompt, rows_per_process(settings, layout.processes, settings.train.minibatches)
     )
-    cast, one = cast_weights(sizes, settings), saved_by_layer(sizes, batch, number, kind)
+    cast, one = cast_weights(sizes, settings, layout), saved_by_layer(sizes, batch, number, kind)
     recomputes = settings.model.gradient_checkpointing
     saved = saved_once(sizes, batch)
     saved += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if recomputes else one)
