@@ -75,7 +75,16 @@ class Train:
     )
     token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
+    save_minutes: float = key(
+        "a checkpoint is also written at the first step that ends this long after the last one; 0: by steps alone",
+        "minutes",
+        least=0,
+    )
     keep_last: int = key("checkpoints kept; 0: all", least=0)
+    keep_best: str | None = key(
+        "metric, such as eval/greedy: the checkpoint of its highest value is written and kept too; null: none"
+    )
+    stop_on_alarm: bool = key("end a run for good at its first alarm; its summary says which")
     eval_every: int = key("steps between evaluations; start and end always; 0: only those", "steps", least=0)
 
 
@@ -160,6 +169,7 @@ class Settings:
     resume: str
     device: str
     dtype: str
+    deterministic: bool
     threads: int | None
     model: Model
     train: Train
@@ -189,6 +199,9 @@ class Top:
     dtype: str = key(
         "precision of forward and backward passes; auto: bfloat16 on a GPU, float32 on the CPU; weights are float32",
         choices=("auto", "float32", "bfloat16"),
+    )
+    deterministic: bool = key(
+        "on a GPU: torch's deterministic algorithms, cuBLAS's fixed workspace, vLLM's batch-invariant mode; slower"
     )
     threads: int | None = key("CPU threads of torch; null: torch's own choice", least=1, most=1024)
 

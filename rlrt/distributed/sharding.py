@@ -39,7 +39,7 @@ def share_ddp(model: Any) -> None:
 
     device = next(model.parameters()).device
     no_broadcast = DistributedDataParallelKwargs(
-        broadcast_buffers=False
+        broadcast_buffers=False, gradient_as_bucket_view=True
     )  # buffers never change, and ranks may run different numbers of passes
     accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[no_broadcast])
     with warnings.catch_warnings():  # accelerate has no other option for it

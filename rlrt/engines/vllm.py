@@ -41,6 +41,12 @@ CPU_BLOCK = 32
 """Tokens per block of that cache: with vLLM's own 128, shorter prompts would not be shared."""
 
 
+def give_back_freed_memory() -> None:
+    """Return to the device the memory that torch holds for tensors that are gone."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 @dataclass
 class VllmEngine(VllmKeys):
     """vLLM in this process (the environment of ``make vllm``, or one with a GPU); started at the first ``load``.
@@ -90,6 +96,8 @@ class VllmEngine(VllmKeys):
 
     def _hand_over(self, model: Any, version: int) -> None:
         label = self._new_label(version)
+        if self._asleep:
+            give_back_freed_memory()  # else vLLM cannot take the memory that the update freed, which torch still holds
         with global_state_restored():
             transfer(self._llm, [{"weights": named_weights(model)}], label, self._asleep)
         self._model, self._version, self._label, self._asleep = model, version, label, False
@@ -102,6 +110,8 @@ class VllmEngine(VllmKeys):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights can be passed by reference within one process only
         gpu = next(model.parameters()).device.type == "cuda"
         self._sleeps = gpu and self.release_memory
+        if gpu:
+            give_back_freed_memory()
         device_options: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization} if gpu else {}
         device_options |= (
             {} if gpu else {"enforce_eager": True, "block_size": CPU_BLOCK, "kv_cache_memory_bytes": CPU_CACHE}

@@ -16,7 +16,7 @@ from rlrt.distributed.world import ALONE, World
 from rlrt.execution.monitor import Monitor
 from rlrt.execution.parts import Parts
 from rlrt.execution.resume import check_saved
-from rlrt.execution.saving import save_checkpoint
+from rlrt.execution.saving import SaveRule, save_checkpoint
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
@@ -156,6 +156,7 @@ def assemble(
         record=monitor.record if monitor is not None else record_nothing,
         keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
         save=save,
+        save_due=SaveRule(config, folder.checkpoints, learner.world),
         release=engine.release,
         stop_requested=stop_requested,
     )

@@ -23,7 +23,7 @@ from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
 from rlrt.execution.tracking import open_mlflow, tracked
-from rlrt.model.device import compute_dtype, cuda_problem, description, resolve_device
+from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
 from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text
 from rlrt.records.folder import RunFolder
@@ -72,6 +72,8 @@ def execute(
     """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+    if settings.deterministic:
+        make_deterministic()
     world = connect(settings.distributed.patience_s, resolve_device(settings.device).type == "cuda")
     folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
     try:
@@ -125,6 +127,9 @@ def run_to_its_end(
         monitor = open_monitor(settings, folder, position, tags, progress_line, world)
 
     def stop_requested() -> bool:
+        if monitor is not None and settings.train.stop_on_alarm and monitor.rung:
+            folder.note(stopped_by=next(iter(monitor.rung.values())))
+            folder.ask_to_prune()  # for good: the same command does not go on with a collapsed run
         return world.any(stop() or folder.prune_asked())
 
     run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pending)

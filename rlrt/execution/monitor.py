@@ -46,7 +46,8 @@ class Monitor:
         alarms: Sequence[Alarm] = ALARMS,
     ) -> None:
         self._tracking, self._folder, self.tracker = tracking, folder, tracker
-        self._show, self._warn, self._alarms, self._rung = show, warn, alarms, set[str]()
+        self._show, self._warn, self._alarms = show, warn, alarms
+        self.rung: dict[str, str] = {}  # the sentence of each alarm that rang, by its metric
         self._first_length: float | None = None
         self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
@@ -68,18 +69,20 @@ class Monitor:
         self._watch_length(step, metrics)
         for alarm in self._alarms:
             name = alarm.metric
-            if name in metrics and name not in self._rung and alarm.rings(metrics[name]):
-                self._rung.add(name)
-                self._warn(f"step {step}: {alarm.sentence} ({name} = {metrics[name]:.4g})")
+            if name in metrics and name not in self.rung and alarm.rings(metrics[name]):
+                self.rung[name] = f"step {step}: {alarm.sentence} ({name} = {metrics[name]:.4g})"
+                self._warn(self.rung[name])
 
     def _watch_length(self, step: int, metrics: dict[str, float]) -> None:
         length = metrics.get("rollout/length_mean")
         if length is None:
             return
         self._first_length = self._first_length or length
-        if length < self._first_length / 3 and "length" not in self._rung:
-            self._rung.add("length")
-            self._warn(f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's")
+        if length < self._first_length / 3 and "length" not in self.rung:
+            self.rung["length"] = (
+                f"step {step}: rollouts are {length:.1f} tokens long, under a third of the first step's"
+            )
+            self._warn(self.rung["length"])
 
     def samples(
         self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]

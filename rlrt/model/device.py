@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,17 @@ def use_tensor_cores(device: torch.device) -> None:
     """Let float32 products on CUDA use TF32: 10 bits of mantissa, up to 8 times as fast."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+
+
+def make_deterministic() -> None:
+    """Let torch, cuBLAS and vLLM compute the same bits each time; call it before CUDA starts.
+
+    torch refuses operations that have no such form. A rollout may still depend on its batch under ``engine=hf``, since
+    cuBLAS chooses its kernel by shape.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("VLLM_BATCH_INVARIANT", "1")
+    torch.use_deterministic_algorithms(True)
 
 
 def description(model: Any, dtype: torch.dtype, processes: int) -> str:

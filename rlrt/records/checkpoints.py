@@ -22,8 +22,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlrt.paths import CHECKSUMS, STATE, TRAINER, listed
+from rlrt.paths import CHECKSUMS, STATE, TRAINER, listed, step_of
+from rlrt.records.files import read_json
 
+BEST = "best.json"
+"""Beside the checkpoints: metric, value and step of the best one, under ``train.keep_best``."""
 PARTS = ("teacher", "adapters")
 """Sets of named weights that a snapshot may hold besides the model's weights."""
 
@@ -135,7 +138,7 @@ def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
         wrong = damage(checkpoint)
         if wrong is None:
             return checkpoint
-        warn(f"checkpoint {checkpoint} is damaged ({wrong}) and was skipped for the one before it")
+        warn(f"checkpoint {checkpoint} is damaged ({wrong}); the run looks for an earlier one")
     return None
 
 
@@ -157,10 +160,12 @@ def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
 
 
 def drop_old(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest ``keep_last`` checkpoints (0: none)."""
+    """Remove all but the newest ``keep_last`` checkpoints (0: none) and the best one, if a run keeps it."""
+    best = read_json(folder / BEST).get("step")
     if keep_last:
         for old in listed(folder)[:-keep_last]:
-            shutil.rmtree(old)
+            if step_of(old) != best:
+                shutil.rmtree(old)
 
 
 def read(checkpoint: Path) -> Snapshot:

@@ -31,6 +31,7 @@ class Run:
         record: called with (step, metrics) once a step is complete.
         keep_samples: called with (step, rollouts, what the update left of them).
         save: writes a checkpoint of the given step.
+        save_due: whether the step's end must be saved; called with (step, metrics).
         release: lets the engine give back what memory it holds, for the update.
         stop_requested: True once the run should save and end early.
     """
@@ -44,6 +45,7 @@ class Run:
     record: Callable[[int, dict[str, float]], None]
     keep_samples: Callable[[int, list[Rollout], StepResult], None]
     save: Callable[[int], None]
+    save_due: Callable[[int, dict[str, float]], bool] = field(default=lambda step, metrics: False)
     release: Callable[[], None] = field(default=lambda: None)
     stop_requested: Callable[[], bool] = field(default=lambda: False)
 
@@ -78,7 +80,8 @@ def train(run: Run) -> int:
         seconds["time/step_s"] = perf_counter() - begin
         run.record(step, metrics | seconds)
         stopping = run.stop_requested()
-        if last or stopping or due(step, config.save_every):
+        save_due = run.save_due(step, metrics)
+        if last or stopping or save_due:
             run.save(step)
         if stopping:
             return step
