@@ -19,7 +19,17 @@ from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden,
 from rlrt.model.lora import add_adapters
 from rlrt.model.precision import set_compute_dtype
 from rlrt.preflight.memory.estimate import Layout, Lengths, estimate, gradient, persistent, rollout, scoring
-from rlrt.preflight.memory.passes import FLOAT, WIDE, chunk, largest_batch, room, saved_by_layer, saved_once
+from rlrt.preflight.memory.passes import (
+    FLOAT,
+    WIDE,
+    Batch,
+    chunk,
+    largest_batch,
+    room,
+    saved_by_layer,
+    saved_once,
+    scores,
+)
 from rlrt.preflight.memory.sizes import sizes_of
 from tests.conftest import ROOT
 from tests.helpers import settings
@@ -337,3 +347,19 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
         (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
     tensor = rows * length * vocabulary * FLOAT
     assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)
+
+
+def test_attention_scores_are_counted_only_where_torch_makes_them():
+    """8B-like shapes, one prompt of 1,024 and two responses of 20,480 tokens, worked by hand."""
+    sizes = dataclasses.replace(sizes_of(build_learner(settings()).policy.model.config), heads=32, key_heads=8)
+    blocks = [(1, 1024, 1024, False), (2, 20479, 21503, True)]
+    batch = Batch(1024 + 2 * 20479, 2 * 20480, blocks)
+    assert scores(sizes, batch, 2, "cuda") == 0  # bfloat16: flash for the prompt, memory-efficient under the mask
+    assert scores(sizes, batch, FLOAT, "cuda") == 32 * 1024 * 1024 * 4  # float32: the prompt alone, computed plainly
+    assert scores(sizes, batch, FLOAT, "cpu") == 0
+    assert scores(dataclasses.replace(sizes, key_heads=32), batch, FLOAT, "cuda") == 0
+    own_keys = dataclasses.replace(sizes, key_heads=32)
+    more = saved_by_layer(sizes, batch, 2, "cuda") - saved_by_layer(own_keys, batch, 2, "cuda")
+    repeated = 2 * 2 * 21503 * (sizes.queries - sizes.keys) * 2  # keys and values of two rows, in bfloat16
+    norms = (32 - 8) * batch.tokens * FLOAT  # the root of a key head's norm is saved for each head
+    assert more == repeated - norms

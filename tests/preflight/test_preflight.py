@@ -244,6 +244,6 @@ def test_sharding_is_proposed_where_it_helps(big):
     assert estimate(model_sizes(made), made, lengths, Layout("cuda", processes // 2, True)).peak > 80 * 10**9
     assert named(processes // 2, True) == [words]
     device = Device("cuda", None, None, 1, "")
-    assert not layout_of(made, LocalLauncher(1, None, 1), device).sharded
+    assert not layout_of(made, LocalLauncher(1, None, 1, None), device).sharded
     made = settings(*words_of(big, "dtype=bfloat16", "distributed.strategy=fsdp"))
-    assert not layout_of(made, LocalLauncher(1, None, 1), device).sharded  # one process has nobody to share with
+    assert not layout_of(made, LocalLauncher(1, None, 1, None), device).sharded  # one process has nobody to share with

@@ -69,11 +69,23 @@ def largest_batch(packed: bool, budget: int, prompt: int, response: int, group: 
     return Batch(used, taken * response, blocks)
 
 
-def scores(sizes: Sizes, batch: Batch, kind: str) -> int:
-    """Return the bytes of one layer's attention scores if torch has no fused kernel: on a GPU, for a mask together with key
-    heads that queries share."""
-    unfused = kind != "cpu" and sizes.heads != sizes.key_heads
-    return sizes.heads * batch.seen * FLOAT if unfused else 0
+def scores(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
+    """Return the bytes of one layer's attention scores where torch has no fused kernel.
+
+    That is on a GPU in float32 for blocks without a mask whose queries share key heads: torch then computes plainly. Under a
+        mask the
+    keys are repeated for each query head, and the memory-efficient kernel makes no scores; in bfloat16 the flash kernel
+    makes none.
+    """
+    if kind == "cpu" or number != FLOAT or sizes.heads == sizes.key_heads:
+        return 0
+    return sizes.heads * sum(b * t * k for b, t, k, masked in batch.blocks if not masked) * FLOAT
+
+
+def repeats_keys(sizes: Sizes, kind: str, masked: bool) -> bool:
+    """True if a block's keys and values are repeated for every query head: on a GPU, under a mask, where queries share key
+    heads."""
+    return kind != "cpu" and masked and sizes.heads != sizes.key_heads
 
 
 def saved_by_layer(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
@@ -91,13 +103,11 @@ def saved_by_layer(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     inner = 4 * sizes.inner * number  # gate, its activation, up, their product
     roots = (2 + sizes.heads + sizes.key_heads) * FLOAT
     held = n * (stream + heads + inner + roots)
-    unfused = scores(sizes, batch, kind) > 0
     for b, t, k, masked in batch.blocks:
         held += b * t * (2 * sizes.queries * number + sizes.heads * FLOAT)  # queries, output, log-sum-exp
-        repeated = unfused and masked
-        held += 2 * b * k * (sizes.queries * FLOAT if repeated else sizes.keys * number)
+        held += 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masked) else sizes.keys) * number
         held += b * t * k * number if masked else 0  # the mask as additive bias
-    return held + SCORES_SAVED * scores(sizes, batch, kind)
+    return held + SCORES_SAVED * scores(sizes, batch, number, kind)
 
 
 def saved_once(sizes: Sizes, batch: Batch) -> int:
@@ -115,15 +125,19 @@ def hidden(sizes: Sizes, batch: Batch) -> int:
 def in_backward(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     """Return the bytes of gradients that a layer's backward pass allocates and frees."""
     more = batch.tokens * (sizes.inner * number + sizes.hidden * FLOAT)
-    return more + SCORES_MORE * scores(sizes, batch, kind)
+    return more + SCORES_MORE * scores(sizes, batch, number, kind)
 
 
 def in_forward(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     """Return the bytes that a pass without gradients holds at once: the residual stream, and the peak within a layer."""
     n = batch.tokens
-    attention = sum(b * t * 2 * sizes.queries * number + 2 * b * k * sizes.keys * number for b, t, k, _ in batch.blocks)
+    attention = sum(
+        b * t * 2 * sizes.queries * number
+        + 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masked) else sizes.keys) * number
+        for b, t, k, masked in batch.blocks
+    )
     attention += n * (sizes.queries + 2 * sizes.keys) * number + batch.seen * number
-    attention += (SCORES_SAVED + SCORES_MORE) * scores(sizes, batch, kind)
+    attention += (SCORES_SAVED + SCORES_MORE) * scores(sizes, batch, number, kind)
     widest = max(3 * n * sizes.inner * number, attention)
     return 2 * n * sizes.hidden * FLOAT + widest + batch.seen
 
