@@ -140,7 +140,9 @@ def main() -> None:
         there = to_first_step("hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=2")
         print(f"start to first step, on SLURM: {there:.1f} s")
     count = 20 if quick else 200
-    took, cpu, code = driven(count, SleepingLauncher(n_jobs=8, threads_per_job=None))
+    took, cpu, code = driven(
+        count, SleepingLauncher(n_jobs=8, threads_per_job=None, tasks_per_node=1, gpus_per_node=None)
+    )
     assert code == 0
     print(f"{count} jobs of 1 s, 8 at a time: {took:.1f} s (at best {count / 8:.0f} s), driver's CPU {cpu:.1f} s")
     print(f"driver's CPU with 100 waiting jobs: {waiting_cpu(100, 6 if quick else 20):.2%} of a core")

@@ -186,7 +186,7 @@ def unprobed(prompts: Sequence[Prompt]) -> list[str]:
     count, lines = len(prompts), []
     if other:
         lines.append(
-            f"not probed for {NUMBERS_ONLY}: {len(other)} of {count} answers are no number and no fraction (for example "
+            f"not probed for {NUMBERS_ONLY}: {len(other)} of {count} answers are neither a number nor a fraction (for example "
             f"{other[0]!r:.60})"
         )
     if len(finals) < count:

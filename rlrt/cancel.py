@@ -37,7 +37,7 @@ def stop(path: Path) -> None:
         else:
             print(f"its driver runs on {who.get('host')} (pid {who.get('pid')}): end it there first")
     asked = cancel(job_folders(sweep), print)
-    print(f"{asked} jobs were told to save and end; the same command as before goes on with the sweep")
+    print(f"{asked} jobs were told to save and end; the command that started the sweep resumes it")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,7 @@ def main() -> None:
     try:
         code = guarded(act, typed)
     except KeyboardInterrupt:
-        print("\nstopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        print("\nstopped; the results so far are stored, and the same command continues", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -39,7 +39,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
     tracking = stored(run, uri).tracking
     run_id = RunFolder(run).manifest().get("mlflow_run_id")
     if tracking.uri is None or run_id is None:
-        raise UserError(f"{run} is not in MLflow; python -m rlrt.sync brings it where tracking.uri names a store.")
+        raise UserError(f"{run} is not in MLflow; python -m rlrt.sync sends it if tracking.uri names a store.")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -53,7 +53,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
     except MlflowException as error:
         uri = tracking.uri
         reason = masked(first_line(error), uri)
-        raise UserError(f"MLflow at {without_password(uri)} did not take it ({reason}).") from None
+        raise UserError(f"MLflow at {without_password(uri)} did not accept the checkpoint ({reason}).") from None
     return str(version.version)
 
 
@@ -61,7 +61,7 @@ def main() -> None:
     """Register the newest checkpoint of a run, or the one of --step."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.register", description=main.__doc__)
     parser.add_argument("run", help="folder or name of a run")
-    parser.add_argument("name", help="of the registered model")
+    parser.add_argument("name", help="name of the registered model")
     parser.add_argument("--step", type=int, help="checkpoint of this step; default: the newest")
     parser.add_argument("--uri", help="MLflow's store, instead of the run's")
     arguments = parser.parse_args()

@@ -66,10 +66,12 @@ def job(config: Any, codes: Codes) -> float | None:
             forget_empty(path)
         codes.codes.append(2)
     except RankLost as error:
-        print(f"error: {error}; the same command goes on from what the run saved in {path}", file=sys.stderr)
+        print(f"error: {error}; the same command resumes from the newest checkpoint in {path}", file=sys.stderr)
         codes.codes.append(1)
     except Exception:
-        log.exception("the run in %s failed; what it saved is still there, and the same command goes on from it", path)
+        log.exception(
+            "the run in %s failed; its checkpoints remain, and the same command resumes from the newest one", path
+        )
         codes.codes.append(1)
     finally:
         log.removeHandler(handler)

@@ -32,7 +32,7 @@ def check_port(port: int) -> None:
     try:
         probed(HOST, port)
     except (OSError, OverflowError) as error:
-        raise UserError(f"--port: {port} on {HOST} cannot be had ({error}); give another one.") from None
+        raise UserError(f"--port: {port} on {HOST} cannot be used ({error}); give another one.") from None
 
 
 def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -58,7 +58,7 @@ def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[st
 def main() -> None:
     """Check the options, then replace this process by the server."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.serve_vllm", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", required=True, help="folder or hub id, as model.path; 'embedded' is the tiny one")
+    parser.add_argument("--model", required=True, help="folder or hub id, as model.path; 'embedded' is the tiny Qwen3")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="the run's dtype")
     options, more = parser.parse_known_args()

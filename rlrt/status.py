@@ -43,7 +43,7 @@ def status(sweep: Path) -> str:
     ]
     lines = [table(rows), counted(rows)]
     if unknown:
-        lines.append("squeue does not answer: jobs that wait on SLURM are shown as their folders tell")
+        lines.append("squeue does not answer: the states of jobs on SLURM come from their folders alone")
     if is_held(sweep / "driver"):
         who = holder(sweep / "driver")
         lines.append(f"driven by pid {who.get('pid')} on {who.get('host')}")
@@ -74,8 +74,10 @@ def main() -> None:
     """Print the table of a sweep's jobs."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
-    parser.add_argument("--watch", action="store_true", help="again every few seconds, until all jobs have ended")
-    parser.add_argument("--every", type=positive, default=WATCH_S, help="seconds between two looks with --watch")
+    parser.add_argument(
+        "--watch", action="store_true", help="print the table again every few seconds until all jobs end"
+    )
+    parser.add_argument("--every", type=positive, default=WATCH_S, help="seconds between two tables with --watch")
     arguments = parser.parse_args()
 
     def act() -> None:

@@ -44,9 +44,9 @@ def main() -> None:
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
         except LeaseTaken:
-            print(f"{folder} has begun to run again meanwhile; it talks to MLflow itself", file=sys.stderr)
+            print(f"{folder} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1
-    print(f"{done} of {len(folders)} runs that MLflow had missed are there now")
+    print(f"{done} of {len(folders)} runs that were incomplete in MLflow are complete now")
     raise SystemExit(int(done < len(folders)))
 
 

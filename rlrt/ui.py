@@ -88,7 +88,7 @@ def wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise UserError(f"mlflow server ended with code {process.returncode}; what it said stands above.")
+            raise UserError(f"mlflow server ended with code {process.returncode}; see its output above.")
         try:
             with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2):
                 return
@@ -101,7 +101,7 @@ def main() -> None:
     """Serve MLflow's pages until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m rlrt.ui", description=__doc__)
     parser.add_argument("--uri", help="store of runs (default: the config's tracking.uri)")
-    parser.add_argument("--experiment", help="experiment in front (default: the config's)")
+    parser.add_argument("--experiment", help="experiment to open (default: the config's)")
     parser.add_argument("--port", type=int, default=5000, help="0: any that is free")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -36,7 +36,7 @@ class RunFolder:
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"hydra.run.dir: {path} cannot be written ({error.strerror}); give a folder that can, as hydra.run.dir=FOLDER."
+                f"hydra.run.dir: {path} cannot be written ({error.strerror}); give a writable folder as hydra.run.dir=FOLDER."
             ) from None
         self.record = JsonLines(path / "metrics.jsonl")
         self.samples = JsonLines(path / "samples.jsonl")

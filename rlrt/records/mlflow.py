@@ -58,13 +58,11 @@ def check_uri(uri: str) -> None:
     try:
         _ = urlsplit(uri).port
     except ValueError:  # the ValueError's message may contain the password
-        raise UserError(
-            f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}, which is no such address."
-        ) from None
+        raise UserError(f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}.") from None
     if scheme not in SCHEMES:
         raise UserError(
-            f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a kind that "
-            "MLflow does not take."
+            f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a scheme that "
+            "MLflow does not accept."
         )
 
 

@@ -79,7 +79,7 @@ def refuse_foreign(plain: Mapping[str, Any], where: str, typed: Collection[str] 
         if not is_ours and re.sub(r"\.\d+$", "", key) not in typed:
             raise UserError(
                 f"{where}: its stored config names code from outside rlrt ({key}={path}), and reading a run does not start "
-                "that code; look at it, and add --trust if you know it."
+                "that code; read the code, and add --trust if you trust it."
             )
 
 

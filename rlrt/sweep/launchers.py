@@ -31,6 +31,8 @@ SETTLE_S = 70.0
 """Seconds to wait for processes that still send to MLflow: longer than a run waits for MLflow at its end."""
 MOST_JOBS = 1_000_000
 """Upper limit on submitted jobs, more than any sweep has: SLURM itself queues them."""
+DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
+"""A folder of the NVIDIA driver with one entry for each GPU."""
 CPU_JOBS = 2
 """Jobs at a time on a machine without GPUs."""
 YEAR_MIN = 60 * 24 * 365
@@ -82,6 +84,12 @@ class LocalLauncher:
         self._taken[folder] = sorted(users, key=lambda card: users[card])[: self.cards_per_job()]
         return self._taken[folder]
 
+    def _gpu_setup(self, folder: Path) -> str:
+        """Return the shell line that gives a job its GPUs; without one submitit would hide the GPUs from it."""
+        if not self.cards() and "CUDA_VISIBLE_DEVICES" not in os.environ and self.gpus_per_node is None:
+            return "unset CUDA_VISIBLE_DEVICES"  # no GPU was found to give away: the job sees what the machine has
+        return f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(self.cards_of(folder)))}"
+
     def check(self) -> None:
         """Refuse jobs that ask for more GPUs than this machine has.
 
@@ -102,8 +110,7 @@ class LocalLauncher:
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
         setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}"]
         for folder in folders:
-            # without this line submitit would hide this machine's GPUs from jobs that request none
-            gpu_setup = f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(self.cards_of(folder)))}"
+            gpu_setup = self._gpu_setup(folder)
             rendezvous = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []
             executor.update_parameters(
                 timeout_min=YEAR_MIN,
@@ -248,14 +255,16 @@ Launcher = LocalLauncher | SlurmLauncher
 
 
 def visible_cards() -> list[str]:
-    """Return the GPUs that this process may use: CUDA_VISIBLE_DEVICES, or all that ``nvidia-smi`` lists."""
+    """Return the GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, or all that the driver lists."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [card.strip() for card in chosen.split(",") if card.strip()]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    return [str(i) for i, line in enumerate(line for line in listed.stdout.splitlines() if line.startswith("GPU "))]
+    if shutil.which("nvidia-smi") is not None:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+        count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    else:
+        count = len(list(DRIVER_CARDS.glob("*")))
+    return [str(i) for i in range(count)]
 
 
 def free_port() -> int:

@@ -214,7 +214,7 @@ def test_responses_by_other_weights_and_errors_end_the_step(fake, model):
             ("/nowhere/at/all", 0),
             r"--model: expected a folder with a config\.json, or a hub id, got '/nowhere",
         ),
-        ("0.32.1", ("embedded", 70000), r"--port: 70000 on 127\.0\.0\.1 cannot be had"),
+        ("0.32.1", ("embedded", 70000), r"--port: 70000 on 127\.0\.0\.1 cannot be used"),
     ],
 )
 def test_the_command_refuses_before_anything_is_loaded(monkeypatch, version, words, says):

@@ -210,7 +210,7 @@ def test_a_job_that_was_cancelled_is_left_alone_until_the_command_comes_again(tm
     hold.release()
     code, output = finish(driver, 200)
     assert code == 1, output
-    assert "it was cancelled; the same command goes on with it" in output
+    assert "it was cancelled; the same command resumes it" in output
     assert submissions(tmp_path) == 1
     code, output = run(tmp_path, *command, timeout=200)
     assert code == 0, output

@@ -147,7 +147,7 @@ def test_jobs_on_slurm_are_not_run_again_where_nobody_can_ask(tmp_path, monkeypa
     job.write(slurm_name="rlrt-x", slurm_id="7_0")
     monkeypatch.setenv("PATH", "/nowhere")
     launcher = FolderLauncher(at_once=1)
-    with pytest.raises(UserError, match="this machine has no squeue to ask how they are"):
+    with pytest.raises(UserError, match="this machine has no squeue to query them"):
         Driver(tmp_path, Grid([job]), launcher, 0, {"uri": None}, io.StringIO()).run()
     assert launcher.started == []
 
@@ -164,8 +164,8 @@ def test_slurms_silence_changes_nothing(monkeypatch):
     assert view.states(["1"], said.append) == {"1": "COMPLETED"}
 
 
-@pytest.mark.parametrize("seen", [None, "", "0,1"])
-def test_jobs_here_see_the_gpus_that_their_driver_sees(tmp_path, monkeypatch, seen):
+@pytest.mark.parametrize(("seen", "given"), [(None, None), ("", ""), ("0,1", "0")])
+def test_jobs_here_see_gpus_of_those_that_their_driver_sees(tmp_path, monkeypatch, seen, given):
     """submitit would hide them all, and device=auto would quietly train on the CPU."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if seen is not None:
@@ -175,10 +175,10 @@ def test_jobs_here_see_the_gpus_that_their_driver_sees(tmp_path, monkeypatch, se
     class Looking(LocalLauncher):
         work = staticmethod(look)
 
-    launcher = Looking(n_jobs=1, threads_per_job=None, tasks_per_node=1)
+    launcher = Looking(n_jobs=1, threads_per_job=None, tasks_per_node=1, gpus_per_node=None)
     launcher.submit([tmp_path], tmp_path, "x")
     launcher.settle()
-    assert (tmp_path / "seen").read_text() == repr(seen)
+    assert (tmp_path / "seen").read_text() == repr(given)
 
 
 def look(folder):

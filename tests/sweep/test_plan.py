@@ -82,7 +82,7 @@ def test_an_axis_needs_values():
     ("values", "says"),
     [
         (
-            {"kind": "local", "n_jobs": 0, "threads_per_job": None, "tasks_per_node": 1},
+            {"kind": "local", "n_jobs": 0, "threads_per_job": None, "tasks_per_node": 1, "gpus_per_node": None},
             r"hydra\.launcher\.n_jobs: .* at least 1",
         ),
         ({"kind": "local", "n_job": 1, "threads_per_job": None}, r"n_job: there is no such key\. Did you mean"),

@@ -200,7 +200,7 @@ def test_a_search_that_ends_short_says_so_and_fails(tmp_path):
 
     code, said, _ = drive(tmp_path, plan(space=ONE, n_trials=3), Cancelled(2))
     assert code == 1
-    assert "only 0 of 3 trials have ended; the same command goes on with the search" in said
+    assert "only 0 of 3 trials have ended; the same command continues the search" in said
     assert trial_states(tmp_path) == ["RUNNING"] * 2
     code, said, _ = drive(tmp_path, plan(space=ONE, n_trials=3))
     assert code == 0, said

@@ -181,7 +181,7 @@ def test_what_is_not_a_trials_fault_costs_no_trial(tmp_path, end):
     world.end(a, **end)
     world.end(b, value=0.5)
     _, lines = world.watch()
-    assert any("waits for the same command" in line for line in lines)
+    assert any("paused until the same command" in line for line in lines)
     assert world.more() == []  # no new ones into the same trouble
     assert world.search.close(world.ended).code == 1
     assert sorted(t.state.name for t in world.trials()) == ["COMPLETE", "RUNNING"]
@@ -285,10 +285,13 @@ def test_parameters_that_do_not_compose_fail_their_trial_alone(tmp_path):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"sampler": {"_target_": "optuna.samplers.TPESampler", "nonsense": 1}}, "TPESampler cannot be made.*nonsense"),
-        ({"sampler": {"_target_": "optuna.samplers.Nothing"}}, "Nothing cannot be made"),
-        ({"sampler": {"_target_": "pathlib.Path"}}, "cannot be made|expected a kind of optuna's BaseSampler"),
-        ({"pruner": {"_target_": "optuna.samplers.TPESampler"}}, "expected a kind of optuna's BasePruner"),
+        (
+            {"sampler": {"_target_": "optuna.samplers.TPESampler", "nonsense": 1}},
+            "TPESampler cannot be created.*nonsense",
+        ),
+        ({"sampler": {"_target_": "optuna.samplers.Nothing"}}, "Nothing cannot be created"),
+        ({"sampler": {"_target_": "pathlib.Path"}}, "cannot be created|expected a subclass of optuna's BaseSampler"),
+        ({"pruner": {"_target_": "optuna.samplers.TPESampler"}}, "expected a subclass of optuna's BasePruner"),
     ],
 )
 def test_a_sampler_or_pruner_that_cannot_be_made_is_one_sentence(tmp_path, more, says):
