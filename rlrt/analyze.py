@@ -64,7 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder of the figures (default: analysis/ beside the runs)")
     add_reading(parser)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     how = reading(options)
     logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     typed = [a for a in options.arguments if "=" in a and not Path(a).is_dir()]

@@ -21,7 +21,7 @@ class RankLost(RuntimeError):
     """Another rank died, failed, or kept the others waiting; the message names it. The run can be started again."""
 
 
-MOST_NAMES = 20
+MOST_NAMES = 40
 """A message lists the valid names only if there are at most this many."""
 
 

@@ -106,7 +106,7 @@ def main() -> None:
     )
     parser.add_argument("--step", type=int, help="checkpoint of this step (default: the newest); 0: before training")
     add_reading(parser)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     how = reading(options)
     logging.basicConfig(level=logging.WARNING, handlers=[to_terminal()])
     typed = [a for a in options.arguments if "=" in a and not Path(a).is_dir()]

@@ -48,6 +48,12 @@ def prepare_task(task: Task) -> None:
         UserError: for data that cannot be had or read, or two problems of one id.
     """
     task.prepare()
+    name = type(task).__name__
+    for part in ("train", "heldout"):
+        if not getattr(task, part, None):
+            raise UserError(
+                f"data: expected {name}.prepare to set {part} to a list of prompts, got {getattr(task, part, 'nothing')!r}."
+            )
     check_ids({"train": task.train, "heldout": task.heldout}, "data")
 
 

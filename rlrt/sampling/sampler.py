@@ -113,9 +113,15 @@ class Sampler:
         responses = self.engine.sample([ids[i] for i in own], [[seeds[i][g] for g in own[i]] for i in own], sampling)
         answered = []
         for k, n, generation in responses:
+            self._check(generation)
             i = own_prompts[k]
             text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             answered.append((i, own[i][n], generation, text, self._start_grading(prompts[i], text, generation)))
+        if len(answered) != len(share):
+            raise UserError(
+                f"engine: expected a response to every prompt and seed, {len(share)} in all, got {len(answered)} from "
+                f"{type(self.engine).__name__}.sample; see docs/engines.md."
+            )
         begin = perf_counter()
         graded = [
             (i, g, generation, text, self._shaped(grade(), len(generation.token_ids)))
@@ -139,6 +145,25 @@ class Sampler:
         pending = self.task.start_grading([(prompt, self.builder.opening + text)])
         return lambda: pending()[0]
 
+    def _check(self, generation: Generation) -> None:
+        """Refuse a response that cannot be trained on.
+
+        Raises:
+            UserError: with the lengths.
+        """
+        tokens, logp, entropy = len(generation.token_ids), len(generation.logp_T), len(generation.entropy_T)
+        if not tokens or (logp, entropy) != (tokens, tokens):
+            raise UserError(
+                f"engine: expected at least one token, and a log-probability and an entropy for each, got {tokens} tokens, "
+                f"{logp} log-probabilities and {entropy} entropies from {type(self.engine).__name__}.sample; see "
+                "docs/engines.md."
+            )
+
     def _shaped(self, grade: Grade, length: int) -> Grade:
+        if not isinstance(grade, Grade):
+            raise UserError(
+                f"data: expected a rlrt.types.Grade from {type(self.task).__name__}.grade, got {grade!r:.60}; return "
+                "Grade(correct, reward)."
+            )
         penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
         return replace(grade, reward=grade.reward + penalty) if penalty else grade

@@ -51,7 +51,7 @@ def test_ids_that_differ_are_taken_and_a_question_in_both_parts_is_not_about_ids
 
 def test_a_long_question_is_cut_in_the_message():
     with pytest.raises(UserError) as caught:
-        prepare_task(Mine([("1", "a" * 1000), ("1", "b\n" * 1000)], []))
+        prepare_task(Mine([("1", "a" * 1000), ("1", "b\n" * 1000)], [("2", "c")]))
     assert len(str(caught.value)) < 400
 
 
@@ -71,3 +71,12 @@ def test_countdowns_ids_are_its_own(wording):
     prepare_task(data)
     assert len({p.id for p in [*data.train, *data.heldout]}) == len(data.train) + len(data.heldout)
     assert all(":" in p.id for p in data.train)
+
+
+@pytest.mark.parametrize("part", ["train", "heldout"])
+def test_a_task_without_prompts_is_refused_in_one_sentence(part):
+    whole = Mine(*([] if part == name else [(name, "a?")] for name in ("train", "heldout")))
+    with pytest.raises(
+        UserError, match=rf"^data: expected Mine\.prepare to set {part} to a list of prompts, got \[\]\.$"
+    ):
+        prepare_task(whole)

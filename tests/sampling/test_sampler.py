@@ -86,3 +86,59 @@ def test_no_refill_where_none_is_needed():
     sampler = Scripted([1, 1])
     assert with_refills(sampler, PROMPTS[:2], 2, 1, 3).replaced == 0
     assert sampler.streams == [("train", 1)]
+
+
+def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0)):
+    """Two rollouts of two prompts by an engine that yields these (prompt, sample, token ids, log-probabilities)."""
+    import torch
+
+    from rlrt.engines.engine import Engine
+    from rlrt.sampling.sampler import Sampler
+    from rlrt.tasks.base import Task
+    from rlrt.types import Generation
+
+    class Short(Engine):
+        max_new_tokens, temperature, exact = 4, 1.0, True
+
+        def load(self, model, stop_ids, version):
+            pass
+
+        def sample(self, prompts, seeds, sampling=None):
+            for i, g, ids, logp in responses:
+                yield i, g, Generation(ids, torch.zeros(logp), torch.zeros(len(ids)), truncated=False)
+
+    class Mine(Task):
+        pass
+
+    Mine.grade = lambda self, prompt, text: grade(prompt, text)
+    builder = type("Builder", (), {"opening": "", "student": lambda self, prompt: [1]})()
+    tokenizer = type("Tokenizer", (), {"decode": lambda self, ids, skip_special_tokens: "x"})()
+    policy = type("Policy", (), {"tokenizer": tokenizer, "model": None, "stop_ids": [], "version": 0})()
+    return Sampler(Short(), policy, builder, Mine(), seed=0)(PROMPTS[:2], 2, ("test",))
+
+
+WHOLE = [(i, g, [7, 8], 2) for i in range(2) for g in range(2)]
+
+
+def test_responses_may_come_in_any_order():
+    rollouts = sampled_by(WHOLE[::-1])
+    assert [(r.group, r.sample) for r in rollouts] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("responses", "says"),
+    [
+        (WHOLE[:3], r"^engine: expected a response to every prompt and seed, 4 in all, got 3 from Short\.sample"),
+        ([(0, 0, [], 0), *WHOLE[1:]], r"^engine: expected at least one token, .* got 0 tokens"),
+        ([(0, 0, [7, 8], 1), *WHOLE[1:]], r"got 2 tokens, 1 log-probabilities and 2 entropies from Short\.sample"),
+    ],
+)
+def test_what_an_engine_yields_is_checked(responses, says):
+    with pytest.raises(UserError, match=says):
+        sampled_by(responses)
+
+
+@pytest.mark.parametrize("grade", [True, 1.0, None])
+def test_what_a_task_grades_is_checked(grade):
+    with pytest.raises(UserError, match=r"^data: expected a rlrt\.types\.Grade from Mine\.grade, got (True|1\.0|None)"):
+        sampled_by(WHOLE, lambda prompt, text: grade)
