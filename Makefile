@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
-.PHONY: run test check gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills torture bench bench-quick bench-orchestration setup format clean
+.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card torture bench bench-quick bench-orchestration setup format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -16,6 +16,10 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# writes the files that a method of the package needs, and says what to fill in: make method NAME=mine
+method: setup
+	@$(BIN)/python examples/new_method.py '$(NAME)'
 
 # reasoning-gym, for data=reasoning_gym; one of its dependencies is compiled, so a C compiler must be there
 gym: setup
@@ -49,6 +53,10 @@ test-browser: setup chromium
 # runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
 test-kills: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests/kills
+
+# runs on a pretended GPU: devices that mix, waits, attention kernels; needs g++
+test-card: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m card tests/card
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md

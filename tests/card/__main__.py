@@ -1,0 +1,121 @@
+"""Runs of rlrt on the pretended card: the first step, a checkpoint, another process's second step.
+
+``python -m tests.card OUT.json "method=rlrt train.minibatches=2" ...``; ``plant=NAME`` in a case plants a fault. For each case
+OUT.json gets the error, or the waits by line, the numbers of passes and tokens, and the attention kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from tests.card.card import COUNTS, KERNELS, card, torch  # first: it loads the guard
+
+SMALL = (
+    "device=cuda", "dtype=bfloat16", "tracking=none", "train.prompts_per_step=4", "train.rollouts_per_prompt=4",
+    "eval.prompts=4", "eval.samples_per_prompt=2", "train.save_every=1", "train.keep_last=1",
+    "model.gradient_checkpointing=true",
+)  # fmt: skip
+
+
+def run(overrides, folder, stop) -> None:
+    """A run of two steps on the card; ``stop``: it is asked to save and end after each step."""
+    from omegaconf import OmegaConf
+
+    from rlrt.config.compose import composer
+    from rlrt.config.load import load
+    from rlrt.execution.execute import execute
+
+    typed = [*SMALL, *overrides, "train.steps=2"]
+    with composer() as compose:
+        whole = compose(typed)
+        settings = load(OmegaConf.masked_copy(whole, [str(k) for k in whole if k != "hydra"]), overrides=typed)
+    execute(settings, folder, lambda line: None, lambda: stop, progress=False)
+
+
+def plant(name: str) -> None:
+    """A fault that a card would refuse, or that would make it wait for every token."""
+    from rlrt.model import forward
+    from rlrt.training import passes
+
+    if name == "index":  # an index that stays on the CPU
+        before = forward.response_hidden
+        forward.response_hidden = passes.response_hidden = lambda model, rows: before(model, rows).index_select(
+            0, torch.arange(sum(len(r.response_ids) for r in rows))
+        )
+    elif name == "mask":  # a tensor of the card added to one of the CPU
+        scored = passes.has_old_logp
+        passes.has_old_logp = lambda learner, signals: (
+            scored(learner, signals) & (torch.ones(len(signals), device="cuda") > 0)
+        )
+    elif name == "wait":  # the host reads every token's log-probability
+        compute = forward.log_probabilities
+
+        def reading(model, hidden, temperature):
+            logp = compute(model, hidden, temperature)
+            for row in logp:
+                float(row[0].detach())
+            return logp
+
+        forward.log_probabilities = reading
+    else:
+        raise ValueError(name)
+
+
+def counted_calls() -> tuple[list, list]:
+    """Lists that grow with every forward pass, and with every token that the engine decodes for its rows."""
+    from rlrt.engines.qwen3 import Qwen3Decoder
+    from rlrt.model import packed
+
+    passes, tokens = [], []
+    hidden_states, step = packed.hidden_states, Qwen3Decoder.step
+    packed.hidden_states = lambda *arguments: passes.append(1) or hidden_states(*arguments)
+    Qwen3Decoder.step = lambda *arguments: tokens.append(1) or step(*arguments)
+    return passes, tokens
+
+
+def measured(case: str) -> dict:
+    """A case's outcome."""
+    COUNTS.clear()
+    KERNELS.clear()
+    overrides = case.split()
+    planted = [o.removeprefix("plant=") for o in overrides if o.startswith("plant=")]
+    overrides = [o for o in overrides if not o.startswith("plant=")]
+    for name in planted:
+        plant(name)
+    passes, tokens = counted_calls()
+    with tempfile.TemporaryDirectory() as made, card():
+        folder = Path(made) / "run"
+        run(overrides, folder, stop=True)
+        run(overrides, folder, stop=False)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    waits = {line: n for (kind, line), n in COUNTS.items() if kind == "WAIT"}
+    return {
+        "waits": waits,
+        "operations": COUNTS["operations", ""],
+        "passes": len(passes),
+        "tokens": len(tokens),
+        "kernels": dict(KERNELS),
+        "steps": [row["step"] for row in rows],
+        "finite": all(v == v for row in rows for k, v in row.items() if isinstance(v, float)),
+    }
+
+
+def main(out: str, cases: list[str]) -> None:
+    """Run the cases and write their outcomes."""
+    torch.set_num_threads(1)
+    outcomes = {}
+    for case in cases:
+        try:
+            outcomes[case] = measured(case)
+        except Exception as error:
+            traceback.print_exc(limit=-4)
+            outcomes[case] = {"error": f"{type(error).__name__}: {error}"}
+    Path(out).write_text(json.dumps(outcomes, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

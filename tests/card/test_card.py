@@ -1,0 +1,68 @@
+"""Every method on a pretended card: operations never mix devices, the host seldom waits, attention takes the right kernels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.helpers import METHODS
+
+pytestmark = pytest.mark.card
+LORA, KL = "method=rlrt model.lora=4", "method=grpo train.kl_coef=0.1"
+CASES = [
+    *(f"method={name}" for name in METHODS),
+    LORA,
+    KL,
+    "method=rlrt train.minibatches=2",
+    "method=rlrt train.minibatches=2 teacher.weights=live",
+    "method=sd teacher.weights=ema",
+    "method=rlrt dtype=auto deterministic=true",
+    "method=rlrt train.token_budget=150",
+]
+WAITS_PER_TOKEN, WAITS_PER_PASS = 4, 16
+"""Ceilings: waits of the host for the device in the engine for a decoded token, and elsewhere for a forward pass."""
+
+
+def outcome(tmp_path, case):
+    out = tmp_path / "outcome.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.card", str(out), case], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())[case]
+
+
+def waits(found, *folders):
+    return sum(n for line, n in found["waits"].items() if line.split("/")[0] in folders)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_steps_and_a_checkpoint_between_them(tmp_path, case):
+    found = outcome(tmp_path, case)
+    assert "error" not in found, found
+    assert found["steps"] == [0, 1, 2]
+    assert found["finite"]
+    assert found["operations"] > 1000
+    assert waits(found, "engines") <= WAITS_PER_TOKEN * found["tokens"]
+    assert waits(found, "training", "model", "methods") <= WAITS_PER_PASS * found["passes"]
+    assert set(found["kernels"]) == {"flash", "memory-efficient, mask in memory"}  # no scores in memory in bfloat16
+
+
+def test_float32_is_said_to_keep_scores_in_memory(tmp_path):
+    assert "plain, scores in memory" in outcome(tmp_path, "method=grpo dtype=float32")["kernels"]
+
+
+@pytest.mark.parametrize(("planted", "where"), [("index", "training/passes.py"), ("mask", "training/passes.py")])
+def test_a_tensor_on_the_wrong_device_is_caught(tmp_path, planted, where):
+    error = outcome(tmp_path, f"method=grpo plant={planted}")["error"]
+    assert error.startswith("DeviceMix: ")
+    assert f"in {where}" in error
+
+
+def test_a_wait_for_every_token_is_caught(tmp_path):
+    found = outcome(tmp_path, "method=grpo plant=wait")
+    assert waits(found, "training", "model", "methods") > WAITS_PER_PASS * found["passes"]
