@@ -77,10 +77,11 @@ bench-orchestration: setup
 
 setup: $(STAMP)
 
-# torch first and alone: a range would pull gigabytes of CUDA onto a machine without a GPU
+# torch first and alone: a range would pull gigabytes of CUDA onto a machine without a GPU. TORCH_INDEX is the index of a CUDA build
+# (docs/cluster.md)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),--constraint constraints.txt) torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 

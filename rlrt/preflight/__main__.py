@@ -50,7 +50,7 @@ def data_of(planned: Planned) -> list[Finding]:
         plain = settings.plain
         if (path := settings.model.path) not in checked_models:
             checked_models.add(path)
-            results.append(checks.check_model(settings))
+            results.append(checks.check_model(settings, isinstance(planned.launcher, SlurmLauncher)))
         per_step = plain["train"]["prompts_per_step"]
         identifying = (plain["data"], plain["eval"]["suites"], path, per_step, plain["teacher"])
         name = json.dumps([*identifying, settings.method.needs_teacher], default=str)

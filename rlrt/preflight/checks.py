@@ -78,13 +78,20 @@ def check_problems(settings: Settings, parts: Parts) -> list[Finding]:
     return [Finding("ok", "data", counts), *results]
 
 
-def check_model(settings: Settings) -> Finding:
-    """Check that the model's files are complete on this machine, without reading the weights."""
+def check_model(settings: Settings, away: bool = False) -> Finding:
+    """Check that the model's files are complete on this machine, without reading the weights.
+
+    Args:
+        away: True if the run computes elsewhere (SLURM).
+    """
     path = settings.model.path
     try:
         check_attention(settings.model.attn_implementation)
         folder = source_of(settings)
         if folder is None:
+            if away:
+                sentence = f"{path} is not in the hub's cache, and nodes often have no network; run python -m rlrt.fetch first"
+                return Finding("warning", "model", sentence)
             return Finding("skipped", "model", f"{path} is not on this machine; a run would ask the hub for it")
         check_folder(folder)
     except UserError as error:

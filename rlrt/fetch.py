@@ -1,0 +1,81 @@
+"""``python -m rlrt.fetch model=... data=... eval=...``: models and data at their pinned revisions into the hub's local cache.
+
+For clusters whose compute nodes have no network: run it on a login node, with ``HF_HOME`` on a disk that the nodes share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rlrt.config.compose import composed
+from rlrt.config.load import load
+from rlrt.config.refused import guarded
+from rlrt.config.schema import Settings
+from rlrt.execution.data import prepare_suites, prepare_task
+from rlrt.execution.parts import parts_of
+from rlrt.model.files import check_folder, check_hub, not_on_hub_error
+from rlrt.paths import local_folder
+
+FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+"""Patterns of a model's files: weights, configs, tokenizer; nothing that is code or a pickle."""
+
+
+def fetch_model(path: str, revision: str | None) -> Path:
+    """The folder of a model: where it lies, or its snapshot in the hub's cache, downloaded if necessary.
+
+    Raises:
+        UserError: for a model that cannot be had, or whose files lead elsewhere.
+    """
+    local = local_folder(path)
+    if local is not None:
+        check_folder(local)
+        return local
+    from huggingface_hub import snapshot_download
+
+    commit = check_hub(path, revision)
+    try:
+        folder = Path(snapshot_download(path, revision=commit, allow_patterns=list(FILES)))
+    except Exception as error:  # the hub's and the http library's own types
+        raise not_on_hub_error(path, str(error).split("\n")[0]) from error
+    check_folder(folder)
+    return folder
+
+
+def fetch(settings: Settings) -> list[str]:
+    """Fetch everything that a run reads; returns a line for each part.
+
+    Raises:
+        UserError: for a part that cannot be had.
+    """
+    lines = [f"model: {fetch_model(settings.model.path, settings.model.revision)}"]
+    parts = parts_of(settings)
+    try:
+        prepare_task(parts.task)
+        lines.append(f"data: {len(parts.task.train)} training and {len(parts.task.heldout)} held-out problems")
+        prepare_suites(parts.suites)
+        lines += [f"suite {name}: {len(suite.heldout)} problems" for name, suite in parts.suites.items()]
+    finally:
+        parts.close()
+    return lines
+
+
+def main() -> None:
+    """Download what a run reads, for machines without a network."""
+    parser = argparse.ArgumentParser(prog="python -m rlrt.fetch", description=__doc__)
+    parser.add_argument(
+        "overrides", nargs="*", help="as for rlrt.run, for example model=qwen3_1.7b data=dapo_math_17k eval=paper"
+    )
+    parser.add_argument("--config-dir", "-cd", action="append", default=[], help="a further folder of config groups")
+    options = parser.parse_intermixed_args()
+
+    def act() -> None:
+        for line in fetch(load(composed(options.overrides, options.config_dir), overrides=options.overrides)):
+            print(line, flush=True)
+
+    sys.exit(guarded(act, options.overrides))
+
+
+if __name__ == "__main__":
+    main()
