@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -81,3 +82,12 @@ def leaves(plain: Mapping[str, Any], prefix: str = "", keep_empty: bool = False)
         section = isinstance(value, dict) and (value or not keep_empty)
         values |= leaves(value, full + ".", keep_empty) if section else {full: value}
     return values
+
+
+@functools.cache
+def with_defaults(cls: type, base: type) -> type:
+    """A class with the defaults of ``base`` (``Task``, or ``Engine``) where it has nothing of its own; itself if it has
+    them."""
+    if issubclass(cls, base):
+        return cls
+    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})

@@ -14,9 +14,9 @@ from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.engines import engine as engines
 from rlrt.engines.engine import Engine
 from rlrt.errors import UserError, first_line, nearest
-from rlrt.keys import check_ranges
+from rlrt.keys import check_ranges, with_defaults
 from rlrt.tasks import base as tasks
-from rlrt.tasks.base import Task, with_defaults
+from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
 
 INTERFACES = {"data": (Task, tasks.REQUIRED), "engine": (Engine, engines.REQUIRED)}

@@ -1,6 +1,6 @@
 """The interface of an engine: what a sampler must offer, and what it may.
 
-``rlrt.tasks.base.with_defaults`` completes a class that offers only the required part, so that nobody asks what an engine has.
+``rlrt.keys.with_defaults`` completes a class that offers only the required part, so that nobody asks what an engine has.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ REQUIRED = ("load", "sample", "exact")
 class Engine:
     """Samples responses. Implementations are dataclasses whose fields are the keys of ``engine.*``.
 
-    Required: the keys ``max_new_tokens`` and ``temperature``, ``exact``, ``load`` and ``sample``. All else has a default. A
-        class
-    need not inherit from ``Engine``.
+    Required: the keys ``max_new_tokens`` and ``temperature``, ``exact``, ``load`` and ``sample``. All else has a default.
+    A class need not inherit from ``Engine``.
 
     Attributes:
         max_new_tokens: the longest response, tokens.

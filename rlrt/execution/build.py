@@ -88,7 +88,9 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     if device.type == "cpu":
         keep_freed_memory()
     if settings.model.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+        # transformers 5.20 renamed the call
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
     configured_context = configured(teacher_config.context, teacher_config.on_unique_correct)
     rerun = runs_again(method, train_config.minibatches)
     teacher = Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, rerun)

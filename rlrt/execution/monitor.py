@@ -48,7 +48,8 @@ class Monitor:
         self._tracking, self._folder, self.tracker = tracking, folder, tracker
         self._show, self._warn, self._alarms = show, warn, alarms
         self.rung: dict[str, str] = {}  # the sentence of each alarm that rang, by its metric
-        self._first_length: float | None = None
+        recorded = (row.get("rollout/length_mean") for row in folder.record.read())
+        self._first_length: float | None = next((float(v) for v in recorded if isinstance(v, (int, float))), None)
         self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
 

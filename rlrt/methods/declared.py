@@ -41,7 +41,7 @@ class Curve:
 
     Attributes:
         metric: its name.
-        name: of the figure's files.
+        name: stem of the figure's files; letters and digits only.
         axis: what the axis says, with the unit.
         low, high: how far the quantity can go; None: without end.
     """
@@ -51,6 +51,10 @@ class Curve:
     axis: str
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name.isalnum():
+            raise ValueError(f"a curve's name is made of letters and digits only, got {self.name!r}")
 
 
 @dataclass(frozen=True)

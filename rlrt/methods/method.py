@@ -82,10 +82,6 @@ class Credit(Slot):
         """Statistics of the distributions that the credit reads, of the student and of every teacher context."""
         return ()
 
-    def token_gate(self, signals: Signals) -> Tensor:
-        """Bool_BT: the tokens whose weight the credit may change; factor and metrics read the same gate. All by default."""
-        return signals.mask_BT
-
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Bool_B: the rollouts whose credit a teacher can change. None by default."""
         return torch.zeros_like(signals.correct_B)

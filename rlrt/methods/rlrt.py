@@ -66,7 +66,7 @@ class TeacherWeight(Credit):
     needs_teacher = True
     alarms = (Alarm("rlrt/gap_mean", "the mean gap D is above 2 nats, as before every collapse we saw", above=2.0),)
     curves = (
-        Curve("rlrt/gap_mean", "D", "mean gap D on rollouts with a teacher, nats"),
+        Curve("rlrt/gap_mean", "D", "mean gap D on correct rollouts with a teacher, nats"),
         Curve("rlrt/weight_clipped_share", "clipping", "clipped weights, share of tokens", 0.0, 1.0),
     )
     ablation = Ablation(
@@ -108,11 +108,14 @@ class TeacherWeight(Credit):
             weight_BT = shuffled(weight_BT, gate_BT, signals.seed_B)
         weighted_BT = gate_BT & weighted_B[:, None]
         factor_BT = torch.where(weighted_BT, (1.0 - lam) + lam * weight_BT, torch.ones_like(weight_BT))
-        metrics = self._metrics(lam, gap_BT, weight_BT, weighted_BT, signals)
+        metrics = self._metrics(lam, gap_BT, weight_BT, signals.mask_BT & weighted_B[:, None], gate_BT, signals)
         return Credited(plain_BT * factor_BT, metrics=metrics)
 
     def token_gate(self, signals: Signals) -> Tensor:
-        """Bool_BT: all tokens, or all but special ones (``mask_special_tokens``); the others keep weight 1."""
+        """Bool_BT: the tokens that are weighted; the others keep weight 1. Override it for a gate of your own.
+
+        Factor and weight metrics read this gate. By default all tokens, or all but special ones (``mask_special_tokens``).
+        """
         return signals.mask_BT & ~signals.special_BT if self.mask_special_tokens else signals.mask_BT
 
     def _lambda(self, step: int) -> float:
@@ -122,9 +125,11 @@ class TeacherWeight(Credit):
         return signals.correct_B if self.gate == "correct" else torch.ones_like(signals.correct_B)
 
     def _metrics(
-        self, lam: float, gap_BT: Tensor, weight_BT: Tensor, where_BT: Tensor, signals: Signals
+        self, lam: float, gap_BT: Tensor, weight_BT: Tensor, taught_BT: Tensor, gate_BT: Tensor, signals: Signals
     ) -> dict[str, float]:
-        correct_BT = where_BT & signals.correct_B[:, None]
+        """D over the tokens of correct rollouts with a teacher, gated or not; weights over the gated tokens alone."""
+        where_BT = taught_BT & gate_BT
+        correct_BT = taught_BT & signals.correct_B[:, None]
         clipped_BT = (weight_BT <= 1 - self.epsilon_w) | (weight_BT >= 1 + self.epsilon_w)
         measured = {
             "rlrt/gap_mean": (gap_BT, correct_BT),

@@ -47,7 +47,8 @@ class Signals:
         token_BT: sampled tokens.
         mask_BT: bool; True on response tokens, the first end-of-sequence token included.
         special_BT: bool; end-of-sequence and other special tokens.
-        logp_BT: log P_S of the sampled tokens at rollout-time weights (the trainer's own forward), nats.
+        logp_BT: log P_S of the sampled tokens at the weights at which this step's updates begin (the trainer's own forward),
+            nats; for a live teacher's credit at the weights of the mini-batch.
         entropy_BT: the student's exact entropy at those weights, nats.
         scored_B: bool; the rollouts for which ``logp_BT`` and ``entropy_BT`` were computed.
         sampler_logp_BT: what an engine with weights or arithmetic of its own says that it sampled with, or None; nats.
@@ -120,8 +121,8 @@ class Distributions:
 
     Attributes:
         logp_NV: the student's log-probabilities over the vocabulary at the sampling temperature, with gradient.
-        teacher_logp_NV: the teacher's, without gradient; None where the loss asks for no teacher. Rows without a
-            teacher hold zeros and are never read.
+        teacher_logp_NV: the teacher's, without gradient; None where the loss asks for no teacher. Tokens without
+            a teacher are not among them.
         ratio_N: pi / pi_old of the sampled token, without gradient.
     """
 

@@ -90,7 +90,9 @@ def check_model(settings: Settings, away: bool = False) -> Finding:
         folder = source_of(settings)
         if folder is None:
             if away:
-                sentence = f"{path} is not in the hub's cache, and nodes often have no network; run python -m rlrt.fetch first"
+                sentence = (
+                    f"{path} is not in the hub's cache, and nodes often have no network; run python -m rlrt.fetch first"
+                )
                 return Finding("warning", "model", sentence)
             return Finding("skipped", "model", f"{path} is not on this machine; a run would ask the hub for it")
         check_folder(folder)

@@ -18,7 +18,7 @@ LONGEST = 120
 """A text in a declaration may have at most this many characters."""
 BEFORE: Mapping[str, Any] = {
     "curves": [
-        {"metric": "rlrt/gap_mean", "name": "D", "axis": "mean gap D on rollouts with a teacher, nats"},
+        {"metric": "rlrt/gap_mean", "name": "D", "axis": "mean gap D on correct rollouts with a teacher, nats"},
         {
             "metric": "rlrt/weight_clipped_share",
             "name": "clipping",

@@ -1,11 +1,10 @@
 """The interface of a task: what a data class must offer, and what it may. Ids that are functions of a problem's content.
 
-``with_defaults`` completes a class that offers only the required part, so that nobody asks what a task has.
+``rlrt.keys.with_defaults`` completes a class that offers only the required part, so that nobody asks what a task has.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections import Counter
@@ -31,9 +30,8 @@ def content_id(*texts: str) -> str:
 class Task:
     """Prompts and a verifier. Implementations are dataclasses whose fields are the keys of ``data.*``.
 
-    Required: ``prepare``, which sets ``train`` and ``heldout``; ``grade``; ``canonical``. All else has a default. A class
-        need not
-    inherit from ``Task``.
+    Required: ``prepare``, which sets ``train`` and ``heldout``; ``grade``; ``canonical``. All else has a default.
+    A class need not inherit from ``Task``.
 
     Attributes:
         train: training prompts in a fixed order.
@@ -78,12 +76,3 @@ class Task:
 
     def close(self) -> None:
         """End whatever was started."""
-
-
-@functools.cache
-def with_defaults(cls: type, base: type) -> type:
-    """A class with the defaults of ``base`` (``Task``, or ``Engine``) where it has nothing of its own; itself if it has
-    them."""
-    if issubclass(cls, base):
-        return cls
-    return type(cls.__name__, (cls, base), {"__module__": cls.__module__, "__doc__": cls.__doc__})

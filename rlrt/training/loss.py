@@ -50,6 +50,7 @@ def minibatch_step(
     index = touched_B.nonzero()[:, 0]
     tokens = int(signals.mask_BT[touched_B].sum())
     sums: dict[str, float] = {"policy/loss": 0.0}
+    assert ready is None or bool(torch.isin(index, ready.index).all()), "the pass before the credit covers the update"
     for chosen, counted, last in passes(learner, batch.rows, index):
         with sharding.gradients_stay(learner.policy.model, hold=not last):
             done = forward_pass(learner, batch, chosen) if ready is None else ready
@@ -79,7 +80,8 @@ def policy_loss_advantage(learner: Learner, signals: Signals, has_B: Tensor, cre
 
 
 def importance(signals: Signals, clip: float | None) -> Tensor:
-    """Truncated importance weights of the policy loss's tokens, min(pi_old / pi_sampler, clip); 1 where they are one.
+    """Truncated importance weights of the policy loss's tokens, min(pi_old / pi_sampler, clip); 1 everywhere for an exact
+    engine.
 
     pi_old is the trainer's probability at the weights at which this step's updates begin, so the weight corrects for the
     sampler's other arithmetic and for its older weights alike (Yao et al., On the Rollout-Training Mismatch in Modern RL
@@ -131,8 +133,8 @@ def micro_loss(
         advantage_BT, weight_BT, term_weights: of the whole mini-batch; ``term_weights`` has one for each term.
 
     Returns:
-        the weighted sum with its gradient; what each term adds to the loss; and sums over tokens that, divided by the
-        mini-batch's tokens, are shares and means to log.
+        the weighted sum with its gradient; what each term adds to the loss; and sums over tokens that, divided by the tokens
+        of the rollouts that were run, are shares and means to log.
     """
     method, device, signals = learner.method, learner.policy.device, done.signals
     mask_BT, advantage_BT = signals.mask_BT.to(device), advantage_BT[done.index].to(device)

@@ -1,13 +1,15 @@
-"""When the log-probabilities of a step are computed, and by which pass. Everything that decides it stands here.
+"""When the log-probabilities of a step are computed, and by which pass: ``score_step``.
 
-The credit may read three things at rollout-time weights: the student's log-probabilities, the teacher's, and the
-reference's. The student's come from one of two passes:
+The credit reads the student's log-probabilities and the teacher's, the KL penalty those of the step-0 model. The student's
+come from one of two passes:
 
-- *the update's own forward pass*, run before the credit, which reads it, and kept for the loss (``update_pass``): where a
-  step is one optimiser step of one micro-batch on one rank;
+- *the update's own forward pass*, run before the credit and kept for the loss (``update_pass``): where a step is one
+  optimiser step of one micro-batch on one rank;
 - *a scoring pass* otherwise, for the rollouts whose log-probabilities something reads (``Plan.student_B``).
 
-The teacher's are computed in one of three cases (``Case``): never, once, or live.
+For the credit the teacher is scored never, once, or live (``Case``). Dense terms of the loss run it again in each
+mini-batch, for its whole distributions (``rlrt.training.passes``), and before that where they weigh tokens by it
+(``dense_teacher``).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from rlrt.model.forward import score as scored
 from rlrt.training.batch import Batch
 from rlrt.training.learner import Learner
 from rlrt.training.passes import Pass, forward_pass
+from rlrt.training.timing import clock
 from rlrt.types import Rollout
 
 
@@ -51,9 +54,42 @@ class Plan:
     student_B: Tensor
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The outcome of scoring a step, besides the signals.
+
+    Attributes:
+        ready: the update's own forward pass, where it has been run.
+        live: whether each mini-batch is credited at the weights of its moment.
+    """
+
+    ready: Pass | None
+    live: bool
+
+
+def score_step(learner: Learner, batch: Batch, advantage_B: Tensor, seconds: dict[str, float]) -> Scored:
+    """Fill the signals of a step with everything that is scored before its update.
+
+    Args:
+        advantage_B: rollouts with zero advantage are run only if the credit or a term of the loss reads them.
+        seconds: gets the time of scoring, and that of the update's own pass.
+    """
+    plan = plan_of(learner, batch)
+    with clock(seconds, "time/score_s"):
+        score_reference(learner, batch)
+    with clock(seconds, "time/update_s"):
+        ready = update_pass(learner, batch, plan, advantage_B)
+    with clock(seconds, "time/score_s"):
+        score_before_update(learner, batch, plan)
+    return Scored(ready, plan.teacher is Case.LIVE)
+
+
 def plan_of(learner: Learner, batch: Batch) -> Plan:
-    """Decide what a step must score. All students are scored where the old log-probabilities of a policy ratio, the sampler's
-    mismatch, or entropies or statistics of the credit are read; else only those of rollouts with a teacher."""
+    """Decide what a step must score.
+
+    Every student is scored if there are several mini-batches, if the engine is not exact, or if the credit reads entropies or
+    statistics; otherwise only the students of rollouts with a teacher are.
+    """
     credit, several = learner.method.credit, learner.train.minibatches > 1
     has_B = batch.has_any_teacher()
     if not credit.needs_teacher or not bool(has_B.any()):
@@ -106,7 +142,10 @@ def update_pass(learner: Learner, batch: Batch, plan: Plan, advantage_B: Tensor)
 
 def score_before_update(learner: Learner, batch: Batch, plan: Plan) -> None:
     """Fill in what the credit still lacks: the student's side of the planned rollouts, and the teacher's where it is scored
-    once; in one pass where student and teacher are one model."""
+    once.
+
+    Where student and teacher are one model, one pass runs both.
+    """
     score(learner, batch, plan.student_B & ~batch.signals.scored_B, plan.teacher is Case.ONCE)
 
 

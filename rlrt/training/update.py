@@ -45,24 +45,18 @@ def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: f
     # 1. advantage: one number a rollout, from the rewards
     advantage_B = method.advantage(signals)
     batch, shown, metrics = batch_of(learner, rollouts, signals, method.teacher_rows(advantage_B, signals))
-    # 2. score: the log-probabilities that the credit reads
-    plan = scoring.plan_of(learner, batch)
-    with clock(seconds, "time/score_s"):
-        scoring.score_reference(learner, batch)
-    with clock(seconds, "time/update_s"):
-        ready = scoring.update_pass(learner, batch, plan, advantage_B)
-    with clock(seconds, "time/score_s"):
-        scoring.score_before_update(learner, batch, plan)
-    metrics |= scoring.mismatch(learner, signals)
-    scoring.take_entropies(rollouts, signals)
+    # 2. score: the log-probabilities that the credit and the loss read, into the signals
+    scored = scoring.score_step(learner, batch, advantage_B, seconds)
     # 3. credit: one number a token (with a live teacher each mini-batch has its own)
-    credited = None if plan.teacher is scoring.Case.LIVE else method.credit(advantage_B, signals)
+    credited = None if scored.live else method.credit(advantage_B, signals)
     # 4. mini-batches: an optimiser step each
     with clock(seconds, "time/update_s"):
-        numbers, values = optimise(learner, batch, advantage_B, credited, lr, ready)
-    # 5. record
+        numbers, values = optimise(learner, batch, advantage_B, credited, lr, scored.ready)
+    # 5. record, and let adaptive coefficients follow
     for slot in method.slots().values():
         metrics |= slot.metrics()
+    metrics |= scoring.mismatch(learner, signals)
+    scoring.take_entropies(rollouts, signals)
     for term in method.auxiliary:
         term.observe(entropy_mean(rollouts))
     return StepResult(metrics | numbers | seconds, values | token_values(signals), shown)
@@ -86,8 +80,8 @@ def optimise(
     numbers: dict[str, list[float]] = {}
     for index in minibatches(signals.group_B, learner.train.minibatches):
         part = batch.part(index)
-        mine = credited.rows(index) if credited is not None else None
-        part_credit = mine or scoring.live_credit(learner, part, advantage_B[index])
+        part_advantage_B = advantage_B[index]
+        part_credit = scoring.live_credit(learner, part, part_advantage_B) if credited is None else credited.rows(index)
         dense = scoring.dense_teacher(learner, part)
         step_numbers, used = minibatch_step(learner, part, part_credit, lr, dense, ready)
         credit_BT[index], used_BT[index] = part_credit.advantage_BT, used

@@ -41,7 +41,7 @@ class NucleusGate(TeacherWeight):
         return (Nucleus(0.9), Rank())
 
     def token_gate(self, signals):
-        return signals.mask_BT & (signals.teachers[0].statistics[Nucleus(0.9)] == 0)
+        return super().token_gate(signals) & (signals.teachers[0].statistics[Nucleus(0.9)] == 0)
 
 
 def gated(*overrides):
@@ -61,10 +61,14 @@ def test_a_nucleus_gate_is_one_credit_class():
         if row is not None:
             logp = response_logp(learner.teacher.model, [row], 1.0)
             inside[i, : len(logp)] = Nucleus(0.9)(logp, torch.tensor(row.response_ids)) == 1
-    weighted = signals.mask_BT & teacher.has_B[:, None] & signals.correct_B[:, None] & ~inside
-    assert 0 < int(weighted.sum()) < int((signals.mask_BT & teacher.has_B[:, None]).sum())
-    gap = (signals.logp_BT - teacher.logp_BT)[weighted]
-    assert metrics["rlrt/gap_mean"] == pytest.approx(float(gap.double().mean()), abs=1e-4)
+    taught = signals.mask_BT & teacher.has_B[:, None] & signals.correct_B[:, None]
+    weighted = taught & ~inside
+    assert 0 < int(weighted.sum()) < int(taught.sum())
+    gap = signals.logp_BT - teacher.logp_BT
+    sign = learner.method.advantage(signals).sign()[:, None]
+    weight = (sign * gap).exp().clamp(0.8, 1.2)[weighted]
+    assert metrics["rlrt/weight_mean"] == pytest.approx(float(weight.double().mean()), abs=1e-4)
+    assert metrics["rlrt/gap_mean"] == pytest.approx(float(gap[taught].double().mean()), abs=1e-4)  # of all tokens
 
 
 def test_the_students_statistics_are_those_of_its_own_distributions():
