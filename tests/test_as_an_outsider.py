@@ -83,9 +83,9 @@ def test_what_is_printed_is_found():
     assert [[*printed(*section).files] for section in (ENGINE, DATA, METHOD)] == [
         ["my_engines.py", "my_conf/engine/mine.yaml"],
         ["my_tasks.py", "my_conf/data/mine.yaml"],
-        ["my_methods.py", "my_conf/method/mine.yaml"],
+        ["my_methods.py", "my_conf/method/mine.yaml", "my_gate.py", "my_conf/method/outside.yaml"],
     ]
-    assert [section[0] for section, _ in COMMANDS] == ["engines.md"] * 2 + ["data.md"] * 6 + ["methods.md"]
+    assert [section[0] for section, _ in COMMANDS] == ["engines.md"] * 2 + ["data.md"] * 6 + ["methods.md"] * 2
 
 
 @pytest.fixture(scope="module")
