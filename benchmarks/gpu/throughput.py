@@ -1,9 +1,7 @@
-"""Qwen3-1.7B with random weights on one GPU: ``python -m benchmarks.gpu``; writes its table to docs/gpu.md.
+"""Qwen3-1.7B with random weights on one GPU: tokens/s of rollout, scoring, teacher and update.
 
-bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens, three steps: tokens/s of rollout, scoring, teacher and update, what share
-of the card's matrix peak and memory bandwidth that is, and peak memory of each phase. Without a GPU it says so.
-``--device cpu --config rlrt/embedded/config.json --tokens 16`` tries the script itself on a machine without one, and writes
-nothing.
+bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens, three steps; each phase's share of the card's matrix peak and memory
+bandwidth, and its peak memory, beside preflight's estimate of the update.
 """
 
 from __future__ import annotations
@@ -19,14 +17,20 @@ from typing import Any
 
 import torch
 
+from rlrt.config.compose import composed
+from rlrt.config.load import load
 from rlrt.engines.hf import HfEngine
 from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
 from rlrt.model.policy import adamw
 from rlrt.model.precision import set_compute_dtype
+from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
+from rlrt.preflight.memory.sizes import sizes_of
 
-CONFIG = Path(__file__).parent.parent / "tests" / "hub_configs" / "qwen3_1.7b.json"
-DOCS = Path(__file__).parent.parent / "docs" / "gpu.md"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests" / "model" / "hub_configs" / "qwen3_1.7b.json"
+SMALL_CONFIG = CONFIG.with_name("qwen3_0.6b.json")
+DOCS = ROOT / "docs" / "gpu.md"
 PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2.0e12)}
 """Dense bfloat16 operations and bytes per second, by the makers' data sheets (SXM cards)."""
 PROMPT = 128
@@ -74,7 +78,10 @@ def update(model: Any, optimiser: torch.optim.Optimizer, rows: list[Row], token_
     optimiser.zero_grad(set_to_none=True)
 
 
-def arguments() -> argparse.Namespace:
+Given = argparse.Namespace
+
+
+def arguments() -> Given:
     """What was typed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=CONFIG, help="config.json of a Qwen3")
@@ -115,9 +122,8 @@ class Table:
         self.text += words
 
 
-def main() -> None:
-    """Measure, print and write."""
-    given = arguments()
+def three_steps(given: Given) -> tuple[str, int, int]:
+    """The table; preflight's bytes for the update, and the bytes that it took (0: not measured on a CPU)."""
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     model = build(given.config, device)
@@ -137,6 +143,7 @@ def main() -> None:
     )
     peaks = next((v for k, v in PEAKS.items() if k in name), (float("nan"), float("nan")))
     table = Table(title, parameters, peaks)
+    peak_bytes = 0
     engine.load(model, [])  # nothing ends a response: all are as long as they may be
     list(engine.sample(prompts[:1], seeds[:1]))  # warm
     for step in range(1, given.steps + 1):
@@ -157,11 +164,18 @@ def main() -> None:
             table.line(step, phase, took, tokens, 1)
         took = measured(device, lambda rows=rows: update(model, optimiser, rows, given.token_budget))
         table.line(step, "update", took, tokens, 3)
-    if device.type == "cuda":
-        DOCS.write_text(
-            f"# Three steps on a GPU\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{table.text}"
-        )
+        peak_bytes = int(took[1] * 2**30)
+    return table.text, estimated_bytes(model, given), peak_bytes
 
 
-if __name__ == "__main__":
-    main()
+def estimated_bytes(model: Any, given: Given) -> int:
+    """Preflight's peak of a pass with its gradient and of the optimiser's step, for this model and these rows."""
+    sizes = sizes_of(model.config)
+    overrides = ["method=grpo", "dtype=bfloat16", f"engine.max_new_tokens={given.tokens}", "engine.max_rows=256"]
+    overrides += [
+        f"train.token_budget={given.token_budget}",
+        "train.prompts_per_step=32",
+        "train.rollouts_per_prompt=8",
+    ]
+    phases = estimate(sizes, load(composed(overrides)), Lengths(PROMPT, PROMPT), Layout("cuda")).phases
+    return max(sum(phases[name].values()) for name in ("gradient", "step"))

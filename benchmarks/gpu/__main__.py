@@ -1,0 +1,57 @@
+"""The acceptance test of the first card: ``python -m benchmarks.gpu``; pass or fail, and a table for docs/gpu.md.
+
+Without a GPU it says so. ``--device cpu --config rlrt/embedded/config.json --tokens 16`` tries the script itself and writes
+nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+import torch
+
+from benchmarks.gpu import checks, throughput
+from benchmarks.gpu.checks import Outcome, tried
+
+
+def outcomes(given: throughput.Given) -> list[Outcome]:
+    """Every check, printed as it comes."""
+    device, name = torch.device(given.device), given.device if given.device == "cpu" else "cuda:0"
+    made: list[Outcome] = []
+
+    def check(title, work) -> None:
+        made.append(tried(title, work))
+        print(made[-1], flush=True)
+
+    check("bfloat16 output layer", lambda: checks.head(device))
+    check("its gradient", lambda: checks.gradient_of_the_head(device))
+    model = throughput.build(throughput.SMALL_CONFIG if device.type == "cuda" else given.config, device)
+    for precision, tolerance in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):
+        check(f"packed attention, {precision}", lambda m=model, p=precision, t=tolerance: checks.attention(m, p, t))
+    del model
+    check("three steps from the command line", lambda: checks.three_steps(name))
+    check("the same bits twice", lambda: checks.twice(name))
+    if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
+        check("vLLM sleeps and wakes", lambda: checks.sleep_and_wake(name))
+    else:
+        made.append(Outcome("vLLM sleeps and wakes", None, "needs a GPU and vLLM"))
+        print(made[-1])
+    table, estimated, measured = throughput.three_steps(given)
+    if measured:
+        check("memory of the update against preflight", lambda: checks.memory(estimated, measured))
+    if device.type == "cuda":
+        lines = "\n".join(f"    {one}" for one in made)
+        throughput.DOCS.write_text(
+            f"# The first card\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{lines}\n\n{table}"
+        )
+    return made
+
+
+def main() -> None:
+    """Check, measure, and exit with 1 if a check failed."""
+    sys.exit(any(one.passed is False for one in outcomes(throughput.arguments())))
+
+
+if __name__ == "__main__":
+    main()
