@@ -29,6 +29,7 @@ class Engine:
         max_rows: responses that are sampled at once.
         gpu_memory_utilization: share of the device that the engine takes for itself; None: it takes none.
         url: of a server that samples; None: there is none.
+        own_card: whether each rank must see its own GPU alone, since the engine takes the first GPU that its process sees.
     """
 
     max_new_tokens: int
@@ -39,6 +40,7 @@ class Engine:
     max_rows: int = 512
     gpu_memory_utilization: float | None = None
     url: str | None = None
+    own_card: ClassVar[bool] = False
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""

@@ -11,7 +11,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -53,6 +53,8 @@ class VllmEngine(VllmKeys):
 
     A rollout depends on its own seed and the weights, and in the last digits on the other rollouts of its batch. ``engine.*``:
     """
+
+    own_card: ClassVar[bool] = True
 
     max_model_len: int | None = key(
         "maximum tokens of prompt and response together in vLLM; null: the positions of the model's config",

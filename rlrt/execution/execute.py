@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from rlrt.config.schema import Settings
+from rlrt.distributed.cards import see_own_card
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
 from rlrt.execution.build import assemble, build_learner
@@ -74,6 +75,8 @@ def execute(
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
+    if settings.engine.own_card:
+        see_own_card()
     world = connect(settings.distributed.patience_s, resolve_device(settings.device).type == "cuda")
     folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlrt.distributed.cards import visible_cards
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.keys import key
@@ -31,8 +32,6 @@ SETTLE_S = 70.0
 """Seconds to wait for processes that still send to MLflow: longer than a run waits for MLflow at its end."""
 MOST_JOBS = 1_000_000
 """Upper limit on submitted jobs, more than any sweep has: SLURM itself queues them."""
-DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
-"""A folder of the NVIDIA driver with one entry for each GPU."""
 CPU_JOBS = 2
 """Jobs at a time on a machine without GPUs."""
 YEAR_MIN = 60 * 24 * 365
@@ -252,19 +251,6 @@ class SlurmLauncher:
 
 
 Launcher = LocalLauncher | SlurmLauncher
-
-
-def visible_cards() -> list[str]:
-    """Return the GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, or all that the driver lists."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [card.strip() for card in chosen.split(",") if card.strip()]
-    if shutil.which("nvidia-smi") is not None:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-        count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
-    else:
-        count = len(list(DRIVER_CARDS.glob("*")))
-    return [str(i) for i in range(count)]
 
 
 def free_port() -> int:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -125,10 +124,8 @@ def test_a_lost_process_ends_the_job_is_named_and_the_sweep_tries_again(tmp_path
     wait_for(lambda: running_steps(tmp_path) > 6)
     (pid,) = ranks(tmp_path, f"SUBMITIT_LOCAL_GLOBALID={victim}")
     os.kill(pid, number)
-    begin = time.monotonic()
     (folder,) = only(tmp_path).glob("*/job.json")
-    wait_for(lambda: json.loads(folder.read_text())["retries"] == 1, seconds=60)
-    assert time.monotonic() - begin < 60
+    wait_for(lambda: json.loads(folder.read_text())["retries"] == 1)
     code, output = finish(driver, 200)
     logs = "".join(f.read_text() for f in folder.parent.glob("log*.txt"))
     words = "is gone: it was killed" if number == signal.SIGKILL else "kept the others waiting for 6 s"

@@ -134,7 +134,8 @@ def test_an_unended_thought_is_no_answer(tmp_path):
         def sample(self, prompts, seeds, sampling=None):
             encode = learner.policy.tokenizer
             for g in range(len(seeds[0])):
-                yield 0, g, Generation(encode(next(texts))["input_ids"], torch.zeros(1), torch.zeros(1), False)
+                ids = encode(next(texts))["input_ids"]
+                yield 0, g, Generation(ids, torch.zeros(len(ids)), torch.zeros(len(ids)), False)
 
     engine = Fixed()
     rollouts = Sampler(engine, learner.policy, learner.builder, made.data, seed=0)([PROMPT], 2, ("train", 1))

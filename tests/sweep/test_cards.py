@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rlrt.distributed.cards import see_own_card, visible_cards
 from rlrt.errors import UserError
-from rlrt.sweep.launchers import LocalLauncher, visible_cards
+from rlrt.sweep.launchers import LocalLauncher
 from tests.forked import forked
 from tests.helpers import ONE_STEP
 
@@ -88,3 +89,48 @@ def test_slurm_is_asked_for_a_gpu_for_each_process_unless_the_jobs_compute_on_th
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "gpus" in line]
     assert (lines == [f"#SBATCH {says}"]) if says else not lines, done.stdout
+
+
+def test_a_rank_with_vllm_in_its_process_sees_its_own_card_alone(four, monkeypatch):
+    """vLLM's engine in a process takes the first GPU that the process sees, whatever the rank."""
+    for name, value in (("WORLD_SIZE", "4"), ("LOCAL_RANK", "2")):
+        monkeypatch.setenv(name, value)
+    see_own_card()
+    assert visible_cards() == ["2"]
+    see_own_card()  # a second call finds one card, and leaves it
+    assert visible_cards() == ["2"]
+
+
+def test_a_single_process_sees_all_cards(four, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    see_own_card()
+    assert visible_cards() == ["0", "1", "2", "3"]
+
+
+def test_a_card_is_chosen_before_cuda_starts(four, monkeypatch):
+    import torch
+
+    for name, value in (("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="CUDA was started before"):
+        see_own_card()
+
+
+def test_a_run_chooses_its_card_first(tmp_path, monkeypatch):
+    """Only for an engine that wants it, and before the processes meet."""
+    from rlrt.execution import execute as module
+    from tests.helpers import settings
+
+    calls = []
+    monkeypatch.setattr(module, "see_own_card", lambda: calls.append("card"))
+
+    def meet(*_):
+        calls.append("meet")
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(module, "connect", meet)
+    for engine in ("engine=hf", "engine=vllm"):
+        with pytest.raises(RuntimeError, match="enough"):
+            module.execute(settings(engine), tmp_path, lambda line: None, lambda: False)
+    assert calls == ["meet", "card", "meet"]

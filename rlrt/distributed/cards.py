@@ -1,0 +1,40 @@
+"""The GPUs of this machine that a process may use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
+"""A folder of the NVIDIA driver with one entry for each GPU."""
+
+
+def visible_cards() -> list[str]:
+    """Return the GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, or all that the driver lists."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [card.strip() for card in chosen.split(",") if card.strip()]
+    if shutil.which("nvidia-smi") is not None:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+        count = sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    else:
+        count = len(list(DRIVER_CARDS.glob("*")))
+    return [str(i) for i in range(count)]
+
+
+def see_own_card() -> None:
+    """Let a rank of several see its own GPU alone, before CUDA starts: a library that takes the first GPU then takes this one.
+
+    Raises:
+        RuntimeError: if CUDA has been started before.
+    """
+    import torch
+
+    rank, cards = int(os.environ.get("LOCAL_RANK", "0")), visible_cards()
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or len(cards) < 2:
+        return
+    if torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was started before this rank chose its GPU")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[rank % len(cards)]
