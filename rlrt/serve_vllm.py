@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rlrt.config.refused import guarded
 from rlrt.distributed.ports import probed
-from rlrt.engines.vllm_common import EXTENSION, FILE, LOGPROBS, check_installed
+from rlrt.engines.vllm_common import EXTENSION, FILE, LOGPROBS, check_installed, head_overrides
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
 
@@ -51,6 +51,8 @@ def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[st
     argv += ["--logprobs-mode", LOGPROBS, "--worker-extension-cls", EXTENSION, "--enable-scale-out"]
     argv += ["--weight-transfer-config", json.dumps({"backend": FILE}), "--enable-prefix-caching"]
     argv += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
+    if overrides := head_overrides(dtype):
+        argv += ["--hf-overrides", json.dumps(overrides)]
     required = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes for training
     return argv, {"VLLM_NO_USAGE_STATS": "1", **os.environ, **required}
 

@@ -131,6 +131,11 @@ def shape_of(config: Any) -> dict[str, Any]:
     return values | {"rope_theta": (getattr(config, "rope_parameters", None) or {}).get("rope_theta")}
 
 
+def head_overrides(dtype: str) -> dict[str, str]:
+    """Return the overrides of a model's config by which vLLM keeps logits in float32, as the trainer does (``rlrt.model.head``)."""
+    return {"head_dtype": "float32"} if dtype == "bfloat16" else {}
+
+
 def dtype_name(model: Any) -> str:
     """Return vLLM's name for the precision that a model computes in."""
     return str(getattr(model, "compute_dtype", torch.float32)).removeprefix("torch.")

@@ -200,3 +200,11 @@ def test_another_model_object_of_the_same_version_is_sent(monkeypatch):
     engine.load(SimpleNamespace(**vars(model)), [2], 0)
     assert len(recorders) == 1
     assert recorders[0].calls == [*UPDATE, "reset_prefix_cache"] * 2
+
+
+def test_logits_are_float32_on_vllms_side_too():
+    """A bfloat16 model keeps its output layer's sums in float32, as the trainer does; a float32 model needs no override."""
+    from rlrt.engines.vllm_common import head_overrides
+
+    assert head_overrides("bfloat16") == {"head_dtype": "float32"}
+    assert head_overrides("float32") == {}
