@@ -50,9 +50,9 @@ def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[st
     argv += ["--model", source, "--host", HOST, "--port", str(port), "--dtype", dtype, "--generation-config", "vllm"]
     argv += ["--logprobs-mode", LOGPROBS, "--worker-extension-cls", EXTENSION, "--enable-scale-out"]
     argv += ["--weight-transfer-config", json.dumps({"backend": FILE}), "--enable-prefix-caching"]
-    argv += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
     if overrides := head_overrides(dtype):
         argv += ["--hf-overrides", json.dumps(overrides)]
+    argv += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
     required = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes for training
     return argv, {"VLLM_NO_USAGE_STATS": "1", **os.environ, **required}
 

@@ -132,7 +132,8 @@ def shape_of(config: Any) -> dict[str, Any]:
 
 
 def head_overrides(dtype: str) -> dict[str, str]:
-    """Return the overrides of a model's config by which vLLM keeps logits in float32, as the trainer does (``rlrt.model.head``)."""
+    """Return the overrides of a model's config by which vLLM keeps logits in float32, as the trainer does
+    (``rlrt.model.head``)."""
     return {"head_dtype": "float32"} if dtype == "bfloat16" else {}
 
 

@@ -228,6 +228,7 @@ def test_the_command_is_vllms_own_with_what_training_needs(monkeypatch):
     words, environment = serve_vllm.command("embedded", 0, "bfloat16", ["--tensor-parallel-size", "2"])
     assert words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
     assert words[-2:] == ["--tensor-parallel-size", "2"]
+    assert words[words.index("--hf-overrides") + 1] == '{"head_dtype": "float32"}'
     assert "--enforce-eager" not in words
     assert (words[words.index("--host") + 1], words[words.index("--dtype") + 1]) == ("127.0.0.1", "bfloat16")
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
