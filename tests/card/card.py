@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PACKAGE = f"{Path(importlib.util.find_spec('rlrt').origin).parent}/"
+"""The folder of the package, whatever the checkout is called."""
 
 
 def load_guard() -> None:
@@ -98,8 +100,8 @@ def line_of_rlrt() -> str:
     frame = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if "/rlrt/" in file:
-            return f"{file.rpartition('/rlrt/')[2]}:{frame.f_lineno}"
+        if file.startswith(PACKAGE):
+            return f"{file.removeprefix(PACKAGE)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
