@@ -1,4 +1,4 @@
-"""A run's peak memory as ``rlrt.preflight.memory`` says it and as the system measures it: ``python -m benchmarks.peak``.
+"""A run's peak memory as ``rlrt.execution.memory`` says it and as the system measures it: ``python -m benchmarks.peak``.
 
 Two steps of an 18.9M-parameter Qwen3 with random weights on countdown, each case in a process of its own, which waits for no
 other; the entropy bonus touches every rollout, so the update is a whole one. The table is for docs/preflight.md.
@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.speed.case import small
 from rlrt.config.compose import composed
 from rlrt.config.load import load
-from rlrt.preflight.memory.estimate import Layout, estimate
+from rlrt.execution.memory.estimate import Layout, estimate
 from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
 
 FIXED = [

@@ -20,12 +20,12 @@ import torch
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.engines.hf import HfEngine
+from rlrt.execution.memory.estimate import Layout, Lengths, estimate
+from rlrt.execution.memory.sizes import sizes_of
 from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
 from rlrt.model.policy import adamw
 from rlrt.model.precision import set_compute_dtype
-from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
-from rlrt.preflight.memory.sizes import sizes_of
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "model" / "hub_configs" / "qwen3_1.7b.json"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
-from rlrt.preflight.memory.sizes import Sizes
+from rlrt.execution.memory.estimate import Layout, Lengths, estimate
+from rlrt.execution.memory.sizes import Sizes
 from rlrt.reporting.terminal import gigabytes
 
 MANY = (2, 4, 8, 16, 32, 64)

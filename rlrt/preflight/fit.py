@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.data import prompts_of
+from rlrt.execution.memory.estimate import PHASES, Estimate, Layout, estimate, parts_of
 from rlrt.preflight.advice import Case, advise
 from rlrt.preflight.device import Device, device_of, processes_of
 from rlrt.preflight.finding import Finding
-from rlrt.preflight.memory.estimate import PHASES, Estimate, Layout, estimate, parts_of
 from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
 from rlrt.preflight.plan import Planned
 from rlrt.reporting.terminal import WIDTH, gigabytes, table

@@ -11,12 +11,12 @@ from typing import Any
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.build import prompt_builder
+from rlrt.execution.memory.estimate import Lengths
+from rlrt.execution.memory.sizes import Sizes, sizes_of
 from rlrt.methods.contexts import FromData, configured
 from rlrt.model.load import context_length
 from rlrt.model.prompting import PromptBuilder
 from rlrt.paths import resolve_path
-from rlrt.preflight.memory.estimate import Lengths
-from rlrt.preflight.memory.sizes import Sizes, sizes_of
 from rlrt.types import Prompt
 
 TRIED = 32

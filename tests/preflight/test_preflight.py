@@ -10,12 +10,12 @@ import socket
 
 import pytest
 
+from rlrt.execution.memory.estimate import Layout, Lengths, estimate
 from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
 from rlrt.preflight.advice import Case, single
 from rlrt.preflight.device import Device, ram
 from rlrt.preflight.fit import layout_of
-from rlrt.preflight.memory.estimate import Layout, Lengths, estimate
 from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan
 from rlrt.sweep.launchers import LocalLauncher

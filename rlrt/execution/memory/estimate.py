@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.preflight.memory.passes import (
+from rlrt.execution.memory.passes import (
     FLOAT,
     WIDE,
     Batch,
@@ -24,7 +24,7 @@ from rlrt.preflight.memory.passes import (
     saved_by_layer,
     saved_once,
 )
-from rlrt.preflight.memory.sizes import Sizes
+from rlrt.execution.memory.sizes import Sizes
 from rlrt.training.teacher import holds_copy, runs_again
 
 RUNTIME = {"cpu": 600 * 2**20, "cuda": 700 * 2**20}

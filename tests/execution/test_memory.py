@@ -13,13 +13,8 @@ import rlrt.model.forward
 from rlrt.engines.engine import Engine
 from rlrt.engines.hf import HfEngine
 from rlrt.execution.build import build_learner
-from rlrt.methods.entropy import entropy
-from rlrt.model import packed
-from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
-from rlrt.model.lora import add_adapters
-from rlrt.model.precision import set_compute_dtype
-from rlrt.preflight.memory.estimate import Layout, Lengths, estimate, gradient, persistent, rollout, scoring
-from rlrt.preflight.memory.passes import (
+from rlrt.execution.memory.estimate import Layout, Lengths, estimate, gradient, persistent, rollout, scoring
+from rlrt.execution.memory.passes import (
     FLOAT,
     WIDE,
     Batch,
@@ -30,7 +25,12 @@ from rlrt.preflight.memory.passes import (
     saved_once,
     scores,
 )
-from rlrt.preflight.memory.sizes import sizes_of
+from rlrt.execution.memory.sizes import sizes_of
+from rlrt.methods.entropy import entropy
+from rlrt.model import packed
+from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
+from rlrt.model.lora import add_adapters
+from rlrt.model.precision import set_compute_dtype
 from tests.conftest import ROOT
 from tests.helpers import settings
 from tests.ledger import Ledger

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlrt.engines.qwen3 import ROOM
+from rlrt.execution.memory.sizes import Sizes
 from rlrt.model.forward import CHUNK_ELEMENTS
-from rlrt.preflight.memory.sizes import Sizes
 
 FLOAT, INDEX = 4, 8
 """Bytes of a float32 and of an index."""
 WIDE = {"plain": 3, "term": 5, "distilled": 7}
 """Tensors of tokens x vocabulary in float32 that exist at once: without an auxiliary loss, with one on the student's
-distribution, with one on the teacher's too (counted in tests/preflight)."""
+distribution, with one on the teacher's too (counted in tests/execution/test_memory.py)."""
 SCORES_SAVED, SCORES_MORE = 1, 2
 """Tensors of heads x queries x keys that torch's unfused attention saves for the backward pass, and that it adds to them."""
 
