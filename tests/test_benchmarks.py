@@ -35,3 +35,12 @@ def test_the_first_cards_script_finds_its_files():
 
     assert throughput.CONFIG.is_file()
     assert throughput.SMALL_CONFIG.is_file()
+
+
+def test_the_page_shows_what_the_estimate_says_of_every_model_and_machine():
+    """A golden table: a change of the estimate changes docs/cluster.md, where a person sees it."""
+    from benchmarks import fits
+
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text().splitlines()
+    missing = [row for row in fits.rows() if row not in page]
+    assert not missing, "python -m benchmarks.fits prints what docs/cluster.md must show"

@@ -27,7 +27,8 @@ class Engine:
         importance_clip: the largest importance weight of a token of an engine that is not exact; None: weights are 1.
         release_memory: whether the engine gives back the device's memory for the update.
         max_rows: responses that are sampled at once.
-        gpu_memory_utilization: share of the device that the engine takes for itself; None: it takes none.
+        gpu_memory_utilization: share of the device that the engine takes for itself; None: none, or with ``own_card`` what the
+            trainer leaves (``expect``).
         url: of a server that samples; None: there is none.
         own_card: whether each rank must see its own GPU alone, since the engine takes the first GPU that its process sees.
     """
@@ -41,6 +42,14 @@ class Engine:
     gpu_memory_utilization: float | None = None
     url: str | None = None
     own_card: ClassVar[bool] = False
+
+    def expect(self, longest: int, share: float) -> None:
+        """Learn, before the first ``load``, what a run will ask.
+
+        Args:
+            longest: tokens of the longest prompt and a response of full length together.
+            share: part of the GPU's memory, 0 to 1, that the trainer leaves; 1 where the engine does not share the GPU.
+        """
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""

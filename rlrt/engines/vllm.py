@@ -58,18 +58,27 @@ class VllmEngine(VllmKeys):
     own_card: ClassVar[bool] = True
 
     max_model_len: int | None = key(
-        "maximum tokens of prompt and response together in vLLM; null: the positions of the model's config",
+        "maximum tokens of prompt and response together in vLLM; null: the run's longest prompt and engine.max_new_tokens",
         "tokens",
         least=1,
     )
-    gpu_memory_utilization: float = key(
-        "share of the GPU's memory that vLLM takes, its weights included; the trainer needs the rest", above=0, most=1
+    gpu_memory_utilization: float | None = key(
+        "share of the GPU's memory that vLLM takes, its weights included; null: what the trainer leaves, by the estimate that "
+        "rlrt.preflight prints",
+        above=0,
+        most=1,
     )
     release_memory: bool = key("release vLLM's memory on the GPU while the trainer updates")
+    _longest: int | None = field(default=None, init=False, repr=False)
+    _share: float = field(default=1.0, init=False, repr=False)
     _llm: Any = field(default=None, init=False, repr=False)
     _shape: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _sleeps: bool = field(default=False, init=False, repr=False)
     _asleep: bool = field(default=False, init=False, repr=False)
+
+    def expect(self, longest: int, share: float) -> None:
+        """Learn the length and the share of the GPU that keys of null stand for (``rlrt.engines.engine.Engine``)."""
+        self._longest, self._share = longest, share
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Start vLLM unless it runs with a model of this shape, and sync the weights if they are new.
@@ -115,10 +124,10 @@ class VllmEngine(VllmKeys):
         self._sleeps = gpu and self.release_memory
         if gpu:
             give_back_freed_memory()
-        device_options: dict[str, Any] = {"gpu_memory_utilization": self.gpu_memory_utilization} if gpu else {}
-        device_options |= (
-            {} if gpu else {"enforce_eager": True, "block_size": CPU_BLOCK, "kv_cache_memory_bytes": CPU_CACHE}
-        )
+        share = self._share if self.gpu_memory_utilization is None else self.gpu_memory_utilization
+        device_options: dict[str, Any] = {"gpu_memory_utilization": share}
+        if not gpu:
+            device_options = {"enforce_eager": True, "block_size": CPU_BLOCK, "kv_cache_memory_bytes": CPU_CACHE}
         with global_state_restored(), tempfile.TemporaryDirectory(prefix="rlrt-vllm-") as folder:
             from vllm import LLM
             from vllm.config import WeightTransferConfig
@@ -133,7 +142,7 @@ class VllmEngine(VllmKeys):
                 generation_config="vllm",
                 dtype=dtype_name(model),
                 hf_overrides=head_overrides(dtype_name(model)),
-                max_model_len=self.max_model_len,
+                max_model_len=self._longest if self.max_model_len is None else self.max_model_len,
                 max_num_seqs=self.max_rows,
                 logprobs_mode=LOGPROBS,
                 enable_prefix_caching=True,

@@ -16,6 +16,7 @@ from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.build import load_model, prompt_builder, suites_of
 from rlrt.execution.data import check_fit, drop_long_prompts, prepare_suites, prepare_task
+from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
@@ -106,6 +107,7 @@ def policy_and_suites(settings: Settings, parts: Parts) -> tuple[Policy, list[Su
     prompts = [p for suite in suites for p in suite.prompts]
     length = context_length(model, settings.model.context_length)
     check_fit(prompts, builder, length, settings.engine.max_new_tokens)
+    tell_engine(settings, parts.engine, prompts, builder, model, length, processes=None)
     return policy, suites
 
 

@@ -160,12 +160,17 @@ def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length:
     Raises:
         UserError: naming the keys.
     """
-    longest = max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
+    longest = longest_prompt(builder, prompts)
     if longest + max_new_tokens > context_length:
         raise UserError(
             f"engine.max_new_tokens: a prompt of {longest} tokens and a response of {max_new_tokens} do not fit into the "
             f"model's context of {context_length} tokens; lower engine.max_new_tokens or data.max_prompt_tokens."
         )
+
+
+def longest_prompt(builder: PromptBuilder, prompts: Sequence[Prompt]) -> int:
+    """The tokens of the longest prompt, searched among the longest by characters."""
+    return max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
 
 
 def check_data(settings: Settings, parts: Parts) -> None:

@@ -19,7 +19,8 @@ from rlrt.distributed.cards import see_own_card
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
 from rlrt.execution.build import assemble, build_learner
-from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data
+from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
+from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
@@ -173,6 +174,8 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     drop_long_prompts(parts.task, learner.builder)
     check_data(settings, parts)
     check_prompts(parts, learner)
+    model, context = learner.policy.model, learner.context_length
+    tell_engine(settings, parts.engine, prompts_of(parts), learner.builder, model, context, world.size)
     return parts, learner
 
 

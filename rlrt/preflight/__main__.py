@@ -12,16 +12,18 @@ from collections.abc import Sequence
 
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import TRUST
+from rlrt.errors import UserError
 from rlrt.execution.parts import Parts, parts_of
 from rlrt.preflight import checks
 from rlrt.preflight.device import processes_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import findings, groups_of, memory_report
+from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.slurm import check_slurm
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
-from rlrt.sweep.launchers import SlurmLauncher
+from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,11 +63,21 @@ def data_of(planned: Planned) -> list[Finding]:
     return list(dict.fromkeys(results))
 
 
-def checks_besides_memory(planned: Planned, step_s: float | None) -> list[Finding]:
-    """Run every check except that of memory."""
+def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: bool) -> list[Finding]:
+    """Run every check except that of memory.
+
+    Args:
+        step_s: seconds of a step; None: not said.
+        elsewhere: True if another machine is meant, whose GPUs are not counted here.
+    """
     job, settings = planned.jobs[0]
     launcher = planned.launcher
     results = data_of(planned)
+    if isinstance(launcher, LocalLauncher) and (launcher.nodes > 1 or not elsewhere):
+        try:
+            launcher.check()
+        except UserError as error:
+            results.append(Finding("problem", "launcher", str(error)))
     key = "hydra.sweep.dir" if planned.several else "hydra.run.dir"
     results += checks.check_folder_and_disk(planned.folder, [j for j, _ in planned.jobs], planned.count, key)
     results += checks.check_ports(settings, processes_of(launcher), isinstance(launcher, SlurmLauncher))
@@ -78,11 +90,12 @@ def checks_besides_memory(planned: Planned, step_s: float | None) -> list[Findin
 
 def preflight(planned: Planned, memory_gb: float | None, step_s: float | None) -> int:
     """Run all checks, print their findings, and return the exit code."""
-    results = checks_besides_memory(planned, step_s)
+    results = checks_besides_memory(planned, step_s, memory_gb is not None)
     groups, unknown = groups_of(planned, memory_gb)
     if groups:
         print(f"{memory_report(groups, planned.several)}\n")
-    results = [*findings(groups), *unknown, *results]
+    memory = [*findings(groups), *host_memory(groups, planned.launcher, planned.several)]
+    results = [*memory, *unknown, *results]
     for finding in results:
         print(finding)
     problems = sum(f.state == "problem" for f in results)

@@ -13,6 +13,8 @@ from rlrt.config.schema import Settings
 from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
 
 GB = 10**9
+ELSEWHERE = "--memory-gb"
+"""Source of a number of bytes that was typed."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Device:
     sharing: int
     source: str
 
+    @property
+    def elsewhere(self) -> bool:
+        """True if another machine is meant (``--memory-gb``)."""
+        return self.source == ELSEWHERE
+
 
 def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float | None) -> Device:
     """Return the device of a job.
@@ -43,11 +50,11 @@ def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float
     """
     slurm = isinstance(launcher, SlurmLauncher)
     kind = kind_of(settings, launcher, memory_gb)
-    tasks = launcher.tasks_per_node if slurm else max(launcher.tasks_per_node, local_processes())
-    jobs = launcher.jobs_at_once() if several and isinstance(launcher, LocalLauncher) else 1
+    tasks = processes_of_a_node(launcher)
+    jobs = sharing_jobs(launcher, several, kind)
     if memory_gb is not None:
         device_bytes = int(memory_gb * GB)
-        return Device(kind, device_bytes // jobs, device_bytes, jobs, "--memory-gb")
+        return Device(kind, device_bytes // jobs, device_bytes, jobs, ELSEWHERE)
     if slurm:
         if kind == "cpu" and launcher.mem_gb is not None:
             device_bytes = int(launcher.mem_gb * 2**30)
@@ -60,6 +67,29 @@ def device_of(settings: Settings, launcher: Any, several: bool, memory_gb: float
         return Device(kind, free // jobs, whole, jobs, f"free on the {'fullest of ' * (count > 1)}{count} GPU here")
     free, whole = ram()
     return Device(kind, free // (jobs * tasks), whole, jobs * tasks, "RAM that is free here")
+
+
+def jobs_at_once(launcher: Any, several: bool) -> int:
+    """Return the number of a sweep's jobs that run on this machine at a time."""
+    return launcher.jobs_at_once() if several and isinstance(launcher, LocalLauncher) else 1
+
+
+def sharing_jobs(launcher: Any, several: bool, kind: str) -> int:
+    """Return the number of jobs that share one device: all that run at a time on a CPU; on GPUs each has its own while there
+    are enough."""
+    jobs = jobs_at_once(launcher, several)
+    if kind == "cpu" or jobs == 1:
+        return jobs
+    cards = len(launcher.cards())
+    if not cards:  # the machine that is meant has them
+        return launcher.n_jobs or 1
+    return max(1, -(-jobs * launcher.cards_per_job() // cards))
+
+
+def processes_of_a_node(launcher: Any) -> int:
+    """Return the number of processes of one run on one machine."""
+    tasks: int = launcher.tasks_per_node
+    return tasks if isinstance(launcher, SlurmLauncher) else max(tasks, local_processes())
 
 
 def kind_of(settings: Settings, launcher: Any, memory_gb: float | None) -> str:
@@ -81,7 +111,7 @@ def processes_of(launcher: Any) -> int:
     environment's."""
     if isinstance(launcher, SlurmLauncher):
         return launcher.nodes * launcher.tasks_per_node
-    return max(launcher.tasks_per_node, int(os.environ.get("WORLD_SIZE") or 1))
+    return max(launcher.nodes * launcher.tasks_per_node, int(os.environ.get("WORLD_SIZE") or 1))
 
 
 def ram(proc: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:

@@ -8,11 +8,19 @@ from dataclasses import dataclass
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.data import prompts_of
-from rlrt.execution.memory.estimate import PHASES, Estimate, Layout, estimate, parts_of
+from rlrt.execution.memory.estimate import (
+    PHASES,
+    Estimate,
+    Layout,
+    engine_needs,
+    estimate,
+    parts_of,
+)
+from rlrt.execution.memory.lengths import lengths_of
 from rlrt.preflight.advice import Case, advise
 from rlrt.preflight.device import Device, device_of, processes_of
 from rlrt.preflight.finding import Finding
-from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
+from rlrt.preflight.model import builder_of, context_of, model_sizes
 from rlrt.preflight.plan import Planned
 from rlrt.reporting.terminal import WIDTH, gigabytes, table
 from rlrt.sweep.plan import Job
@@ -131,7 +139,25 @@ def findings(groups: Sequence[Group]) -> list[Finding]:
             sharing = f", which {group.device.sharing} jobs share" if group.device.sharing > 1 else ""
             sentence = f"{name}{phase} needs {gigabytes(peak)} ({largest}) of {gigabytes(free)}{sharing}"
             results.append(Finding("problem", "will not fit", f"{sentence}; {remedy(group)}"))
+        if share := too_small_share(group):
+            results.append(share)
     return results
+
+
+def too_small_share(group: Group) -> Finding | None:
+    """Return the finding for a share of the device that does not hold what the engine needs; None if there is none."""
+    case, device = group.case, group.device
+    share = case.settings.engine.gpu_memory_utilization
+    if share is None or not case.settings.engine.own_card or device.kind == "cpu" or device.whole is None:
+        return None
+    needed = engine_needs(case.sizes(case.settings), case.settings, case.lengths, case.layout)
+    if needed <= share * device.whole:
+        return None
+    sentence = (
+        f"vLLM needs {gigabytes(needed)} for its weights and one response, and engine.gpu_memory_utilization={share:g} is "
+        f"{gigabytes(int(share * device.whole))}; set engine.gpu_memory_utilization=null to give it what the trainer leaves"
+    )
+    return Finding("problem", "engine", sentence)
 
 
 def remedy(group: Group) -> str:

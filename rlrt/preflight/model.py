@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,20 +10,10 @@ from typing import Any
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.build import prompt_builder
-from rlrt.execution.memory.estimate import Lengths
 from rlrt.execution.memory.sizes import Sizes, sizes_of
-from rlrt.methods.contexts import FromData, configured
 from rlrt.model.load import context_length
 from rlrt.model.prompting import PromptBuilder
 from rlrt.paths import resolve_path
-from rlrt.types import Prompt
-
-TRIED = 32
-"""Number of longest prompts by characters among which the longest by tokens is searched."""
-TEMPLATE = 64
-"""Tokens that a teacher's template adds to a prompt and a solution, at most."""
-UNKNOWN_PROMPT = 512
-"""Assumed tokens of a prompt if neither data nor tokenizer are on this machine."""
 
 
 def source_of(settings: Settings) -> Path | None:
@@ -120,34 +109,3 @@ def context_of(settings: Settings) -> int:
         UserError: if the config is not available, or if more tokens are requested than the model has positions.
     """
     return context_length(SimpleNamespace(config=config_of(settings)), settings.model.context_length)
-
-
-def lengths_of(
-    settings: Settings, prompts: Sequence[Prompt], builder: PromptBuilder | None, context: int
-) -> tuple[Lengths, str]:
-    """Return the lengths of the longest prompts, as far as data and tokenizer are known, and the source of the number.
-
-    Args:
-        prompts: prompts of the data; empty if they could not be read.
-        builder: the prompt builder; None if the tokenizer is not on this machine.
-        context: maximum tokens of prompt and response together.
-    """
-    most = settings.data.max_prompt_tokens
-    room = max(1, context - settings.engine.max_new_tokens)
-    if builder is not None and prompts:
-        prompt, source = longest(builder, prompts), "as the data has"
-    else:
-        prompt, source = min(most or UNKNOWN_PROMPT, room), "data.max_prompt_tokens" if most else "a guess"
-    teacher_context = configured(settings.teacher.context, settings.teacher.on_unique_correct)
-    context = limit = min(settings.teacher.max_context_tokens, room)
-    if not isinstance(teacher_context, FromData):
-        context = prompt + settings.engine.max_new_tokens + TEMPLATE
-    elif builder is not None and prompts:
-        pairs = sorted(((p, teacher_context.text_of(p) or "") for p in prompts), key=lambda pair: len(pair[1]))[-TRIED:]
-        context = max(len(builder.teacher(*pair)) for pair in pairs)
-    return Lengths(prompt, max(prompt, min(context, limit))), source
-
-
-def longest(builder: PromptBuilder, prompts: Sequence[Prompt]) -> int:
-    """Return the tokens of the longest prompt, searched among the longest by characters."""
-    return max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-TRIED:])

@@ -61,7 +61,7 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
     values = plain(base.hydra.sweeper)
     if values.pop("kind", None) == "optuna":
         plan, fixed, _ = search_of(
-            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1, None)
+            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1, 1, None)
         )
         return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
     sweeper = grid_of(values)

@@ -44,6 +44,7 @@ class LocalLauncher:
 
     n_jobs: int | None = key("jobs at a time; null: as many as the machine's GPUs serve, and 2 without GPUs", least=1)
     threads_per_job: int | None = key("CPU threads of a job; null: the machine's cores divided by n_jobs", least=1)
+    nodes: int = key("machines of a job; this launcher has one", least=1)
     tasks_per_node: int = key("processes of a job, which share its work", least=1)
     gpus_per_node: int | None = key(
         "GPUs of a job, its own while there are enough; null: one for each process", least=0
@@ -90,11 +91,16 @@ class LocalLauncher:
         return f"export CUDA_VISIBLE_DEVICES={shlex.quote(','.join(self.cards_of(folder)))}"
 
     def check(self) -> None:
-        """Refuse jobs that ask for more GPUs than this machine has.
+        """Refuse jobs that ask for more GPUs or machines than there are.
 
         Raises:
             UserError: with both numbers.
         """
+        if self.nodes > 1:
+            raise UserError(
+                f"hydra.launcher.nodes: a job asks for {self.nodes} machines, and this launcher has one; add "
+                "hydra/launcher=slurm."
+            )
         if self.gpus_per_node is not None and self.gpus_per_node > len(self.cards()):
             raise UserError(
                 f"hydra.launcher.gpus_per_node: a job asks for {self.gpus_per_node} GPUs, and this machine has "

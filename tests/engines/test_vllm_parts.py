@@ -41,9 +41,7 @@ def test_keys_out_of_range_are_refused(choice, typed, says):
         settings(f"engine={choice}", typed)
 
 
-def test_room_follows_the_models_context():
-    assert settings("engine=vllm", "model.context_length=128").engine.max_model_len == 128
-    assert settings("engine=vllm").engine.max_model_len is None
+def test_which_engine_samples_from_the_trainers_weights():
     assert not settings("engine=vllm").engine.exact
     assert settings().engine.exact
 

@@ -12,8 +12,18 @@ from transformers import AutoConfig, Qwen3Config, Qwen3ForCausalLM
 import rlrt.model.forward
 from rlrt.engines.engine import Engine
 from rlrt.engines.hf import HfEngine
+from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
-from rlrt.execution.memory.estimate import Layout, Lengths, estimate, gradient, persistent, rollout, scoring
+from rlrt.execution.memory.estimate import (
+    Layout,
+    Lengths,
+    estimate,
+    gradient,
+    host_bytes,
+    persistent,
+    rollout,
+    scoring,
+)
 from rlrt.execution.memory.passes import (
     FLOAT,
     WIDE,
@@ -25,12 +35,14 @@ from rlrt.execution.memory.passes import (
     saved_once,
     scores,
 )
+from rlrt.execution.memory.share import left_share, tell_engine
 from rlrt.execution.memory.sizes import sizes_of
 from rlrt.methods.entropy import entropy
 from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
 from rlrt.model.lora import add_adapters
 from rlrt.model.precision import set_compute_dtype
+from rlrt.types import Prompt
 from tests.conftest import ROOT
 from tests.helpers import settings
 from tests.ledger import Ledger
@@ -363,3 +375,69 @@ def test_attention_scores_are_counted_only_where_torch_makes_them():
     repeated = 2 * 2 * 21503 * (sizes.queries - sizes.keys) * 2  # keys and values of two rows, in bfloat16
     norms = (32 - 8) * batch.tokens * FLOAT  # the root of a key head's norm is saved for each head
     assert more == repeated - norms
+
+
+def sizes_of_8b():
+    shapes = json.loads((ROOT / "tests" / "model" / "hub_configs" / "qwen3_8b.json").read_text())
+    return sizes_of(AutoConfig.for_model(**shapes))
+
+
+def test_an_engine_without_a_share_gets_what_the_trainer_leaves():
+    """8B over 8 cards of 80 GB: 4 x 8.19e9 / 8 of weights, twice that of moments, a gathered layer and the embeddings, CUDA."""
+    sizes, place, lengths = sizes_of_8b(), Layout("cuda", 8, True, 80 * 10**9), Lengths(1024, 8192)
+    words = ["engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=20480", "model.gradient_checkpointing=true"]
+    made = settings(*words, "method=rlrt")
+    weights = 8_190_735_360
+    layer = 192_946_432
+    embeddings = 2 * 151_936 * 4096
+    held = 4 * weights / 8 + 8 * weights / 8 + 4 * (layer + embeddings) + 700 * 2**20
+    share = left_share(sizes, made, lengths, place)
+    assert share == pytest.approx((80e9 - held - 4e9) / 80e9, abs=1e-6)
+    assert estimate(sizes, made, lengths, place).total("rollout") == pytest.approx(76e9, abs=10)
+    made.engine.release_memory = False  # then the update's memory must stand beside it
+    beside = estimate(sizes, made, lengths, place)
+    assert left_share(sizes, made, lengths, place) < share
+    assert beside.peak == pytest.approx(76e9, abs=10)
+    assert beside.worst == "gradient"
+
+
+def test_an_engine_that_needs_more_than_is_left_is_refused():
+    made = settings("engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=20480", "method=rlrt")
+    alone = Layout("cuda", 1, False, 80 * 10**9)
+    with pytest.raises(UserError, match=r"vLLM needs 22\.\d GB .* of 80\.0 GB the trainer leaves 0\.0; set a smaller"):
+        left_share(sizes_of_8b(), made, Lengths(1024, 8192), alone)
+    assert (
+        left_share(sizes_of_8b(), made, Lengths(1024, 8192), alone, trains=False) > 0.5
+    )  # an evaluation has the weights alone
+
+
+def test_what_an_engine_is_told_before_it_loads():
+    class Told(Engine):
+        exact, max_new_tokens, own_card, gpu_memory_utilization = False, 48, True, None
+
+        def expect(self, longest, share):
+            self.told = (longest, share)
+
+    made, engine = settings("engine.max_new_tokens=48"), Told()
+    learner = build_learner(made)
+    prompts = [Prompt(id=str(i), text="17:" + "3 " * i + "4>", answer="") for i in (1, 5, 3)]
+    longest = max(len(learner.builder.student(p)) for p in prompts)
+    tell_engine(made, engine, prompts, learner.builder, learner.policy.model, learner.context_length)
+    assert engine.told == (longest + 48, 1.0)
+    tell_engine(made, engine, prompts, learner.builder, learner.policy.model, learner.context_length, processes=None)
+    assert engine.told == (longest + 96, 1.0)
+    tell_engine(made, engine, prompts, learner.builder, learner.policy.model, 60, processes=None)
+    assert engine.told == (60, 1.0)
+
+
+def test_the_ram_of_a_node():
+    """8B in float32 is 32.76 GB; eight processes read it, or rank 0 gathers weights and moments, 98.3 GB."""
+    sizes, made = sizes_of_8b(), settings("method=rlrt", "teacher.weights=live")
+    layout = Layout("cuda", 8, True)
+    assert host_bytes(sizes, made, layout, 8) == 8 * (3 * 10**9 + 4 * 8_190_735_360)
+    assert host_bytes(sizes, made, layout, 1) == 3 * 10**9 + 12 * 8_190_735_360
+    moving = settings("method=sd", "teacher.weights=ema")
+    assert host_bytes(sizes, moving, layout, 8) == 8 * (3 * 10**9 + 8 * 8_190_735_360)
+    assert host_bytes(sizes, moving, dataclasses.replace(layout, sharded=False), 8) == 8 * (
+        3 * 10**9 + 4 * 8_190_735_360
+    )

@@ -13,8 +13,8 @@ import pytest
 from rlrt.execution.memory.estimate import Layout, Lengths, estimate
 from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
-from rlrt.preflight.advice import Case, single
-from rlrt.preflight.device import Device, ram
+from rlrt.preflight.advice import SAME, Case, advise, single, together
+from rlrt.preflight.device import Device, ram, sharing_jobs
 from rlrt.preflight.fit import layout_of
 from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan
@@ -57,12 +57,9 @@ def test_a_table_of_eighty_columns_without_control_codes(big, tmp_cwd, capsys):
 
 def typed(proposals, monkeypatch):
     """What a person types of them: several processes are torchrun's."""
-    words = []
-    for proposal in proposals:
-        key, _, processes = proposal.partition(" with ")
-        monkeypatch.setenv("WORLD_SIZE", processes.split()[0] if processes else "1")
-        words.append(key)
-    return words
+    counts = [proposal.partition(" with ")[2].split()[0] for proposal in proposals if " with " in proposal]
+    monkeypatch.setenv("WORLD_SIZE", max(counts, default="1"))
+    return [proposal.partition(" with ")[0] for proposal in proposals]
 
 
 def test_a_model_that_cannot_fit_gets_keys_that_make_it_fit(big, tmp_cwd, capsys, monkeypatch):
@@ -70,9 +67,10 @@ def test_a_model_that_cannot_fit_gets_keys_that_make_it_fit(big, tmp_cwd, capsys
     assert main([*words_of(big), "--memory-gb", "80"]) == 2
     line = next(x for x in capsys.readouterr().out.splitlines() if "will not fit" in x)
     assert re.search(r"rollout needs \d+\.\d GB \(cache .* of 80\.0 GB; set ", line)
-    found = re.search(r"; set (.*) \(then (\d+\.\d) GB\)", line)
+    found = re.search(r"; set (.*) \(then (\d+\.\d) GB\)$", line)
     proposed = found[1].split(" and ")
     assert len(proposed) > 1
+    assert {p.split("=")[0] for p in proposed} == {"engine.max_rows", "distributed.strategy"}  # nothing that is learned
     main([*words_of(big, *typed(proposed, monkeypatch)), "--memory-gb", "80"])
     assert re.search(rf"^ok +memory: {found[2]} GB of 80\.0 GB$", capsys.readouterr().out, re.MULTILINE)
 
@@ -244,6 +242,89 @@ def test_sharding_is_proposed_where_it_helps(big):
     assert estimate(model_sizes(made), made, lengths, Layout("cuda", processes // 2, True)).peak > 80 * 10**9
     assert named(processes // 2, True) == [words]
     device = Device("cuda", None, None, 1, "")
-    assert not layout_of(made, LocalLauncher(1, None, 1, None), device).sharded
+    assert not layout_of(made, LocalLauncher(1, None, 1, 1, None), device).sharded
     made = settings(*words_of(big, "dtype=bfloat16", "distributed.strategy=fsdp"))
-    assert not layout_of(made, LocalLauncher(1, None, 1, None), device).sharded  # one process has nobody to share with
+    assert not layout_of(
+        made, LocalLauncher(1, None, 1, 1, None), device
+    ).sharded  # one process has nobody to share with
+
+
+def case_of(big, layout, *words):
+    return Case(settings(*words_of(big, *words)), Lengths(200, 1200), layout, model_sizes)
+
+
+def test_what_is_learned_is_changed_last_and_said(big):
+    sharded = advise(case_of(big, Layout("cuda", 1, False), "dtype=bfloat16", "engine.max_rows=32"), 80 * 10**9)
+    assert "distributed.strategy=fsdp" in sharded
+    assert "experiment" not in sharded
+    words = ["engine.max_rows=1", "train.token_budget=1500", "engine.max_new_tokens=20480"]
+    floats = case_of(big, Layout("cuda", 64, True), "dtype=float32", *words)
+    assert re.search(r"dtype=bfloat16.*, which changes the precision$", advise(floats, int(0.9 * floats.peak())))
+    halves = dataclasses.replace(floats, settings=dataclasses.replace(floats.settings, dtype="bfloat16"))
+    last = advise(halves, int(0.8 * halves.peak()))
+    assert re.search(r"^set engine\.max_new_tokens=.*, which changes the experiment$", last)
+
+
+def test_the_advice_takes_the_mildest_values_that_fit_together(big):
+    case = case_of(big, Layout("cuda", 1, False), "engine.max_rows=512")
+    words, peak = together(case, 80 * 10**9, SAME)
+    assert peak <= 80 * 10**9
+    rows = int(next(w for w in words if "max_rows" in w).split("=")[1])
+    processes = int(re.search(r"with (\d+) processes", " ".join(words))[1])
+    layout = Layout("cuda", processes, True)
+    tighter = dataclasses.replace(case.with_key("engine", "max_rows", 2 * rows), layout=layout)
+    assert tighter.peak() > 80 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("share", "found"), [("0.1", "set engine.gpu_memory_utilization=null"), ("0.9", None), ("null", None)]
+)
+def test_a_share_that_does_not_hold_the_engine(big, share, found, tmp_cwd, capsys):
+    words = ["engine=vllm", "model.lora=4", f"engine.gpu_memory_utilization={share}"]
+    main([*words_of(big, *words), "--memory-gb", "80"])
+    line = next((x for x in capsys.readouterr().out.splitlines() if x.startswith("problem engine: vLLM needs")), None)
+    assert (line is None) == (found is None)
+    assert found is None or line.endswith("to give it what the trainer leaves")
+
+
+def test_ram_of_a_node_whose_processes_read_whole_models(big, tmp_cwd, capsys):
+    words = [
+        *words_of(big),
+        "-m",
+        "hydra/launcher=slurm",
+        "distributed.strategy=fsdp",
+        "hydra.launcher.tasks_per_node=8",
+    ]
+    main([*words, "--memory-gb", "80"])
+    # 8 x (3 + 4 x 8.190735360) GB = 286.1
+    assert re.search(
+        r"^warning host memory: 8 processes of a node take 286\.1 GB .*mem_gb=267$", capsys.readouterr().out, re.M
+    )
+    main([*words, "hydra.launcher.mem_gb=100", "--memory-gb", "80"])
+    assert re.search(
+        r"^problem host memory: .* of 107\.4 GB \(hydra\.launcher\.mem_gb\); set ", capsys.readouterr().out, re.M
+    )
+    main([*words, "hydra.launcher.mem_gb=300", "teacher.weights=ema", "--memory-gb", "80"])
+    assert re.search(r"^problem host memory: 8 .* take 548\.2 GB", capsys.readouterr().out, re.M)
+    main([*words, "hydra.launcher.mem_gb=300", "--memory-gb", "80"])
+    assert re.search(r"^ok +host memory: ", capsys.readouterr().out, re.M)
+    main([*words_of(big), "device=cpu", "--memory-gb", "80"])
+    assert "host memory" not in capsys.readouterr().out
+
+
+def test_jobs_that_have_a_gpu_each_do_not_share_one(monkeypatch):
+    launcher = LocalLauncher(None, None, 1, 1, None)
+    monkeypatch.setattr(launcher, "_cards", ["0", "1", "2", "3"])
+    assert sharing_jobs(launcher, True, "cuda") == 1
+    assert sharing_jobs(launcher, True, "cpu") == 4
+    assert sharing_jobs(dataclasses.replace(launcher, n_jobs=8), False, "cuda") == 1
+    crowded = LocalLauncher(8, None, 1, 1, None)
+    monkeypatch.setattr(crowded, "_cards", ["0", "1", "2", "3"])
+    assert sharing_jobs(crowded, True, "cuda") == 2
+
+
+def test_machines_that_the_local_launcher_does_not_have(tmp_cwd, capsys):
+    assert main(["-m", "cluster=h100x8x2", "engine=hf", "tracking=none", "seed=0,1", "--memory-gb", "80"]) == 2
+    assert re.search(
+        r"^problem launcher: hydra\.launcher\.nodes: .*add hydra/launcher=slurm\.$", capsys.readouterr().out, re.M
+    )

@@ -14,7 +14,7 @@ from tests.helpers import ONE_STEP
 
 
 def local(n_jobs=None, tasks=1, gpus=None):
-    return LocalLauncher(n_jobs=n_jobs, threads_per_job=None, tasks_per_node=tasks, gpus_per_node=gpus)
+    return LocalLauncher(n_jobs=n_jobs, threads_per_job=None, nodes=1, tasks_per_node=tasks, gpus_per_node=gpus)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ phase.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,13 @@ RUNTIME = {"cpu": 600 * 2**20, "cuda": 700 * 2**20}
 """Bytes of the libraries: measured for a CPU process before its model; a guess for a CUDA context (no GPU was available)."""
 PHASES = ("rollout", "scoring", "gradient", "step")
 """Phases of a step."""
+HEADROOM = 4 * 10**9
+"""Bytes of a device that are left to CUDA graphs, NCCL and torch's fragmentation when an engine takes what the trainer
+leaves; a guess, never measured."""
+ENGINE_WORK = 3 * 10**9
+"""Bytes that vLLM needs besides weights and cache, for its largest batch; a guess, never measured."""
+PROCESS = 3 * 10**9
+"""Bytes of host memory of a process with a GPU, besides the model: libraries, data, tokenizer; a guess, never measured."""
 CHOOSING = {2: 30, 4: 28}
 """Bytes per row and entry of the vocabulary while ``rlrt.engines.hf.choose`` samples, by bytes of a logit: the logits in
 their own precision and in float32, log-probabilities, probabilities, their sums in float64, and two tensors for the entropy."""
@@ -75,7 +83,7 @@ class Estimate:
             (full weights of one layer and the embeddings under FSDP), ``optimiser`` (AdamW's two moments), ``teacher`` and
             ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or
             its unsharded ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
-            optimiser), ``server`` (the share of an engine that reserves it).
+            optimiser), ``server`` (what an engine takes for itself on the trainer's device).
     """
 
     phases: Mapping[str, Mapping[str, int]]
@@ -98,15 +106,17 @@ class Estimate:
 def estimate(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> Estimate:
     """Return the estimate of a run."""
     held = persistent(sizes, settings, layout)
-    server = server_share(settings, layout)
-    always = 0 if settings.engine.release_memory else server
     moments = {
-        "rollout": [rollout(sizes, settings, lengths, layout) | {"server": server}],
-        "scoring": [scoring(sizes, settings, lengths, layout) | {"server": always}],
-        "gradient": [m | {"server": always} for m in gradient(sizes, settings, lengths, layout)],
-        "step": [optimiser_step(sizes, layout) | {"server": always}],
+        "rollout": [rollout(sizes, settings, lengths, layout)],
+        "scoring": [scoring(sizes, settings, lengths, layout)],
+        "gradient": gradient(sizes, settings, lengths, layout),
+        "step": [optimiser_step(sizes, layout)],
     }
-    return Estimate({name: max((held | m for m in candidates), key=total) for name, candidates in moments.items()})
+    phases = {name: max((held | m for m in candidates), key=total) for name, candidates in moments.items()}
+    awake = ("rollout",) if settings.engine.release_memory else PHASES
+    beside = max(total(phases[name]) for name in awake)
+    server = server_bytes(sizes, settings, lengths, layout, beside)
+    return Estimate({name: parts | {"server": server if name in awake else 0} for name, parts in phases.items()})
 
 
 def total(parts: Mapping[str, int]) -> int:
@@ -140,10 +150,44 @@ def persistent(sizes: Sizes, settings: Settings, layout: Layout) -> dict[str, in
     }
 
 
-def server_share(settings: Settings, layout: Layout) -> int:
-    """Return the bytes that an engine reserves on the device for itself."""
-    share = settings.engine.gpu_memory_utilization
-    return int(share * (layout.device_bytes or 0)) if share is not None and layout.kind != "cpu" else 0
+def server_bytes(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout, beside: int) -> int:
+    """Return the bytes that an engine takes on the trainer's device for itself.
+
+    That is its share, where a share is set; else what the trainer leaves, and at least what the engine needs.
+
+    Args:
+        beside: bytes that the trainer needs while the engine holds its memory.
+    """
+    share, device = settings.engine.gpu_memory_utilization, layout.device_bytes or 0
+    if layout.kind == "cpu":
+        return 0
+    if share is not None:
+        return int(share * device)
+    if not settings.engine.own_card:
+        return 0
+    return max(engine_needs(sizes, settings, lengths, layout), device - beside - HEADROOM)
+
+
+def engine_needs(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> int:
+    """Return the bytes without which vLLM does not start: all weights, its work, and the cache of one longest response."""
+    number = number_bytes(settings, layout)
+    row = 2 * sizes.keys * number * sizes.layers * (lengths.prompt + settings.engine.max_new_tokens)
+    return number * sizes.weights + row + ENGINE_WORK
+
+
+def host_bytes(sizes: Sizes, settings: Settings, layout: Layout, processes: int) -> int:
+    """Return the bytes of host memory that a node's processes take, whose models compute on GPUs.
+
+    Each process reads the whole model in float32; before the weights are sharded it copies it for teacher and reference. Later
+    rank 0 gathers weights, moving teacher and moments for a checkpoint.
+
+    Args:
+        processes: number of processes on the node.
+    """
+    held = persistent(sizes, settings, dataclasses.replace(layout, sharded=False))
+    copies = held["teacher"] + held["reference"] if layout.sharded else 0
+    gathered = held["weights"] + held["teacher"] + held["optimiser"]
+    return processes * PROCESS + max(processes * (held["weights"] + copies), gathered)
 
 
 def samples_in_process(settings: Settings) -> bool:
@@ -261,15 +305,10 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
 
 
 def optimiser_step(sizes: Sizes, layout: Layout) -> dict[str, int]:
-    """Return the parts of AdamW's step: all tensors at once on a GPU, one after the other on a CPU."""
+    """Return the parts of AdamW's step: the fused kernel of a GPU makes no temporaries, a CPU goes tensor by tensor."""
     trained = FLOAT * sizes.trained // shards(layout)
-    more = trained if layout.kind != "cpu" else 2 * FLOAT * sizes.largest // shards(layout)
+    more = 0 if layout.kind != "cpu" else 2 * FLOAT * sizes.largest // shards(layout)
     return {"gradients": trained, "temporaries": more}
-
-
-def fits(estimate: Estimate, available: int) -> bool:
-    """True if a device with ``available`` free bytes can run the estimated run."""
-    return estimate.peak <= available
 
 
 def parts_of(estimate: Estimate) -> list[str]:
