@@ -385,7 +385,7 @@ def sizes_of_8b():
 def test_an_engine_without_a_share_gets_what_the_trainer_leaves():
     """8B over 8 cards of 80 GB: 4 x 8.19e9 / 8 of weights, twice that of moments, a gathered layer and the embeddings, CUDA."""
     sizes, place, lengths = sizes_of_8b(), Layout("cuda", 8, True, 80 * 10**9), Lengths(1024, 8192)
-    words = ["engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=20480", "model.gradient_checkpointing=true"]
+    words = ["engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=4096", "model.gradient_checkpointing=true"]
     made = settings(*words, "method=rlrt")
     weights = 8_190_735_360
     layer = 192_946_432
