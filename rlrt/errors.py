@@ -21,6 +21,10 @@ class RankLost(RuntimeError):
     """Another rank died, failed, or kept the others waiting; the message names it. The run can be started again."""
 
 
+class Interrupted(Exception):
+    """A run was asked to end, and the step that it is in would end too late: what the step did is dropped."""
+
+
 MOST_NAMES = 40
 """A message lists the valid names only if there are at most this many."""
 

@@ -87,7 +87,9 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
 
     main = is_main()
     with StopFlag() as stop, leased(path) if main else nullcontext():
-        summary = execute(settings, path, lambda line: print(line, flush=True), stop.requested)
+        summary = execute(
+            settings, path, lambda line: print(line, flush=True), stop.requested, time_left=stop.time_left
+        )
     if main:
         print(closing_words(settings, path, summary), flush=True)
     if summary["state"] == "interrupted" and stop.signal is not None:

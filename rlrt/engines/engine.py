@@ -43,6 +43,12 @@ class Engine:
     url: str | None = None
     own_card: ClassVar[bool] = False
 
+    @staticmethod
+    def stop() -> bool:
+        """True if sampling should end at once, with the responses that are there. A run puts its own function here; an engine
+        asks it now and then while it samples, or leaves that to its caller, who asks after every response."""
+        return False
+
     def expect(self, longest: int, share: float) -> None:
         """Learn, before the first ``load``, what a run will ask.
 

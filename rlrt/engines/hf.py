@@ -20,6 +20,9 @@ from rlrt.model.precision import computing, set_compute_dtype
 from rlrt.seeds import uniforms
 from rlrt.types import Generation, Sampling
 
+STOP_EVERY = 64
+"""Tokens between two looks at whether the run was asked to end."""
+
 
 class Decoder(Protocol):
     """Rows that grow by one token at a time."""
@@ -92,7 +95,7 @@ class HfEngine(Engine):
         self._model.eval()
         try:
             start = 0
-            while start < len(prompts):
+            while start < len(prompts) and not self.stop():
                 end, rows = start, 0
                 while end < len(prompts) and (rows + len(seeds[end]) <= self.max_rows or end == start):
                     rows += len(seeds[end])
@@ -140,6 +143,8 @@ class HfEngine(Engine):
                 row, token, done, uniform_BT = row[keep], token[keep], done[keep], uniform_BT[keep]
                 token_BT, logp_BT, entropy_BT = token_BT[keep], logp_BT[keep], entropy_BT[keep]
                 decoder.keep(keep)
+            if t % STOP_EVERY == 0 and self.stop():
+                break
             logits = decoder.step(token)
 
 

@@ -17,6 +17,7 @@ from rlrt.execution.monitor import Monitor
 from rlrt.execution.parts import Parts
 from rlrt.execution.resume import check_saved
 from rlrt.execution.saving import SaveRule, save_checkpoint
+from rlrt.execution.stop import Pace
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
@@ -125,6 +126,7 @@ def assemble(
     monitor: Monitor | None,
     folder: RunFolder,
     stop_requested: Callable[[], bool],
+    pace: Pace,
     pending: dict[str, Any] | None = None,
 ) -> Run:
     """Put together everything that the loop needs.
@@ -133,11 +135,13 @@ def assemble(
         position: updates done.
         monitor: where numbers go; None on ranks that write nothing.
         stop_requested: True once the run should save and end early.
+        pace: says within a step whether its end would come too late.
         pending: rollouts that an earlier life had sampled ahead.
     """
     config, engine = settings.train, parts.engine
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
+    engine.stop = learner.stop = pace.too_late  # type: ignore[method-assign]
     sampler = Sampler(
         engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
     )
@@ -146,7 +150,13 @@ def assemble(
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
+        with pace.saving():
+            save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
+
+    def record(step: int, metrics: dict[str, float]) -> None:
+        pace.boundary()
+        if monitor is not None:
+            monitor.record(step, metrics)
 
     return Run(
         source=source,
@@ -155,17 +165,13 @@ def assemble(
         train=config,
         eval=settings.eval,
         position=position,
-        record=monitor.record if monitor is not None else record_nothing,
+        record=record,
         keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
         save=save,
         save_due=SaveRule(config, folder.checkpoints, learner.world),
         release=engine.release,
         stop_requested=stop_requested,
     )
-
-
-def record_nothing(step: int, metrics: dict[str, float]) -> None:
-    """For ranks that write nothing."""
 
 
 def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import shutil
 import sys
 import time
@@ -24,6 +25,7 @@ from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
+from rlrt.execution.stop import Pace
 from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
 from rlrt.paths import PACKAGE, listed
@@ -52,6 +54,7 @@ def execute(
     stop: Callable[[], bool],
     tags: Mapping[str, str] | None = None,
     progress: bool = True,
+    time_left: Callable[[], float] = lambda: math.inf,
 ) -> dict[str, Any]:
     """Run, or go on with, the run of a folder.
 
@@ -64,6 +67,7 @@ def execute(
         stop: True once the run should save at the next step boundary and end.
         tags: more tags for MLflow, for example the parent run of a sweep.
         progress: show a progress line on standard output.
+        time_left: seconds until this process must have ended; infinite while nobody asked it to.
 
     Returns:
         the folder's summary; its ``state`` is finished, interrupted or pruned.
@@ -83,7 +87,8 @@ def execute(
     try:
         if world.on_main(lambda: is_over(settings, folder, say)):
             return folder.summary()
-        return run_to_its_end(settings, folder, say, stop, dict(tags or {}), progress and world.main, world)
+        pace = Pace(time_left)
+        return run_to_its_end(settings, folder, say, stop, dict(tags or {}), progress and world.main, world, pace)
     except Exception as error:
         cause = world.explained(error)
         if cause is error:
@@ -117,6 +122,7 @@ def run_to_its_end(
     tags: Mapping[str, str],
     progress: bool,
     world: World,
+    pace: Pace,
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary."""
     parts, learner = prepared(settings, world)
@@ -136,7 +142,7 @@ def run_to_its_end(
             folder.ask_to_prune()  # for good: the same command does not go on with a collapsed run
         return world.any(stop() or folder.prune_asked())
 
-    run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pending)
+    run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pace, pending)
     begin = time.monotonic()
     with failing(settings, folder, monitor, world), closing(run.source, parts):
         reached = train(run)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import signal
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
+
+GRACE = "RLRT_GRACE_S"
+"""Environment variable: seconds between SLURM's signal to save and the time limit; the launcher sets it."""
+UNTOLD_S = 30.0
+"""Seconds that a process is taken to have after a signal where nobody says: SLURM's and Kubernetes' usual delay."""
+FIRST_SAVE_S = 10.0
+"""Seconds that a checkpoint is taken to need before one has been written."""
+MARGIN_S = 5.0
+"""Seconds that the end of a process takes besides."""
 
 
 class StopFlag:
-    """Turns SIGINT, SIGTERM and SIGUSR2 into a request to save at the next step boundary.
+    """Turns SIGINT, SIGTERM and SIGUSR2 into a request to save and end: at the next step boundary, or before it where that
+    would come too late (``Pace``).
 
     A Ctrl-C after that acts at once: a person is in a hurry. SLURM's second signal, at the limit itself, is no reason to tear
     a checkpoint that is being written.
@@ -15,11 +30,16 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._end = math.inf
         self._before: dict[int, Any] = {}
 
     def requested(self) -> bool:
         """True once a signal came."""
         return self.signal is not None
+
+    def time_left(self) -> float:
+        """Seconds until this process must have ended; infinite until a signal came."""
+        return self._end - time.monotonic()
 
     def __enter__(self) -> StopFlag:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
@@ -36,4 +56,41 @@ class StopFlag:
                 raise KeyboardInterrupt
             return
         self.signal = number
-        print(f"\n{signal.Signals(number).name}: saving at the end of this step; Ctrl-C then stops at once", flush=True)
+        grace = float(os.environ.get(GRACE, UNTOLD_S)) if number == signal.SIGUSR2 else UNTOLD_S
+        self._end = time.monotonic() + grace
+        words = f"saving within {grace:.0f} s, at the end of this step if that is sooner"
+        print(f"\n{signal.Signals(number).name}: {words}; Ctrl-C then stops at once", flush=True)
+
+
+class Pace:
+    """Knows how long steps and checkpoints take, and so whether the end of the current step would come too late.
+
+    Args:
+        time_left: seconds until the process must have ended.
+        clock: seconds; tests replace it.
+    """
+
+    def __init__(self, time_left: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
+        self._time_left, self._clock = time_left, clock
+        self._begin, self._step_s, self._save_s = clock(), 0.0, FIRST_SAVE_S
+
+    def boundary(self) -> None:
+        """Note that a step ended."""
+        now = self._clock()
+        self._begin, self._step_s = now, now - self._begin
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Measure the writing of a checkpoint; the next step begins after it."""
+        begin = self._clock()
+        yield
+        self._begin = self._clock()
+        self._save_s = self._begin - begin
+
+    def too_late(self) -> bool:
+        """True if the end of this step, as long as the last one, and a checkpoint would come too late."""
+        left = self._time_left()
+        if left == math.inf:
+            return False
+        rest = max(0.0, self._step_s - (self._clock() - self._begin))
+        return left < rest + self._save_s + MARGIN_S

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from rlrt.distributed.world import ALONE, World, parts
 from rlrt.engines.engine import Engine
-from rlrt.errors import UserError
+from rlrt.errors import Interrupted, UserError
 from rlrt.model.policy import Policy
 from rlrt.model.prompting import PromptBuilder
 from rlrt.seeds import derive, permutation
@@ -99,6 +99,9 @@ class Sampler:
 
         Returns:
             the rollouts, group after group.
+
+        Raises:
+            Interrupted: on all ranks, if a rank's engine was told to stop.
         """
         ids = [self.builder.student(p) for p in prompts]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
@@ -117,6 +120,10 @@ class Sampler:
             i = own_prompts[k]
             text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             answered.append((i, own[i][n], generation, text, self._start_grading(prompts[i], text, generation)))
+            if self.engine.stop():
+                break
+        if self.world.any(self.engine.stop()):
+            raise Interrupted
         if len(answered) != len(share):
             raise UserError(
                 f"engine: expected a response to every prompt and seed, {len(share)} in all, got {len(answered)} from "

@@ -21,6 +21,7 @@ from typing import Any
 from rlrt.distributed.cards import visible_cards
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
+from rlrt.execution.stop import GRACE
 from rlrt.keys import key
 from rlrt.sweep import worker
 
@@ -223,7 +224,11 @@ class SlurmLauncher:
             "time": self.timeout_min,
             "signal_delay_s": self.signal_delay_s,
             "array_parallelism": self.array_parallelism,
-            "setup": [f"export OMP_NUM_THREADS={self.cpus_per_task}", *self.setup],
+            "setup": [
+                f"export OMP_NUM_THREADS={self.cpus_per_task}",
+                f"export {GRACE}={self.signal_delay_s}",
+                *self.setup,
+            ],
             "additional_parameters": {"requeue": True, **self.additional_parameters},
             "stderr_to_stdout": True,
             "srun_args": ["--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else None,

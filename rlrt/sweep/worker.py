@@ -16,6 +16,7 @@ from rlrt.config.schema import Settings
 from rlrt.distributed.rank import EXIT, is_main
 from rlrt.errors import DiskFull, RankLost, UserError
 from rlrt.execution.stop import StopFlag
+from rlrt.paths import saved_steps
 from rlrt.records.files import or_logged, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
@@ -25,6 +26,10 @@ from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
 log = logging.getLogger("rlrt")
+NO_PROGRESS = (
+    "from its start to its time limit this job could not write a new checkpoint, so it would never end; raise "
+    "hydra.launcher.timeout_min, or make steps shorter (train.prompts_per_step, eval.prompts), and give the same command again"
+)
 FIRST_PORT, PORTS = 15_000, 17_000
 """Range of rendezvous ports for the tasks of a SLURM job, below the ports that Linux gives to outgoing connections."""
 
@@ -88,8 +93,12 @@ def _run(path: Path, stop: StopFlag) -> str:
         settings = without_sqlite(settings)
         kind = "input"  # the config is valid: from now on a UserError is about the model or data that it names
         refuse_another(spec)
-        summary = execute(settings, path, log.info, stop.requested, spec.get("tags", {}), progress=False)
+        before = newest_step(path)
+        tags = spec.get("tags", {})
+        summary = execute(settings, path, log.info, stop.requested, tags, progress=False, time_left=stop.time_left)
         if main and summary["state"] == "interrupted" and stop.signal is not None:
+            if stop.signal == signal.SIGUSR2 and newest_step(path) == before and slurm_job():
+                raise NoProgress(NO_PROGRESS)
             requeue(stop.signal)
         return str(summary["state"])
     except RankLost as error:
@@ -97,6 +106,9 @@ def _run(path: Path, stop: StopFlag) -> str:
         log.error("%s", error)
         if "SLURM_JOB_ID" in os.environ:  # srun --kill-on-bad-exit then ends the tasks that would hang
             sys.exit(EXIT)
+    except NoProgress as error:
+        note(run_folder, failure="limit", error=str(error))
+        log.error("%s", error)
     except DiskFull as error:
         note(run_folder, failure="disk", error=str(error))
         log.error("%s", error)
@@ -111,6 +123,15 @@ def _run(path: Path, stop: StopFlag) -> str:
         log.removeHandler(handler)
         handler.close()
     return "failed"
+
+
+class NoProgress(Exception):
+    """A job reached its time limit without a checkpoint that it did not begin with."""
+
+
+def newest_step(path: Path) -> int:
+    """Return the step of the newest checkpoint in a run's folder; 0 without one."""
+    return max(saved_steps(path), default=0)
 
 
 def refuse_another(spec: dict[str, Any]) -> None:

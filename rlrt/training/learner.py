@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlrt.distributed.world import ALONE, World
+from rlrt.errors import Interrupted
 from rlrt.methods.contexts import Context
 from rlrt.methods.method import Method
 from rlrt.model.policy import Policy
@@ -29,6 +30,7 @@ class Learner:
         world: the ranks that share scoring and update.
         importance_clip: where rollouts come from an engine with weights or arithmetic of its own, the largest importance weight
             of a token; None for the trainer's own weights.
+        stop: True if the run should end before the step does.
     """
 
     policy: Policy
@@ -43,3 +45,17 @@ class Learner:
     context_length: int
     world: World = ALONE
     importance_clip: float | None = None
+    stop: Callable[[], bool] = lambda: False
+
+    def check_stop(self, joint: bool = False) -> None:
+        """End the step here if the run should end before the step does.
+
+        Args:
+            joint: True where all ranks ask together; else only a run of one process asks.
+
+        Raises:
+            Interrupted: then.
+        """
+        asked = self.world.any(self.stop()) if joint else self.world.size == 1 and self.stop()
+        if asked:
+            raise Interrupted

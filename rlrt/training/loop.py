@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
+from rlrt.errors import Interrupted
 from rlrt.sampling.draw import rollout_metrics
 from rlrt.sampling.source import Source
 from rlrt.training.batch import signals_of
@@ -56,36 +57,47 @@ def train(run: Run) -> int:
     Returns:
         the number of updates done: ``train.steps``, or fewer where the run was asked to stop (it has then saved).
     """
+    done = saved = run.position
+    version, stopping = run.learner.policy.version, False
+    try:
+        if done == 0:
+            run.record(0, evaluation(run))
+        while done < run.train.steps and not stopping:
+            metrics, seconds = one_step(run, done + 1)
+            done, version = done + 1, run.learner.policy.version
+            run.record(done, metrics | seconds)
+            stopping = run.stop_requested()
+            save_due = run.save_due(done, metrics)
+            if done == run.train.steps or stopping or save_due:
+                run.save(done)
+                saved = done
+    except Interrupted:  # within a step; before its update the weights are still those of the step before
+        if saved < done and version == run.learner.policy.version and not run.train.sample_ahead:
+            run.save(done)
+    return done
+
+
+def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
+    """One step's metrics, and its seconds by phase."""
     config, sampler = run.train, run.source.sampler
-    if run.position == 0:
-        run.record(0, evaluation(run))
-    for step in range(run.position + 1, config.steps + 1):
-        seconds, begin = dict[str, float](), perf_counter()
-        waited = sampler.waited_s
-        with clock(seconds, "time/rollout_s"):
-            draw = run.source.take(step)
-            run.source.begin(step + 1)
-        seconds["time/grading_s"] = sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
-        run.release()
-        signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
-        lr = learning_rate(config, step)
-        result = learn(run.learner, draw.rollouts, signals, lr)
-        metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
-        metrics |= {"policy/lr": lr, "rollout/staleness": float(run.source.staleness)}
-        run.keep_samples(step, draw.rollouts, result)
-        last = step == config.steps
-        if last or due(step, config.eval_every):
-            with clock(seconds, "time/evaluation_s"):
-                metrics |= evaluation(run)
-        seconds["time/step_s"] = perf_counter() - begin
-        run.record(step, metrics | seconds)
-        stopping = run.stop_requested()
-        save_due = run.save_due(step, metrics)
-        if last or stopping or save_due:
-            run.save(step)
-        if stopping:
-            return step
-    return int(config.steps)
+    seconds, begin = dict[str, float](), perf_counter()
+    waited = sampler.waited_s
+    with clock(seconds, "time/rollout_s"):
+        draw = run.source.take(step)
+        run.source.begin(step + 1)
+    seconds["time/grading_s"] = sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
+    run.release()
+    signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
+    lr = learning_rate(config, step)
+    result = learn(run.learner, draw.rollouts, signals, lr)
+    metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
+    metrics |= {"policy/lr": lr, "rollout/staleness": float(run.source.staleness)}
+    run.keep_samples(step, draw.rollouts, result)
+    if step == config.steps or due(step, config.eval_every):
+        with clock(seconds, "time/evaluation_s"):
+            metrics |= evaluation(run)
+    seconds["time/step_s"] = perf_counter() - begin
+    return metrics, seconds
 
 
 def due(step: int, every: int) -> bool:

@@ -153,5 +153,6 @@ def passes(learner: Learner, rows: Sequence[Row], index: Tensor) -> Iterator[tup
     batches = micro_batches(learner.policy.model, [rows[i] for i in mine.tolist()], learner.train.token_budget)
     count = learner.world.most(len(batches))
     for k in range(count):
+        learner.check_stop()
         counted = k < len(batches)
         yield mine[torch.tensor(batches[k])] if counted else index[:1], counted, k == count - 1

@@ -79,6 +79,7 @@ def optimise(
     credit_BT, used_BT = torch.zeros_like(signals.logp_BT), torch.zeros_like(signals.logp_BT)
     numbers: dict[str, list[float]] = {}
     for index in minibatches(signals.group_B, learner.train.minibatches):
+        learner.check_stop(joint=True)
         part = batch.part(index)
         part_advantage_B = advantage_B[index]
         part_credit = scoring.live_credit(learner, part, part_advantage_B) if credited is None else credited.rows(index)

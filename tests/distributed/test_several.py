@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rlrt.paths import saved_steps
 from tests.sweep.test_driver import finish, only, run, start, wait_for
 
 SMALL = ("train.prompts_per_step=4", "eval.prompts=8", "tracking=none", "train.eval_every=0")
@@ -52,11 +53,13 @@ def test_the_gradient_is_that_of_one_process(found, strategy):
     assert mine[f"sd, two mini-batches, {strategy}"]["steps"] == 2
 
 
-def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path, held):
-    """FSDP, adapters' full model, a moving teacher: stopped by a signal to the second process alone."""
+@pytest.mark.parametrize(("grace", "reached"), [("60", 6), ("1", 5)])
+def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path, held, grace, reached):
+    """FSDP, a moving teacher: stopped by a signal to the second process alone, which is in its sixth step; with one second left
+    it may not end it."""
     hold = held(5)
     words = ("teacher.weights=ema", "train.save_every=0", "train.steps=8", *SMALL, *hold.keys)
-    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    more = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "RLRT_GRACE_S": grace}
     together = tmp_path / "together"
     process = start(
         tmp_path, *TORCHRUN, "rlrt.run", "distributed.strategy=fsdp", *words, f"hydra.run.dir={together}",
@@ -68,7 +71,8 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path,
     hold.release()
     _, output = finish(process)
     stopped = json.loads((together / "summary.json").read_text())
-    assert (stopped["state"], stopped["step"]) == ("interrupted", 6), output
+    assert (stopped["state"], stopped["step"]) == ("interrupted", reached), output
+    assert list(saved_steps(together)) == [reached]
     assert json.loads((together / "manifest.json").read_text())["processes"] == 2
     assert output.count("interrupted after") == 1  # one of them speaks
     said = []

@@ -68,11 +68,51 @@ def test_a_signal_before_the_run_begins_is_heard(planned, monkeypatch):
         return load(*args)
 
     load = rlrt.config.load.load
+    monkeypatch.setattr(
+        "rlrt.execution.stop.UNTOLD_S", 600.0
+    )  # however slow the machine is, the step's end is not too late
     monkeypatch.setattr(rlrt.execution.execute, "execute", hears)
     monkeypatch.setattr(rlrt.config.load, "load", load_slowly)
     assert worker.run(str(planned)) == "interrupted"
     assert asked == [True]
     assert summary(planned)["step"] == 1  # the first step boundary
+
+
+@pytest.mark.parametrize(
+    ("number", "left", "after", "state"),
+    [
+        (signal.SIGUSR2, [], 0, "failed"),  # at the limit, and nothing was ever saved
+        (signal.SIGUSR2, [3], 0, "failed"),  # nothing since the life began
+        (signal.SIGUSR2, [3], 5, "interrupted"),
+        (signal.SIGUSR2, [], 1, "interrupted"),
+        (signal.SIGTERM, [3], 0, "interrupted"),  # a preemption says nothing about the limit
+    ],
+)
+def test_a_life_without_a_checkpoint_is_no_reason_for_another(planned, monkeypatch, number, left, after, state):
+    def saved(step):
+        (planned / "checkpoints" / f"step_{step}").mkdir(parents=True)
+        (planned / "checkpoints" / f"step_{step}" / "config.json").write_text("{}")
+
+    def ends(settings, path, say, stop, *args, **more):
+        signal.raise_signal(number)
+        if after:
+            saved(after)
+        return {"state": "interrupted", "step": after}
+
+    for step in left:
+        saved(step)
+    queued = []
+    monkeypatch.setattr(
+        worker, "saved_steps", lambda path: {int(p.name[5:]): p for p in path.glob("checkpoints/step_*")}
+    )
+    monkeypatch.setattr(rlrt.execution.execute, "execute", ends)
+    monkeypatch.setattr(worker, "requeue", queued.append)
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert worker.run(str(planned)) == state
+    assert queued == ([] if state == "failed" else [number])
+    if state == "failed":
+        assert summary(planned)["failure"] == "limit"
+        assert "raise hydra.launcher.timeout_min, or make steps shorter" in summary(planned)["error"]
 
 
 @pytest.mark.parametrize(
