@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from rlrt.errors import UserError
+
 DRIVER_CARDS = Path("/proc/driver/nvidia/gpus")
 """A folder of the NVIDIA driver with one entry for each GPU."""
 
@@ -22,6 +24,23 @@ def visible_cards() -> list[str]:
     else:
         count = len(list(DRIVER_CARDS.glob("*")))
     return [str(i) for i in range(count)]
+
+
+def refuse_shared_cards(cards: int) -> None:
+    """Refuse more ranks on this machine than it has GPUs: NCCL does not let two ranks share one.
+
+    Args:
+        cards: GPUs that its processes may use; 0: they compute on the CPU.
+
+    Raises:
+        UserError: with both numbers.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < cards < ranks:
+        raise UserError(
+            f"this run has {ranks} processes on this machine, which may use {cards} GPU{'s' * (cards > 1)}; start as many "
+            "as there are GPUs (torchrun's --nproc-per-node, or hydra.launcher.tasks_per_node), or set device=cpu."
+        )
 
 
 def see_own_card() -> None:

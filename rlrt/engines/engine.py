@@ -30,6 +30,8 @@ class Engine:
         gpu_memory_utilization: share of the device that the engine takes for itself; None: none, or with ``own_card`` what the
             trainer leaves (``expect``).
         url: of a server that samples; None: there is none.
+        takes_shards: whether ``load`` can read weights that are sharded over ranks (``rlrt.model.lora.named_weights`` gathers
+            them).
         own_card: whether each rank must see its own GPU alone, since the engine takes the first GPU that its process sees.
     """
 
@@ -42,6 +44,7 @@ class Engine:
     gpu_memory_utilization: float | None = None
     url: str | None = None
     own_card: ClassVar[bool] = False
+    takes_shards: ClassVar[bool] = False
 
     @staticmethod
     def stop() -> bool:

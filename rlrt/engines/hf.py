@@ -46,6 +46,7 @@ class HfEngine(Engine):
     """
 
     exact: ClassVar[bool] = True
+    takes_shards: ClassVar[bool] = True
     max_new_tokens: int = key(
         "maximum length of a response; one without a stop token by then is truncated", "tokens", least=1, most=1_000_000
     )

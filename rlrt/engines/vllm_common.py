@@ -48,6 +48,7 @@ class VllmKeys(Engine):
     """Keys and state that both vLLM engines share; ``engine.*``."""
 
     exact: ClassVar[bool] = False
+    takes_shards: ClassVar[bool] = True
 
     max_new_tokens: int = key(
         "maximum length of a response; one without a stop token by then is truncated", "tokens", least=1, most=1_000_000

@@ -21,7 +21,14 @@ from rlrt.execution.stop import Pace
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
-from rlrt.model.device import check_cuda, compute_dtype, refuse_large_on_cpu, resolve_device, use_tensor_cores
+from rlrt.model.device import (
+    check_cuda,
+    compute_dtype,
+    refuse_large_on_cpu,
+    refuse_too_large,
+    resolve_device,
+    use_tensor_cores,
+)
 from rlrt.model.load import context_length, load, set_stop_tokens
 from rlrt.model.lora import add_adapters
 from rlrt.model.policy import Policy, adamw
@@ -34,18 +41,21 @@ from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
 from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
-from rlrt.training.teacher import Teacher, frozen_copy, runs_again
+from rlrt.training.teacher import Teacher, frozen_copy, holds_copy, runs_again
 from rlrt.training.update import StepResult
 from rlrt.types import Rollout
 
 log = logging.getLogger("rlrt")
+FLOAT = 4
+"""Bytes of a float32, which weights, gradients, moments and copies are."""
 
 
-def load_model(settings: Settings, device: torch.device | None = None) -> tuple[Any, Any]:
+def load_model(settings: Settings, device: torch.device | None = None, bytes_each: float = FLOAT) -> tuple[Any, Any]:
     """The model of a run as it starts, and its tokenizer.
 
     Args:
         device: where its weights are put; None: where it will compute.
+        bytes_each: bytes that stay on the device for each weight; the weights alone unless it is trained.
 
     Raises:
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
@@ -55,12 +65,12 @@ def load_model(settings: Settings, device: torch.device | None = None) -> tuple[
     chosen = resolve_device(settings.device)
     check_cuda(chosen)
     use_tensor_cores(chosen)
-    model, tokenizer = load(
-        config.path,
-        config.revision,
-        config.attn_implementation,
-        lambda weights: refuse_large_on_cpu(config.path, weights, settings.device),
-    )
+
+    def check_size(weights: int) -> None:
+        refuse_large_on_cpu(config.path, weights, settings.device)
+        refuse_too_large(config.path, weights, bytes_each, chosen)
+
+    model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
     set_stop_tokens(model, tokenizer, config.stop_tokens)
     set_compute_dtype(model, compute_dtype(settings.dtype, chosen))
     if config.lora is not None:
@@ -84,7 +94,11 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     train_config, teacher_config = settings.train, settings.teacher
     device = resolve_device(settings.device, world.local_rank)
     shares = world.size > 1 and settings.distributed.strategy == "fsdp"
-    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device)
+    rerun = runs_again(method, train_config.minibatches)
+    copies = holds_copy(teacher_config.weights, rerun) + (train_config.kl_coef > 0)
+    # weights, and without adapters their gradients and two moments; copies of the model
+    each = FLOAT * ((4 if settings.model.lora is None else 1) + copies) / (world.size if shares else 1)
+    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device, each)
     model.train()
     if device.type == "cpu":
         keep_freed_memory()
@@ -93,7 +107,6 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable()
     configured_context = configured(teacher_config.context, teacher_config.on_unique_correct)
-    rerun = runs_again(method, train_config.minibatches)
     teacher = Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, rerun)
     reference = frozen_copy(model) if train_config.kl_coef > 0 else None
     if shares:

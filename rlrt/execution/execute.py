@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rlrt.config.schema import Settings
-from rlrt.distributed.cards import see_own_card
+from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
 from rlrt.errors import DiskFull, UserError
 from rlrt.execution.build import assemble, build_learner
@@ -80,9 +80,12 @@ def execute(
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
+    cards = len(visible_cards())
     if settings.engine.own_card:
         see_own_card()
-    world = connect(settings.distributed.patience_s, resolve_device(settings.device).type == "cuda")
+    on_gpu = resolve_device(settings.device).type == "cuda"
+    refuse_shared_cards(cards if on_gpu else 0)
+    world = connect(settings.distributed.patience_s, on_gpu)
     folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
     try:
         if world.on_main(lambda: is_over(settings, folder, say)):
@@ -174,6 +177,7 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
         UserError: for data or a model that cannot be had or used.
     """
     refuse_idle_processes(settings, world)
+    refuse_sharding(settings, world.size)
     parts = parts_of(settings)
     prepare_data(parts)
     learner = build_learner(settings, world, parts.method)
@@ -215,6 +219,19 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
         if disk is not None:
             raise disk from None
         raise error from (None if error is caught else caught)
+
+
+def refuse_sharding(settings: Settings, processes: int) -> None:
+    """Refuse to shard weights that the engine could not read.
+
+    Raises:
+        UserError: naming the engine.
+    """
+    if processes > 1 and settings.distributed.strategy == "fsdp" and not settings.engine.takes_shards:
+        raise UserError(
+            f"distributed.strategy: fsdp shards the weights over {processes} processes, and {type(settings.engine).__name__} "
+            "reads whole weights (it has no takes_shards = True, docs/engines.md); set distributed.strategy=ddp."
+        )
 
 
 def refuse_idle_processes(settings: Settings, world: World) -> None:

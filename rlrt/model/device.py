@@ -88,6 +88,29 @@ def refuse_large_on_cpu(path: str, weights: int, device: str) -> None:
     )
 
 
+def refuse_too_large(path: str, weights: int, each: float, device: torch.device) -> None:
+    """Refuse a model of which the part that never leaves the GPU is larger than the GPU.
+
+    Args:
+        path: ``model.path``.
+        weights: of the model.
+        each: bytes that stay on this GPU for each of them.
+        device: where it will compute.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    if device.type != "cuda":
+        return
+    needed, whole = weights * each, torch.cuda.get_device_properties(device).total_memory
+    if needed > whole:
+        raise UserError(
+            f"device: {path} has {weights / 1e6:,.0f} million weights, which with their gradients, moments and copies take "
+            f"{needed / 1e9:.1f} GB, and {torch.cuda.get_device_name(device)} has {whole / 1e9:.1f} GB; shard them over more "
+            "GPUs (distributed.strategy=fsdp), set model.lora=16, or take a smaller model."
+        )
+
+
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision of computation behind the key ``dtype``; weights and optimiser are float32 in any case."""
     if name == "auto":

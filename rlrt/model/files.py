@@ -27,6 +27,8 @@ NAMING = {"transformers_weights": (WEIGHTS, INDICES), "configuration_files": (".
 """Keys of ``config.json`` that name other files, and the suffixes that such a name must have."""
 KERNELS = ("attn_implementation", "experts_implementation")
 """Suffixes of keys of ``config.json`` whose values may name code on the hub."""
+ELSEWHERE = "get it by python -m rlrt.fetch where there is a network, or give its folder as model.path=/path/to/folder"
+"""What to do about a model that is not on this machine."""
 Find = Callable[[str], Path | None]
 """A function from a file's name to the model's file of that name, or None if the model has no such file."""
 
@@ -70,7 +72,7 @@ def check_hub(hub_id: str, revision: str | None) -> str:
     check_reachable(hub_id, revision)
     config = hub_file(hub_id, CONFIG, revision)
     if config is None:
-        raise not_on_hub_error(hub_id, f"it has no {CONFIG}, or it is not in the local cache")
+        raise not_on_hub_error(hub_id, f"it has no {CONFIG}, or it is not in the local cache", revision)
     commit = config.parent.name
 
     def find(name: str) -> Path | None:
@@ -97,9 +99,20 @@ def check_reachable(hub_id: str, revision: str | None) -> None:
         get_session().head(constants.ENDPOINT, timeout=10)
     except Exception as error:  # the http library's own types
         raise UserError(
-            f"model.path: the hub at {constants.ENDPOINT} cannot be reached for {hub_id} ({first_line(error)}); download "
-            "it elsewhere and give its folder as model.path=/path/to/folder."
+            f"model.path: the hub at {constants.ENDPOINT} cannot be reached for {hub_id} ({first_line(error)})"
+            f"{other_revisions(hub_id, revision)}; {ELSEWHERE}."
         ) from None
+
+
+def other_revisions(hub_id: str, revision: str | None) -> str:
+    """Return the words for a local cache that holds a model at other revisions than the one asked for; else nothing."""
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    held = sorted(p.name for p in snapshots.glob("*") if (p / CONFIG).exists() and p.name != revision)
+    if not held:
+        return ""
+    return f"; the local cache holds revision {', '.join(held)}, not {revision} (model.revision)"
 
 
 def hub_file(hub_id: str, name: str, revision: str | None) -> Path | None:
@@ -120,15 +133,13 @@ def hub_file(hub_id: str, name: str, revision: str | None) -> Path | None:
     except EntryNotFoundError:  # also: offline, and not in the cache
         return None
     except Exception as error:  # the hub's many types for one cause
-        raise not_on_hub_error(hub_id, first_line(error)) from error
+        raise not_on_hub_error(hub_id, first_line(error), revision) from error
 
 
-def not_on_hub_error(hub_id: str, why: str) -> UserError:
+def not_on_hub_error(hub_id: str, why: str, revision: str | None = None) -> UserError:
     """Return the error for a model that cannot be downloaded from the hub."""
-    return UserError(
-        f"model.path: {hub_id} could not be downloaded from the hub ({why}); get it elsewhere and give its folder as "
-        "model.path=/path/to/folder."
-    )
+    others = other_revisions(hub_id, revision)
+    return UserError(f"model.path: {hub_id} could not be downloaded from the hub ({why}){others}; {ELSEWHERE}.")
 
 
 def check_names(config: Path, find: Find) -> list[str]:

@@ -63,7 +63,7 @@ def load(
     except Exception as error:  # transformers raises many types for one cause: the model cannot be loaded
         if folder.is_dir():
             raise UserError(f"model.path: {path} could not be loaded: {first_line(error)}") from error
-        raise not_on_hub_error(path, first_line(error)) from error
+        raise not_on_hub_error(path, first_line(error), revision) from error
     model, report = loaded
     check_tensors(path, str(model.config.model_type), report)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:

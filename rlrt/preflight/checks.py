@@ -16,7 +16,7 @@ from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.execution.data import check_data, check_fit, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.parts import Parts, closing
-from rlrt.model.files import check_folder
+from rlrt.model.files import check_folder, other_revisions
 from rlrt.model.load import check_attention
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, source_of
@@ -89,6 +89,10 @@ def check_model(settings: Settings, away: bool = False) -> Finding:
         check_attention(settings.model.attn_implementation)
         folder = source_of(settings)
         if folder is None:
+            if others := other_revisions(path, settings.model.revision):
+                return Finding(
+                    "warning", "model", f"{path} is not on this machine{others}; run python -m rlrt.fetch first"
+                )
             if away:
                 sentence = (
                     f"{path} is not in the hub's cache, and nodes often have no network; run python -m rlrt.fetch first"

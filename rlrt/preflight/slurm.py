@@ -108,6 +108,29 @@ def check_gpus(launcher: SlurmLauncher) -> list[Finding]:
     return []
 
 
+def gpus_of(text: str) -> int:
+    """Return the most GPUs of one node, from ``sinfo``'s generic resources: a line for each kind of node."""
+    counts = [sum(int(count) for count in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", line)) for line in text.splitlines()]
+    return max(counts, default=0)
+
+
+def check_nodes(launcher: SlurmLauncher, text: str | None) -> list[Finding]:
+    """Check that some node of the partition has as many GPUs as a job asks for on each node.
+
+    Args:
+        text: generic resources as ``sinfo`` prints them; None if it does not answer.
+    """
+    asked = launcher.gpus_per_node or 0
+    if not asked or text is None or asked <= (most := gpus_of(text)):
+        return []
+    sentence = f"a job asks for {asked} GPUs on each node, and the partition's nodes have at most {most}"
+    remedy = (
+        f"set hydra.launcher.gpus_per_node={most}" if most else "set hydra.launcher.partition=NAME to one with GPUs"
+    )
+    fewer = f" and hydra.launcher.tasks_per_node={most}" if 0 < most < launcher.tasks_per_node else ""
+    return [Finding("problem", "gpus", f"{sentence}; {remedy}{fewer}")]
+
+
 def check_partition(launcher: SlurmLauncher, known: Mapping[str, Mapping[str, str]], need: float) -> list[Finding]:
     """Check that the partition exists, is up, and allows the requested time.
 
@@ -194,4 +217,6 @@ def check_slurm(launcher: SlurmLauncher, jobs: int, step_s: float | None, checkp
         return [*results, Finding("problem", "slurm", "scontrol does not answer; is the controller up?")]
     need = needed_s(step_s or 0.0, checkpoint)
     results += check_config(launcher, config_values(config), jobs)
+    chosen = ["-p", launcher.partition] if launcher.partition else []
+    results += check_nodes(launcher, output_of("sinfo", "-h", "-o", "%G", *chosen))
     return [*results, *check_partition(launcher, partitions(known), need)]

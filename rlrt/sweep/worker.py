@@ -71,6 +71,8 @@ def meet() -> None:
         LOCAL_RANK=str(job.local_rank),
         MASTER_ADDR=job.hostnames[0] if "SLURM_JOB_ID" in os.environ else "127.0.0.1",
     )
+    if "SLURM_JOB_ID" not in os.environ:  # SLURM may show each task its own GPUs alone
+        os.environ["LOCAL_WORLD_SIZE"] = str(job.num_tasks)
     os.environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
 
 

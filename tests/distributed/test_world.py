@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlrt.distributed import watch
+from rlrt.distributed.cards import refuse_shared_cards
 from rlrt.distributed.rank import EXIT
 from rlrt.distributed.watch import Watch, alive
 from rlrt.distributed.world import ALONE, parts
 from rlrt.errors import RankLost, UserError
+from rlrt.execution.execute import refuse_sharding
+from tests.helpers import settings
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 9))
@@ -141,3 +144,25 @@ def test_alive():
     assert not alive(child.pid)
     child.wait()
     assert not alive(child.pid)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cards", "refused"), [("3", 2, True), ("2", 1, True), ("2", 2, False), ("8", 0, False)]
+)
+def test_two_ranks_do_not_share_a_gpu(monkeypatch, ranks, cards, refused):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    if refused:
+        with pytest.raises(UserError, match=rf"{ranks} processes on this machine, which may use {cards} GPU"):
+            refuse_shared_cards(cards)
+    else:
+        refuse_shared_cards(cards)
+
+
+def test_an_engine_that_reads_whole_weights_is_refused_before_they_are_sharded():
+    made = settings("distributed.strategy=fsdp")
+    refuse_sharding(made, 8)
+    own = settings("engine._target_=tests.engines.copying.CopyingEngine", "+engine.importance_clip=2.0", "+engine.off=0.0",
+                   "distributed.strategy=fsdp")  # fmt: skip
+    with pytest.raises(UserError, match="CopyingEngine reads whole weights"):
+        refuse_sharding(own, 2)
+    refuse_sharding(own, 1)

@@ -18,6 +18,7 @@ class CopyingEngine(HfEngine):
     importance_clip: float = key("largest importance weight", above=0)
     off: float = key("error of the log-probabilities", "nats")
     exact: ClassVar[bool] = False
+    takes_shards: ClassVar[bool] = False
     calls: list[str] = field(default_factory=list, init=False)
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int = 0) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.model import device
-from rlrt.model.device import compute_dtype, cuda_problem, description, refuse_large_on_cpu, resolve_device
+from rlrt.model.device import (
+    compute_dtype,
+    cuda_problem,
+    description,
+    refuse_large_on_cpu,
+    refuse_too_large,
+    resolve_device,
+)
 from tests.forked import forked
 from tests.helpers import ONE_STEP, settings
 
@@ -107,3 +116,19 @@ def test_a_run_says_where_it_computes_on_the_terminal_and_in_its_log(tmp_path):
     assert done.stdout.startswith("device cpu"), done.stdout
     (log,) = (tmp_path / "outputs" / "runs").glob("*/log.txt")
     assert "device cpu" in log.read_text()
+
+
+@pytest.mark.parametrize(("each", "refused"), [(4, False), (16, True), (16 / 8, False)])
+def test_a_model_that_no_setting_fits_on_its_card(monkeypatch, each, refused):
+    """8.19e9 weights on 80 GB: 32.8 GB of weights fit, 131 GB with gradients and moments do not, an eighth of them does."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100")
+    card = torch.device("cuda", 0)
+    if refused:
+        with pytest.raises(
+            UserError, match=r"Qwen/Qwen3-8B has 8,191 million .* 131\.1 GB, and NVIDIA H100 has 80\.0 GB"
+        ):
+            refuse_too_large("Qwen/Qwen3-8B", 8_190_735_360, each, card)
+    else:
+        refuse_too_large("Qwen/Qwen3-8B", 8_190_735_360, each, card)
+    refuse_too_large("Qwen/Qwen3-8B", 8_190_735_360, each, torch.device("cpu"))

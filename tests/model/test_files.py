@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rlrt.errors import UserError
-from rlrt.model.files import check_folder, check_hub
+from rlrt.model.files import check_folder, check_hub, other_revisions
 from rlrt.model.load import load
 from tests.hub import model_folder
 
@@ -365,3 +365,26 @@ def test_a_model_is_loaded_from_the_hub_at_the_commit_that_was_looked_at(served,
     weights = [path for path in served if path.endswith(".safetensors")]
     assert weights
     assert all(f"/{COMMIT}/" in path for path in weights)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_cache_with_another_revision_says_which(tmp_path, monkeypatch, offline):
+    """The pinned commit is not there: what is there is named, and the way to get it."""
+    from huggingface_hub import constants
+
+    other, pinned = "1" * 40, "2" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / other
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    assert (
+        other_revisions("owner/name", pinned)
+        == f"; the local cache holds revision {other}, not {pinned} (model.revision)"
+    )
+    assert other_revisions("owner/name", other) == ""
+    assert other_revisions("owner/another", pinned) == ""
+    with pytest.raises(
+        UserError, match=rf"holds revision {other}, not {pinned} \(model\.revision\); get it by python -m rlrt"
+    ):
+        check_hub("owner/name", pinned)

@@ -9,6 +9,7 @@ import pytest
 
 from rlrt.preflight import slurm
 from rlrt.preflight.finding import Finding
+from rlrt.preflight.slurm import check_nodes, gpus_of
 from rlrt.sweep.settings import launcher_of
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -139,6 +140,27 @@ def test_where_its_controller_is_silent(monkeypatch):
 
 def test_all_of_it_on_recorded_outputs(monkeypatch):
     monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
-    monkeypatch.setattr(slurm, "output_of", lambda *words: (RECORDED / f"{words[-1]}.txt").read_text())
+    outputs = {name: (RECORDED / f"{name}.txt").read_text() for name in ("config", "partition")}
+    monkeypatch.setattr(slurm, "output_of", lambda *words: outputs[words[-1]] if words[0] == "scontrol" else "(null)\n")
     found = slurm.check_slurm(launcher(partition="debug"), 3, 1.0, 0)
     assert states(found) == [("ok", "signal"), ("ok", "KillWait"), ("warning", "preemption")]
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("gpu:2\n(null)\n", 2),
+        ("gpu:h100:8(S:0-1)\ngpu:a100:4(S:0),shard:8\n", 8),
+        ("gpu:h100:4(S:0),gpu:a30:2(S:1)\n", 6),
+        ("(null)\n", 0),
+        ("", 0),
+    ],
+)
+def test_gpus_that_a_node_has(text, most):
+    assert gpus_of(text) == most
+    assert check_nodes(launcher(gpus_per_node=most, tasks_per_node=1), text) == []
+    (found,) = check_nodes(launcher(gpus_per_node=most + 1, tasks_per_node=most + 1), text)
+    assert found.state == "problem"
+    wanted = f"gpus_per_node={most}" if most else "partition=NAME to one with GPUs"
+    assert wanted in found.sentence
+    assert check_nodes(launcher(gpus_per_node=9), None) == []  # nobody knows
