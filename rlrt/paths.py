@@ -29,8 +29,9 @@ def resolve_path(path: str) -> str:
     """Return the folder or hub id that ``model.path`` refers to; a run's folder refers to its newest checkpoint."""
     if path == "embedded":
         return str(EMBEDDED)
-    saved = listed(Path(path).expanduser() / "checkpoints")
-    return str(saved[-1]) if saved else path
+    folder = Path(path).expanduser() if path.startswith("~") else Path(path)
+    saved = listed(folder / "checkpoints")
+    return str(saved[-1] if saved else folder if path.startswith("~") else path)
 
 
 def local_folder(path: str) -> Path | None:

@@ -29,6 +29,10 @@ class Model:
     prompt_template: str = key(
         "what the model is asked: {prompt} stands for the problem, {instruction} for how the data wants the answer given"
     )
+    bos: str = key(
+        "whether a plain prompt begins with the beginning of sequence; auto: as the tokenizer begins a text",
+        choices=("auto", "always", "never"),
+    )
     thinking: bool | None = key(
         "thinking mode of a hybrid model's chat template; null: the template has no such switch"
     )

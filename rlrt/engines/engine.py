@@ -47,7 +47,7 @@ class Engine:
     takes_shards: ClassVar[bool] = False
 
     @staticmethod
-    def stop() -> bool:
+    def asked_to_end() -> bool:
         """True if sampling should end at once, with the responses that are there. A run puts its own function here; an engine
         asks it now and then while it samples, or leaves that to its caller, who asks after every response."""
         return False

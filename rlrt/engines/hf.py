@@ -96,7 +96,7 @@ class HfEngine(Engine):
         self._model.eval()
         try:
             start = 0
-            while start < len(prompts) and not self.stop():
+            while start < len(prompts) and not self.asked_to_end():
                 end, rows = start, 0
                 while end < len(prompts) and (rows + len(seeds[end]) <= self.max_rows or end == start):
                     rows += len(seeds[end])
@@ -144,7 +144,7 @@ class HfEngine(Engine):
                 row, token, done, uniform_BT = row[keep], token[keep], done[keep], uniform_BT[keep]
                 token_BT, logp_BT, entropy_BT = token_BT[keep], logp_BT[keep], entropy_BT[keep]
                 decoder.keep(keep)
-            if t % STOP_EVERY == 0 and self.stop():
+            if t % STOP_EVERY == 0 and self.asked_to_end():
                 break
             logits = decoder.step(token)
 

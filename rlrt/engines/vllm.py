@@ -176,7 +176,7 @@ class VllmEngine(VllmKeys):
                         )
                         engine.add_request(f"{i}-{g}", {"prompt_token_ids": list(prompt)}, request_parameters)
                         waiting[f"{i}-{g}"] = (i, g)
-            while waiting and not self.stop():
+            while waiting and not self.asked_to_end():
                 with global_state_restored():
                     ended = [output for output in engine.step() if output.finished]
                 for output in ended:

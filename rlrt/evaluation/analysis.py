@@ -175,7 +175,7 @@ def intervene(
                 cut.add(i)
         turned = 0
         for i, (rollout, _) in enumerate(tried):
-            text = sampler.policy.tokenizer.decode([*starts[i], *endings[i]], skip_special_tokens=True)
+            text = sampler.policy.text([*starts[i], *endings[i]])
             right = i not in cut and sampler.task.grade(rollout.prompt, builder.opening + text).correct
             turned += right == wrong
         results[position] = (turned, len(tried))

@@ -81,7 +81,9 @@ def load_model(settings: Settings, device: torch.device | None = None, bytes_eac
 def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
     """The builder of a run's prompts."""
     config = settings.model
-    return PromptBuilder(tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template)
+    return PromptBuilder(
+        tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template, config.bos
+    )
 
 
 def build_learner(settings: Settings, world: World = ALONE, method: Method | None = None) -> Learner:
@@ -154,7 +156,7 @@ def assemble(
     config, engine = settings.train, parts.engine
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
-    engine.stop = learner.stop = pace.too_late  # type: ignore[method-assign]
+    engine.asked_to_end = learner.asked_to_end = pace.too_late  # type: ignore[method-assign]
     sampler = Sampler(
         engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
     )

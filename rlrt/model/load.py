@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.model.forward import evaluating
 from rlrt.paths import resolve_path
 
+log = logging.getLogger("rlrt")
 UNLIMITED_CONTEXT = 1_000_000
 """Context length in tokens of a model whose config states no limit."""
 
@@ -66,6 +68,8 @@ def load(
         raise not_on_hub_error(path, first_line(error), revision) from error
     model, report = loaded
     check_tensors(path, str(model.config.model_type), report)
+    check_vocabulary(path, model, tokenizer)
+    untie(path, model)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:
         raise UserError(f"model.path: the tokenizer of {path} gives no tokens for '1'; is its tokenizer.json there?")
     for module in model.modules():
@@ -118,19 +122,76 @@ def check_tensors(path: str, kind: str, report: Mapping[str, Any]) -> None:
 def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) -> None:
     """Store the tokens that end a response in the model, so that its checkpoints carry them to any inference server.
 
+    Args:
+        tokens: each as its name in the vocabulary or as a text that is one token; None: the model's own.
+
     Raises:
-        UserError: for a token that the tokenizer does not have.
+        UserError: for a text that is no token, and for a model that has none of its own.
     """
-    if tokens is None:
-        return
+    if tokens is not None:
+        model.generation_config.eos_token_id = [stop_id(tokenizer, token) for token in tokens]
+    own = model.generation_config.eos_token_id
+    ids = [own] if isinstance(own, int) else own if own is not None else tokenizer.eos_token_id
+    ids = [ids] if isinstance(ids, int) else ids
+    rows = model.get_input_embeddings().num_embeddings
+    if not ids:
+        raise UserError(
+            "model.stop_tokens: no token ends a response, since neither the model's generation_config.json nor its tokenizer "
+            "names one; set model.stop_tokens=[TOKEN]."
+        )
+    if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < rows for i in ids):
+        raise UserError(
+            f"model.stop_tokens: expected ids of 0 to {rows - 1} as eos_token_id in the model's generation_config.json, got "
+            f"{ids!r:.80}; set model.stop_tokens=[TOKEN]."
+        )
+
+
+def stop_id(tokenizer: Any, token: str) -> int:
+    """Return the id of a token, given by its name in the vocabulary or by its text.
+
+    Raises:
+        UserError: for a text that is no token, or several.
+    """
     known = tokenizer.get_vocab()
-    for token in tokens:
-        if token not in known:
-            raise UserError(
-                f"model.stop_tokens: {token!r} is no token of this model's tokenizer; set model.stop_tokens=null for the "
-                "model's own."
-            )
-    model.generation_config.eos_token_id = [known[token] for token in tokens]
+    if token in known:
+        return int(known[token])
+    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+    if len(ids) == 1 and ids[0] != tokenizer.unk_token_id and tokenizer.decode(ids) == token:
+        return int(ids[0])
+    raise UserError(
+        f"model.stop_tokens: {token!r} is no token of this model's tokenizer ({len(ids)} tokens spell it); set "
+        "model.stop_tokens=null for the model's own."
+    )
+
+
+def check_vocabulary(path: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that gives ids for which the model has no embedding.
+
+    Raises:
+        UserError: naming the first such token.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    beyond = min(((i, token) for token, i in tokenizer.get_vocab().items() if i >= rows), default=None)
+    if beyond is not None:
+        raise UserError(
+            f"model.path: the tokenizer of {path} has the token {beyond[1]!r} with the id {beyond[0]}, and the model embeds "
+            f"ids of 0 to {rows - 1}; give the tokenizer that belongs to the weights, or resize the embedding before."
+        )
+
+
+def untie(path: str, model: Any) -> None:
+    """Correct a config that calls input embedding and output layer tied where the weights have an output layer of its own:
+    a checkpoint with that flag would be another model to whoever trusts it."""
+    config, head = model.config, model.get_output_embeddings()
+    if getattr(config, "tie_word_embeddings", False) and head is not None:
+        if head.weight is model.get_input_embeddings().weight:
+            return
+        log.warning(
+            "%s: config.json says tie_word_embeddings, and the weights have an output layer of their own: it is used, and "
+            "checkpoints say that it is not tied",
+            path,
+        )
+        config.tie_word_embeddings = False
 
 
 def context_length(model: Any, requested: int | None) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from rlrt.distributed import sharding
 from rlrt.model.lora import named_weights
+from rlrt.model.plain_text import text_of
 
 
 class Policy:
@@ -39,6 +40,10 @@ class Policy:
     def special_ids(self) -> list[int]:
         """Return special and template tokens: those that end a response, and all added to the vocabulary (``<think>``)."""
         return sorted({*self.stop_ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of a response, without special tokens but with the tags of its thought."""
+        return text_of(self.tokenizer, ids)
 
     def spell(self, ids: Sequence[int]) -> list[str]:
         """Return the text of each token by itself, special tokens included."""

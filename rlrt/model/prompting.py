@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
+from rlrt.model.plain_text import END_OF_THOUGHT, THOUGHT, PlainText, beginning
 from rlrt.types import Prompt
-
-THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 
 
 class PromptBuilder:
-    """Builds prompts as token ids.
+    """Builds prompts as token ids. What looks like a control token inside a problem or a solution is plain text.
 
     Args:
         tokenizer: a transformers tokenizer.
@@ -21,6 +20,8 @@ class PromptBuilder:
         prompt_template: the model's prompt; ``{prompt}`` and ``{instruction}`` stand for the problem's texts.
         thinking: for style ``chat``, passed to the template as ``enable_thinking`` unless None.
         teacher_template: the teacher's prompt; ``{prompt}`` and ``{solution}`` stand for the question and the teacher context.
+        bos: for style ``plain``, whether a prompt begins with the beginning of sequence: ``auto`` (as the tokenizer does it
+            for a text), ``always`` or ``never``.
 
     Attributes:
         opening: the part of the response that the prompt already contains: ``<think>`` if the template of a thinking model
@@ -32,7 +33,13 @@ class PromptBuilder:
     """
 
     def __init__(
-        self, tokenizer: Any, style: str, prompt_template: str, thinking: bool | None, teacher_template: str
+        self,
+        tokenizer: Any,
+        style: str,
+        prompt_template: str,
+        thinking: bool | None,
+        teacher_template: str,
+        bos: str = "auto",
     ) -> None:
         if style == "chat" and not tokenizer.chat_template:
             raise UserError(
@@ -49,13 +56,16 @@ class PromptBuilder:
             raise UserError(f"teacher.template: {missing[0]} is missing in {teacher_template!r}.")
         self._tokenizer, self._style = tokenizer, style
         self._prompt_template, self._thinking, self._teacher_template = prompt_template, thinking, teacher_template
+        self._texts = PlainText(tokenizer)
+        self._beginning = beginning_of(tokenizer, bos) if style == "plain" else []
         self._closing = self._after_the_user()
         closing = tokenizer.decode(self._closing) if self._closing else prompt_template.rpartition("{prompt}")[2]
         self.opening = THOUGHT if closing.rfind(THOUGHT) > closing.rfind(END_OF_THOUGHT) else ""
 
     def student(self, prompt: Prompt) -> list[int]:
         """Return the token ids of the student's prompt."""
-        return self._encode(prompt.text, prompt.instruction)
+        guard, encode = self._texts.marks()
+        return self._encode(guard(prompt.text, False), prompt.instruction, encode)
 
     def teacher(self, prompt: Prompt, solution: str, question: str | None = None) -> list[int]:
         """Return the token ids of the teacher's prompt; an empty solution gives the student's prompt, without the template.
@@ -67,7 +77,14 @@ class PromptBuilder:
         if not solution.strip():
             return self.student(prompt)
         question = prompt.text if question is None else question
-        return self._encode(filled(self._teacher_template, prompt=question, solution=solution), prompt.instruction)
+        guard, encode = self._texts.marks()
+        # a solution that the model wrote has the tags of its own thought
+        text = filled(self._teacher_template, prompt=guard(question, False), solution=guard(solution, True))
+        return self._encode(text, prompt.instruction, encode)
+
+    def control_tokens(self, prompt: Prompt) -> list[str]:
+        """Return the control tokens that a problem's texts spell, which are encoded as plain text."""
+        return self._texts.control_tokens(f"{prompt.text}\n{prompt.solution or ''}")
 
     def check_parity(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts where student and teacher differ by more than the teacher context.
@@ -96,31 +113,59 @@ class PromptBuilder:
                     "the common end into model.prompt_template."
                 )
 
-    def _encode(self, text: str, instruction: str) -> list[int]:
+    def _encode(self, text: str, instruction: str, encode: Callable[[str], list[int]]) -> list[int]:
         template = self._prompt_template if instruction else without_instruction(self._prompt_template)
         text = filled(template, prompt=text, instruction=instruction)
         if self._style == "chat":
-            return self._chat(text, add_generation_prompt=True)
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        bos = self._tokenizer.bos_token_id
-        return [bos, *ids] if bos is not None else list(ids)
+            return encode(self._chat(text, add_generation_prompt=True))
+        return [*self._beginning, *encode(text)]
 
-    def _chat(self, text: str, add_generation_prompt: bool) -> list[int]:
+    def _chat(self, text: str, add_generation_prompt: bool) -> str:
+        """Return the chat template around a user's text.
+
+        Raises:
+            UserError: for a template that is no valid one, or that refuses the conversation.
+        """
         extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
-        ids = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}],
-            add_generation_prompt=add_generation_prompt,
-            tokenize=True,
-            return_dict=False,
-            **extra,
-        )
-        return list(ids)
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": "user", "content": text}],
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **extra,
+            )
+        except Exception as error:  # jinja's many types, and whatever a template's own expressions raise
+            raise UserError(
+                f"model.path: the chat template of this model fails on a conversation of one user message "
+                f"({type(error).__name__}: {first_line(error)}); mend its chat_template, or set model.style=plain."
+            ) from None
+        return str(rendered)
 
     def _after_the_user(self) -> list[int]:
         """Return the tokens that the chat template adds after the user's turn, before the response; [] in style plain."""
         if self._style == "plain":
             return []
-        return self._chat("0", add_generation_prompt=True)[len(self._chat("0", add_generation_prompt=False)) :]
+        _, encode = self._texts.marks()
+        with_prompt, without = (encode(self._chat("0", add_generation_prompt=add)) for add in (True, False))
+        return with_prompt[len(without) :]
+
+
+def beginning_of(tokenizer: Any, bos: str) -> list[int]:
+    """Return the tokens that begin a plain prompt.
+
+    Args:
+        bos: ``auto``, ``always`` or ``never``.
+
+    Raises:
+        UserError: for ``always`` and a tokenizer without a beginning of sequence.
+    """
+    if bos == "auto":
+        return beginning(tokenizer)
+    if bos == "never":
+        return []
+    if tokenizer.bos_token_id is None:
+        raise UserError("model.bos: expected auto or never, since this model's tokenizer has no bos_token, got always.")
+    return [tokenizer.bos_token_id]
 
 
 def filled(template: str, **texts: str) -> str:

@@ -39,7 +39,8 @@ def start_numbers(model: Any, tokenizer: Any, engine: Any, task: Any, prompt: st
         without one), ``gap/abs_mean`` (nats, correct rollouts with a sibling).
     """
     policy = Policy(model, tokenizer, torch.optim.SGD(model.parameters(), lr=0.0), engine.temperature)
-    plain, with_solution = (cls(tokenizer, "plain", prompt, None, template) for cls in (PromptBuilder, _WithExample))
+    builders = (PromptBuilder, _WithExample)
+    plain, with_solution = (cls(tokenizer, "plain", prompt, None, template, bos="always") for cls in builders)
     sampler = Sampler(engine, policy, plain, task, seed=0)
     numbers = evaluate([Suite("", sampler, task.heldout)], SAMPLES, Sampling(engine.temperature))
     with_example = Sampler(engine, policy, with_solution, task, seed=0)(task.heldout, SAMPLES, ("evaluation",))

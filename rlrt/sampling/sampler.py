@@ -118,11 +118,11 @@ class Sampler:
         for k, n, generation in responses:
             self._check(generation)
             i = own_prompts[k]
-            text = self.policy.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+            text = self.policy.text(generation.token_ids)
             answered.append((i, own[i][n], generation, text, self._start_grading(prompts[i], text, generation)))
-            if self.engine.stop():
+            if self.engine.asked_to_end():
                 break
-        if self.world.any(self.engine.stop()):
+        if self.world.any(self.engine.asked_to_end()):
             raise Interrupted
         if len(answered) != len(share):
             raise UserError(

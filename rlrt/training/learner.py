@@ -30,7 +30,7 @@ class Learner:
         world: the ranks that share scoring and update.
         importance_clip: where rollouts come from an engine with weights or arithmetic of its own, the largest importance weight
             of a token; None for the trainer's own weights.
-        stop: True if the run should end before the step does.
+        asked_to_end: True if the run should end before the step does.
     """
 
     policy: Policy
@@ -45,7 +45,7 @@ class Learner:
     context_length: int
     world: World = ALONE
     importance_clip: float | None = None
-    stop: Callable[[], bool] = lambda: False
+    asked_to_end: Callable[[], bool] = lambda: False
 
     def check_stop(self, joint: bool = False) -> None:
         """End the step here if the run should end before the step does.
@@ -56,6 +56,6 @@ class Learner:
         Raises:
             Interrupted: then.
         """
-        asked = self.world.any(self.stop()) if joint else self.world.size == 1 and self.stop()
+        asked = self.world.any(self.asked_to_end()) if joint else self.world.size == 1 and self.asked_to_end()
         if asked:
             raise Interrupted

@@ -122,6 +122,6 @@ def test_an_engine_stops_within_its_batch():
     learner = build_learner(made)
     engine = made.engine
     engine.load(learner.policy.model, [])  # nothing ends a response
-    engine.stop = lambda: True
+    engine.asked_to_end = lambda: True
     prompts = [learner.builder.student(p) for p in made.data.train[:3]]
     assert list(engine.sample(prompts, [[1, 2], [3, 4], [5, 6]])) == []

@@ -79,7 +79,7 @@ def test_parity_refuses_a_template_that_differs_from_call_to_call():
     words = tokenizer("instruct")
     count = iter(range(10**6))
     plain = words.apply_chat_template
-    words.apply_chat_template = lambda messages, **options: [*plain(messages, **options)[:-1], next(count)]
+    words.apply_chat_template = lambda messages, **options: f"{plain(messages, **options)}{next(count)}"
     made = PromptBuilder(words, "chat", "{prompt}", None, "{prompt} {solution}")
     with pytest.raises(UserError, match=r"teacher\.template: an empty context must give .* problem 1 it does not"):
         made.check_parity([PROMPT])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from rlrt.errors import UserError
@@ -12,15 +14,15 @@ class Letters:
 
     bos_token_id = None
     chat_template = "{% if enable_thinking %}"
+    added_tokens_decoder: ClassVar = {}
 
     def __call__(self, text, add_special_tokens):
-        assert not add_special_tokens
         return {"input_ids": [ord(c) for c in text]}
 
     def apply_chat_template(self, messages, **options):
         self.options = options
-        closing = [1] if options["add_generation_prompt"] else []
-        return [0, *(ord(c) for c in messages[0]["content"]), *closing]
+        assert not options["tokenize"]
+        return f"\0{messages[0]['content']}" + "\1" * options["add_generation_prompt"]
 
     def decode(self, ids):
         return "".join(map(chr, ids))
