@@ -35,3 +35,20 @@ def test_the_first_cards_script_finds_its_files():
 
     assert throughput.CONFIG.is_file()
     assert throughput.SMALL_CONFIG.is_file()
+
+
+def test_the_page_of_seconds_on_paper_is_what_the_program_prints():
+    from benchmarks import throughput
+    from rlrt.preflight.forecast.rates import H100
+
+    page = Path(__file__).parents[1] / "docs" / "throughput.md"
+    assert page.read_text() == throughput.page(H100), "python -m benchmarks.throughput > docs/throughput.md"
+    lines = page.read_text().splitlines()
+    assert sum(line.startswith(("| 0.6B |", "| 1.7B |", "| 4B |", "| 8B |")) for line in lines) == 2 * 4 * 3
+    assert "**By assumed rates of an H100, never measured.**" in page.read_text()
+
+
+def test_packing_is_measured_on_this_machine():
+    from benchmarks.throughput import packing_pair_s
+
+    assert 1e-11 < packing_pair_s(tokens=2048, times=3) < 1e-6
