@@ -52,3 +52,37 @@ def test_packing_is_measured_on_this_machine():
     from benchmarks.throughput import packing_pair_s
 
     assert 1e-11 < packing_pair_s(tokens=2048, times=3) < 1e-6
+
+
+def test_rates_come_back_from_seconds_that_they_explain():
+    """Seconds made from known rates give those rates; seconds that no positive rates explain give none."""
+    from benchmarks.gpu import rates
+    from benchmarks.gpu.throughput import FEW, GROUP, PROMPT, PROMPTS
+    from benchmarks.throughput import sizes
+
+    one, tokens, linear, masked, layer_s, share, packing_s = sizes("Qwen3-1.7B"), 1024, 3e14, 1e14, 2e-4, 0.5, 1e-9
+
+    def passed(before):
+        operations, attention, less = rates.equation(one, tokens, before, 0.0, packing_s)
+        return operations / linear + attention / masked - less
+
+    def decoded(rows):
+        return tokens * one.layers * layer_s + rates.read_bytes(one, tokens, rows) / (share * 3.35e12)
+
+    seconds = {
+        "scoring": [passed(PROMPT), 99.0, passed(PROMPT)],  # the median, not the mean
+        "teacher": [passed(PROMPT + tokens)],
+        "rollout": [decoded(PROMPTS * GROUP)],
+        FEW: [decoded(GROUP)],
+    }
+    found = rates.measured_rates(one, tokens, seconds, 3.35e12, packing_s)
+    wanted = {
+        "linear_bf16": linear,
+        "masked_bf16": masked,
+        "hf_layer_s": layer_s,
+        "hf_share": share,
+        "packing_s": packing_s,
+    }
+    assert found == pytest.approx(wanted, rel=1e-6)
+    odd = rates.measured_rates(one, tokens, seconds | {"teacher": [passed(PROMPT) / 2]}, 3.35e12, packing_s)
+    assert set(odd) == {"hf_layer_s", "hf_share", "packing_s"}
