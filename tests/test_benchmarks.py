@@ -86,3 +86,5 @@ def test_rates_come_back_from_seconds_that_they_explain():
     assert found == pytest.approx(wanted, rel=1e-6)
     odd = rates.measured_rates(one, tokens, seconds | {"teacher": [passed(PROMPT) / 2]}, 3.35e12, packing_s)
     assert set(odd) == {"hf_layer_s", "hf_share", "packing_s"}
+    unknown = rates.measured_rates(one, tokens, seconds, None, packing_s)
+    assert set(unknown) == {*wanted} - {"hf_share"}

@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu.throughput import FEW, GROUP, PROMPT, PROMPTS, Given, Table
 from benchmarks.throughput import packing_pair_s
 from rlrt.execution.memory.sizes import Sizes, sizes_of
-from rlrt.preflight.forecast.rates import H100, rates_file, rates_of
+from rlrt.preflight.forecast.rates import rates_file, rates_of
 
 COMMAND = "python -m benchmarks.gpu"
 BF16 = 2
@@ -56,14 +56,14 @@ def read_bytes(sizes: Sizes, tokens: int, rows: int) -> float:
 
 
 def measured_rates(
-    sizes: Sizes, tokens: int, seconds: Mapping[str, Sequence[float]], bandwidth: float, packing_s: float
+    sizes: Sizes, tokens: int, seconds: Mapping[str, Sequence[float]], bandwidth: float | None, packing_s: float
 ) -> dict[str, float]:
     """Rates by name, from the median seconds of each phase; those that do not come out positive are left out.
 
     Args:
         tokens: of each response.
         seconds: of each phase, step by step; and of ``FEW``.
-        bandwidth: of the card, bytes per second.
+        bandwidth: of the card, bytes per second; None: not known, and no share of it either.
         packing_s: seconds of packing for each pair of query and key.
     """
     took = {phase: statistics.median(values) for phase, values in seconds.items()}
@@ -80,7 +80,9 @@ def measured_rates(
         (launched, read_bytes(sizes, tokens, GROUP), took[FEW]),
     )
     if decoding is not None:
-        rates |= {"hf_layer_s": decoding[0], "hf_share": 1 / decoding[1] / bandwidth}
+        rates["hf_layer_s"] = decoding[0]
+        if bandwidth is not None:
+            rates["hf_share"] = 1 / decoding[1] / bandwidth
     return rates
 
 
@@ -90,8 +92,9 @@ def write(given: Given, table: Table) -> None:
 
     card = torch.cuda.get_device_name() if given.device == "cuda" else "CPU"
     sizes = sizes_of(Qwen3Config(**json.loads(given.config.read_text())))
-    known = rates_of(card) or H100
-    found = measured_rates(sizes, given.tokens, table.seconds, known.bandwidth.value, packing_pair_s())
+    known = rates_of(card)
+    bandwidth = known.bandwidth.value if known is not None else None
+    found = measured_rates(sizes, given.tokens, table.seconds, bandwidth, packing_pair_s())
     content: dict[str, Any] = rates_file(card, found, COMMAND, str(datetime.date.today()))
     given.rates.write_text(json.dumps(content, indent=1) + "\n")
     print(f"{given.rates}: {', '.join(f'{name} {value:.3g}' for name, value in found.items())}")

@@ -292,7 +292,10 @@ def test_a_file_of_measured_rates(tmp_path):
         ('{"card": "H100"}', "expected the file that"),
         ('{"card": "H100", "rates": {"linear_bf61": {"value": 1, "source": "x"}}}', "Did you mean 'linear_bf16'"),
         ('{"card": "H100", "rates": {"linear_bf16": {"value": 0, "source": "x"}}}', "expected a number above 0"),
-        ('{"card": "B300", "rates": {"linear_bf16": {"value": 1, "source": "x"}}}', "must have memory and bandwidth"),
+        (
+            '{"card": "B300", "rates": {"linear_bf16": {"value": 1, "source": "x"}}}',
+            "lacks memory .bytes. and bandwidth",
+        ),
     ],
 )
 def test_a_file_that_is_none_is_refused(content, says, tmp_path):

@@ -183,6 +183,9 @@ def read_rates(file: Path) -> Rates:
             raise UserError(f"--rates: expected a number above 0 as {name} in {file}, got {rate.value}.")
     base = rates_of(card)
     if base is None and not {"memory", "bandwidth"} <= {*measured}:
-        raise UserError(f"--rates: {file} must have memory and bandwidth, since the table has no {card}.")
+        raise UserError(
+            f"--rates: {file} lacks memory (bytes) and bandwidth (bytes/s), and the table has no {card}; add both to its "
+            'rates, as {"value": 80e9, "source": "data sheet"}.'
+        )
     kept = dataclasses.replace(base or H100, card=base.card if base else card)
     return dataclasses.replace(kept, **measured)
