@@ -44,3 +44,56 @@ def test_the_page_shows_what_the_estimate_says_of_every_model_and_machine():
     page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text().splitlines()
     missing = [row for row in fits.rows() if row not in page]
     assert not missing, "python -m benchmarks.fits prints what docs/cluster.md must show"
+
+
+def test_the_page_of_seconds_on_paper_is_what_the_program_prints():
+    from benchmarks import throughput
+    from rlrt.preflight.forecast.rates import H100
+
+    page = Path(__file__).parents[1] / "docs" / "throughput.md"
+    assert page.read_text() == throughput.page(H100), "python -m benchmarks.throughput > docs/throughput.md"
+    lines = page.read_text().splitlines()
+    assert sum(line.startswith(("| 0.6B |", "| 1.7B |", "| 4B |", "| 8B |")) for line in lines) == 2 * 4 * 3
+    assert "**By assumed rates of an H100, never measured.**" in page.read_text()
+
+
+def test_packing_is_measured_on_this_machine():
+    from benchmarks.throughput import packing_pair_s
+
+    assert 1e-11 < packing_pair_s(tokens=2048, times=3) < 1e-6
+
+
+def test_rates_come_back_from_seconds_that_they_explain():
+    """Seconds made from known rates give those rates; seconds that no positive rates explain give none."""
+    from benchmarks.gpu import rates
+    from benchmarks.gpu.throughput import FEW, GROUP, PROMPT, PROMPTS
+    from benchmarks.throughput import sizes
+
+    one, tokens, linear, masked, layer_s, share, packing_s = sizes("Qwen3-1.7B"), 1024, 3e14, 1e14, 2e-4, 0.5, 1e-9
+
+    def passed(before):
+        operations, attention, less = rates.equation(one, tokens, before, 0.0, packing_s)
+        return operations / linear + attention / masked - less
+
+    def decoded(rows):
+        return tokens * one.layers * layer_s + rates.read_bytes(one, tokens, rows) / (share * 3.35e12)
+
+    seconds = {
+        "scoring": [passed(PROMPT), 99.0, passed(PROMPT)],  # the median, not the mean
+        "teacher": [passed(PROMPT + tokens)],
+        "rollout": [decoded(PROMPTS * GROUP)],
+        FEW: [decoded(GROUP)],
+    }
+    found = rates.measured_rates(one, tokens, seconds, 3.35e12, packing_s)
+    wanted = {
+        "linear_bf16": linear,
+        "masked_bf16": masked,
+        "hf_layer_s": layer_s,
+        "hf_share": share,
+        "packing_s": packing_s,
+    }
+    assert found == pytest.approx(wanted, rel=1e-6)
+    odd = rates.measured_rates(one, tokens, seconds | {"teacher": [passed(PROMPT) / 2]}, 3.35e12, packing_s)
+    assert set(odd) == {"hf_layer_s", "hf_share", "packing_s"}
+    unknown = rates.measured_rates(one, tokens, seconds, None, packing_s)
+    assert set(unknown) == {*wanted} - {"hf_share"}

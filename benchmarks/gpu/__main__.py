@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, throughput
+from benchmarks.gpu import checks, rates, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -43,8 +43,10 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     if device.type == "cuda":
         lines = "\n".join(f"    {one}" for one in made)
         throughput.DOCS.write_text(
-            f"# The first card\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{lines}\n\n{table}"
+            f"# The first card\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{lines}\n\n{table.text}"
         )
+    if given.rates:
+        rates.write(given, table)
     return made
 
 

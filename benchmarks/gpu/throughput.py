@@ -35,6 +35,9 @@ PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2
 """Dense bfloat16 operations and bytes per second, by the makers' data sheets (SXM cards)."""
 PROMPT = 128
 """Tokens of a prompt."""
+PROMPTS, GROUP = 32, 8
+FEW = "rollout of one prompt"
+"""Phase that is measured beside the table: one group alone, which takes the time of launches."""
 
 
 def build(config: Path, device: torch.device) -> Any:
@@ -89,6 +92,9 @@ def arguments() -> Given:
     parser.add_argument("--tokens", type=int, default=1024, help="new tokens of a rollout")
     parser.add_argument("--token-budget", type=int, default=8192, help="train.token_budget")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--rates", type=Path, help="write the measured rates here, for rlrt.preflight and benchmarks.throughput"
+    )
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("benchmarks.gpu: expected a CUDA GPU, found none here; run it where there is one.")
@@ -105,6 +111,7 @@ class Table:
 
     def __init__(self, title: str, parameters: int, peaks: tuple[float, float]) -> None:
         self.parameters, self.peaks = parameters, peaks
+        self.seconds: dict[str, list[float]] = {}
         self.text = (
             f"{title}\n\n| step | phase | s | tokens/s | of matrix peak | of bandwidth | peak GiB |\n{'|---' * 7}|\n"
         )
@@ -115,6 +122,7 @@ class Table:
     ) -> None:
         """One phase: ``passes`` forward passes' worth of matrix work on each token, ``moved`` bytes read."""
         seconds, memory, _ = took
+        self.seconds.setdefault(phase, []).append(seconds)
         matrix = f"{2 * passes * self.parameters * tokens / seconds / self.peaks[0]:.1%}"
         share = f"{moved / seconds / self.peaks[1]:.1%}" if moved else ""
         words = f"| {step} | {phase} | {seconds:.2f} | {tokens / seconds:,.0f} | {matrix} | {share} | {memory:.1f} |\n"
@@ -122,8 +130,8 @@ class Table:
         self.text += words
 
 
-def three_steps(given: Given) -> tuple[str, int, int]:
-    """The table; preflight's bytes for the update, and the bytes that it took (0: not measured on a CPU)."""
+def three_steps(given: Given) -> tuple[Table, int, int]:
+    """The table with the seconds of each phase; preflight's bytes for the update, and those that it took (0: on a CPU)."""
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     model = build(given.config, device)
@@ -132,9 +140,9 @@ def three_steps(given: Given) -> tuple[str, int, int]:
     parameters = sum(p.numel() for p in model.base_model.layers.parameters()) + config.vocab_size * config.hidden_size
     draw = random.Random(0)
     top = min(config.vocab_size, 150000)
-    prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(32)]
+    prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(PROMPTS)]
     engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256)
-    seeds = [[100 * i + g for g in range(8)] for i in range(32)]
+    seeds = [[100 * i + g for g in range(GROUP)] for i in range(PROMPTS)]
     optimiser = adamw(model, 1e-6, (0.9, 0.99), 0.0)
     title = (
         f"{name}, {datetime.date.today()}, torch {torch.__version__}; {given.config.stem}, {parameters / 1e9:.2f}e9 weights in "
@@ -146,6 +154,7 @@ def three_steps(given: Given) -> tuple[str, int, int]:
     peak_bytes = 0
     engine.load(model, [])  # nothing ends a response: all are as long as they may be
     list(engine.sample(prompts[:1], seeds[:1]))  # warm
+    table.seconds[FEW] = [measured(device, lambda: list(engine.sample(prompts[:1], seeds[:1])))[0]]
     for step in range(1, given.steps + 1):
         engine.load(model, [])
         took = measured(device, lambda: list(engine.sample(prompts, seeds)))
@@ -165,7 +174,7 @@ def three_steps(given: Given) -> tuple[str, int, int]:
         took = measured(device, lambda rows=rows: update(model, optimiser, rows, given.token_budget))
         table.line(step, "update", took, tokens, 3)
         peak_bytes = int(took[1] * 2**30)
-    return table.text, estimated_bytes(model, given), peak_bytes
+    return table, estimated_bytes(model, given), peak_bytes
 
 
 def estimated_bytes(model: Any, given: Given) -> int:

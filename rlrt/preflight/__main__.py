@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import TRUST
@@ -18,6 +19,8 @@ from rlrt.preflight import checks
 from rlrt.preflight.device import processes_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import findings, groups_of, memory_report
+from rlrt.preflight.forecast.hours import check_time
+from rlrt.preflight.forecast.rates import Rates, read_rates
 from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.slurm import check_slurm
@@ -37,7 +40,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("-m", "--multirun", action="store_true", help="check every job of a sweep")
     command.add_argument("--config-dir", "-cd", action="append", default=[], help="a further folder of config groups")
     command.add_argument("--memory-gb", type=positive, help="memory of one device in 10^9 bytes, for other machines")
-    command.add_argument("--step-seconds", type=positive, help="duration of a step, for SLURM's signal to save")
+    command.add_argument("--step-seconds", type=positive, help="duration of a step, without evaluation")
+    command.add_argument(
+        "--rates", type=Path, metavar="FILE", help="what a card reaches: benchmarks.gpu --rates FILE writes it"
+    )
     command.add_argument(TRUST, action="store_true", help="+from=RUN may name code from outside rlrt: it is imported")
     return command
 
@@ -88,14 +94,14 @@ def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: boo
     return results
 
 
-def preflight(planned: Planned, memory_gb: float | None, step_s: float | None) -> int:
+def preflight(planned: Planned, memory_gb: float | None, step_s: float | None, rates: Rates | None = None) -> int:
     """Run all checks, print their findings, and return the exit code."""
     results = checks_besides_memory(planned, step_s, memory_gb is not None)
     groups, unknown = groups_of(planned, memory_gb)
     if groups:
         print(f"{memory_report(groups, planned.several)}\n")
     memory = [*findings(groups), *host_memory(groups, planned.launcher, planned.several)]
-    results = [*memory, *unknown, *results]
+    results = [*memory, *unknown, *check_time(planned, groups, memory_gb, step_s, rates), *results]
     for finding in results:
         print(finding)
     problems = sum(f.state == "problem" for f in results)
@@ -112,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> None:
         planned = plan([*options.overrides, *([TRUST] if options.trust else [])], options.multirun, options.config_dir)
-        codes.append(preflight(planned, options.memory_gb, options.step_seconds))
+        rates = read_rates(options.rates) if options.rates else None
+        codes.append(preflight(planned, options.memory_gb, options.step_seconds, rates))
 
     return guarded(act, options.overrides) or max(codes, default=0)
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlrt.engines.engine import Engine
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.execution.data import check_prompts, drop_long_prompts
@@ -125,7 +126,7 @@ def test_an_unended_thought_is_no_answer(tmp_path):
     learner = build_learner(made)
     texts = iter(["the answer is \\boxed{7}", "hm</think>\\boxed{7}"])
 
-    class Fixed:
+    class Fixed(Engine):
         max_new_tokens, temperature = 32, 1.0
 
         def load(self, model, stop_ids, version):
