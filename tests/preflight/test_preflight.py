@@ -328,3 +328,13 @@ def test_machines_that_the_local_launcher_does_not_have(tmp_cwd, capsys):
     assert re.search(
         r"^problem launcher: hydra\.launcher\.nodes: .*add hydra/launcher=slurm\.$", capsys.readouterr().out, re.M
     )
+
+
+def test_the_pages_sample_is_what_is_printed(tmp_path, tmp_cwd, capsys):
+    """All but the names of folders and what this machine has."""
+    shutil.copy(ROOT / "tests" / "model" / "hub_configs" / "qwen3_8b.json", tmp_path / "config.json")
+    words = ["model=qwen3_8b", f"model.path={tmp_path}", "method=rlrt", "tracking=none"]
+    assert main([*words, "--memory-gb", "80"]) == 2
+    page = (ROOT / "docs" / "preflight.md").read_text().replace("/tmp/qwen3_8b", str(tmp_path))
+    for line in capsys.readouterr().out.splitlines():
+        assert line.startswith("ok      folder") or f"    {line}".rstrip() in page, line
