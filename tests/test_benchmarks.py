@@ -97,3 +97,46 @@ def test_rates_come_back_from_seconds_that_they_explain():
     assert set(odd) == {"hf_layer_s", "hf_share", "packing_s"}
     unknown = rates.measured_rates(one, tokens, seconds, None, packing_s)
     assert set(unknown) == {*wanted} - {"hf_share"}
+
+
+def test_vllm_is_measured_beside_a_trainer_sleeping_and_waking_each_time(monkeypatch):
+    """The order of calls: what the first card does with vLLM."""
+    import argparse
+
+    from benchmarks.gpu import throughput
+    from rlrt.types import Generation
+
+    calls = []
+
+    class Recorder:
+        def __init__(self, **keys):
+            assert keys["release_memory"]
+
+        def expect(self, longest, share):
+            calls.append(("expect", longest, share))
+
+        def load(self, model, stop_ids, version):
+            calls.append(("load", version))
+
+        def release(self):
+            calls.append("release")
+
+        def close(self):
+            calls.append("close")
+
+        def sample(self, prompts, seeds):
+            calls.append(len(prompts))
+            for i, row in enumerate(seeds):
+                for g in range(len(row)):
+                    yield i, g, Generation([1] * 4, torch.zeros(4), torch.zeros(4), True)
+
+    monkeypatch.setattr(throughput, "VllmEngine", Recorder)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * 10**9, 80 * 10**9))
+    model = throughput.build(Path(__file__).parents[1] / "rlrt" / "embedded" / "config.json", torch.device("cpu"))
+    table = throughput.Table("a card", 100, (1e9, 1e9))
+    throughput.rollouts_by_vllm(table, model, [[1]] * 32, [list(range(8))] * 32, argparse.Namespace(tokens=4, steps=2))
+    share = (60 - 4) / 80
+    again = ["release", ("load", 1), 32, "release", ("load", 2), 32]
+    assert calls == [("expect", throughput.PROMPT + 4, share), ("load", 0), 1, *again, "close"]
+    assert table.text.count("rollout, vllm") == 2
+    assert table.notes.count("vLLM slept in") == 2

@@ -37,14 +37,19 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     else:
         made.append(Outcome("vLLM sleeps and wakes", None, "needs a GPU and vLLM"))
         print(made[-1])
-    table, estimated, measured = throughput.three_steps(given)
-    if measured:
-        check("memory of the update against preflight", lambda: checks.memory(estimated, measured))
+    tables = []
+    for one in throughput.cases(given):
+        table, estimated, measured = throughput.three_steps(one)
+        tables.append(f"{table.text}{table.notes}\n")
+        if measured:
+            title = f"memory of the update of {one.config.stem} against preflight"
+            check(title, lambda e=estimated, m=measured: checks.memory(e, m))
     if device.type == "cuda":
-        lines = "\n".join(f"    {one}" for one in made)
-        throughput.DOCS.write_text(
-            f"# The first card\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{lines}\n\n{table.text}"
+        lines = "\n".join(f"    {outcome}" for outcome in made)
+        text = "\n".join(
+            [f"# The first card\n\nWritten by `python -m benchmarks.gpu`: do not edit.\n\n{lines}\n", *tables]
         )
+        throughput.DOCS.write_text(text)
     if given.rates:
         rates.write(given, table)
     return made

@@ -1,4 +1,4 @@
-"""Qwen3-1.7B with random weights on one GPU: tokens/s of rollout, scoring, teacher and update.
+"""Qwen3-0.6B and 1.7B with random weights on one GPU: tokens/s of rollout (hf and vLLM), scoring, teacher and update.
 
 bfloat16, 32 prompts x 8 rollouts, 1,024 new tokens, three steps; each phase's share of the card's matrix peak and memory
 bandwidth, and its peak memory, beside preflight's estimate of the update.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import random
 import time
@@ -20,7 +21,8 @@ import torch
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.engines.hf import HfEngine
-from rlrt.execution.memory.estimate import Layout, Lengths, estimate
+from rlrt.engines.vllm import VllmEngine
+from rlrt.execution.memory.estimate import HEADROOM, Layout, Lengths, estimate
 from rlrt.execution.memory.sizes import sizes_of
 from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
@@ -101,6 +103,13 @@ def arguments() -> Given:
     return given
 
 
+def cases(given: Given) -> list[Given]:
+    """What is measured: the config that was typed; on a GPU without one Qwen3-0.6B and then Qwen3-1.7B."""
+    if given.device == "cpu" or given.config != CONFIG:
+        return [given]
+    return [argparse.Namespace(**vars(given) | {"config": config}) for config in (SMALL_CONFIG, CONFIG)]
+
+
 class Table:
     """Lines of the table, printed as they come.
 
@@ -112,6 +121,7 @@ class Table:
     def __init__(self, title: str, parameters: int, peaks: tuple[float, float]) -> None:
         self.parameters, self.peaks = parameters, peaks
         self.seconds: dict[str, list[float]] = {}
+        self.notes = ""
         self.text = (
             f"{title}\n\n| step | phase | s | tokens/s | of matrix peak | of bandwidth | peak GiB |\n{'|---' * 7}|\n"
         )
@@ -128,6 +138,11 @@ class Table:
         words = f"| {step} | {phase} | {seconds:.2f} | {tokens / seconds:,.0f} | {matrix} | {share} | {memory:.1f} |\n"
         print(words, end="", flush=True)
         self.text += words
+
+    def note(self, words: str) -> None:
+        """A line under the table."""
+        print(words, flush=True)
+        self.notes += f"\n- {words}"
 
 
 def three_steps(given: Given) -> tuple[Table, int, int]:
@@ -160,9 +175,7 @@ def three_steps(given: Given) -> tuple[Table, int, int]:
         took = measured(device, lambda: list(engine.sample(prompts, seeds)))
         found = took[2]
         tokens = sum(len(g.token_ids) for _, _, g in found)
-        cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2  # bytes of a token
-        read = given.tokens * parameters * 2 + 256 * cache * sum(PROMPT + t for t in range(given.tokens))
-        table.line(step, "rollout", took, tokens, 1, read)
+        table.line(step, "rollout", took, tokens, 1, decoding_bytes(config, parameters, given.tokens))
         rows = [Row(prompts[i], g.token_ids) for i, _, g in found]
         shown = [
             Row([*prompts[i], *found[8 * i][2].token_ids], row.response_ids)
@@ -174,7 +187,37 @@ def three_steps(given: Given) -> tuple[Table, int, int]:
         took = measured(device, lambda rows=rows: update(model, optimiser, rows, given.token_budget))
         table.line(step, "update", took, tokens, 3)
         peak_bytes = int(took[1] * 2**30)
+    if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
+        optimiser.zero_grad(set_to_none=True)
+        rollouts_by_vllm(table, model, prompts, seeds, given)
     return table, estimated_bytes(model, given), peak_bytes
+
+
+def decoding_bytes(config: Any, parameters: int, tokens: int) -> float:
+    """Bytes that decoding all rows reads: the weights once for each token, and each row's keys and values."""
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2  # bytes of a token
+    return tokens * parameters * 2 + PROMPTS * GROUP * cache * sum(PROMPT + t for t in range(tokens))
+
+
+def rollouts_by_vllm(table: Table, model: Any, prompts: list[list[int]], seeds: list[list[int]], given: Given) -> None:
+    """The same rollouts by vLLM in this process, beside weights and optimiser, and how long it takes to sleep and wake."""
+    device = next(model.parameters()).device
+    engine = VllmEngine(
+        max_new_tokens=given.tokens, temperature=1.0, max_rows=256, importance_clip=2.0, max_model_len=None,
+        gpu_memory_utilization=None, release_memory=True,
+    )  # fmt: skip
+    free, whole = torch.cuda.mem_get_info(device)
+    engine.expect(PROMPT + given.tokens, (free - HEADROOM) / whole)
+    engine.load(model, [], 0)
+    list(engine.sample(prompts[:1], seeds[:1]))  # warm
+    for step in range(1, given.steps + 1):
+        slept = measured(device, engine.release)
+        woke = measured(device, lambda step=step: engine.load(model, [], step))
+        took = measured(device, lambda: list(engine.sample(prompts, seeds)))
+        tokens = sum(len(g.token_ids) for _, _, g in took[2])
+        table.line(step, "rollout, vllm", took, tokens, 1, decoding_bytes(model.config, table.parameters, given.tokens))
+        table.note(f"vLLM slept in {slept[0]:.2f} s, woke and took the weights in {woke[0]:.2f} s")
+    engine.close()
 
 
 def estimated_bytes(model: Any, given: Given) -> int:

@@ -32,7 +32,8 @@ def host_memory(groups: Sequence[Group], launcher: Any, several: bool) -> list[F
         host_bytes(g.case.sizes(g.case.settings), g.case.settings, g.case.layout, tasks) for g in on_gpu
     )
     processes = jobs * tasks
-    sentence = f"{processes} process{'es' * (processes > 1)} of a node take{'s' * (processes == 1)} {gigabytes(needed)} of RAM while models are read"
+    who = "1 process of a node takes" if processes == 1 else f"{processes} processes of a node take"
+    sentence = f"{who} {gigabytes(needed)} of RAM while models are read"
     asked = f"set hydra.launcher.mem_gb={needed // GIB + 1}"
     if slurm and launcher.mem_gb is None:
         return [Finding("warning", "host memory", f"{sentence}, and the cluster's default may be less; {asked}")]
