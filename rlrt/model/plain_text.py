@@ -10,6 +10,7 @@ from typing import Any
 
 THOUGHT, END_OF_THOUGHT = "<think>", "</think>"
 TAGS = (THOUGHT, END_OF_THOUGHT)
+TAG = re.compile(f"({THOUGHT}|{END_OF_THOUGHT})")
 MARK = "\ue000"
 """A letter of Unicode's private use area, around the number of a text that waits to be encoded."""
 MARKED = re.compile(f"{MARK}(\\d+){MARK}")
@@ -29,7 +30,6 @@ class PlainText:
         self._tokenizer = tokenizer
         added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
         self._control = pattern([*added, MARK])
-        self._control_but_tags = pattern([*(token for token in added if token not in TAGS), MARK])
         self._without: Any = None
 
     def control_tokens(self, text: str) -> list[str]:
@@ -43,7 +43,9 @@ class PlainText:
         texts: list[str] = []
 
         def guard(text: str, tags: bool) -> str:
-            if (self._control_but_tags if tags else self._control).search(text) is None:
+            if tags:
+                return "".join(part if part in TAGS else guard(part, False) for part in TAG.split(text))
+            if self._control.search(text) is None:
                 return text
             texts.append(text)
             return f"{MARK}{len(texts) - 1}{MARK}"
