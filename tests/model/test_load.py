@@ -5,13 +5,17 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.model.forward import Row, response_logp
-from rlrt.model.load import check_head, load
-from rlrt.paths import EMBEDDED
+from rlrt.model.load import check_head, load, set_stop_tokens
+from rlrt.model.policy import Policy
+from rlrt.paths import EMBEDDED, local_folder
 from tests.helpers import settings
+from tests.hub import model_folder
 
 
 @pytest.fixture
@@ -125,3 +129,79 @@ def test_a_checkpoint_folder_loads_in_transformers(tmp_path):
     for a, b in zip(learner.policy.model.parameters(), model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert tokenizer.eos_token_id == 2
+
+
+def test_a_token_that_the_model_does_not_embed_is_refused(tmp_path):
+    folder = model_folder(tmp_path / "m", "hybrid")
+    words = AutoTokenizer.from_pretrained(folder)
+    words.add_tokens(["<new1>", "<new2>", "<new3>"])
+    words.save_pretrained(folder)
+    load(str(folder), None, "sdpa")  # the rows that the vocabulary is padded with
+    words.add_tokens(["<new4>"])
+    words.save_pretrained(folder)
+    with pytest.raises(
+        UserError, match=r"has the token '<new4>' with the id 404, and the model embeds ids of 0 to 403"
+    ):
+        load(str(folder), None, "sdpa")
+
+
+@pytest.mark.parametrize("differs", [True, False])
+def test_an_output_layer_of_its_own_under_a_flag_that_says_tied(tmp_path, differs, caplog):
+    """What is trained is what a loader that trusts the flag of a checkpoint serves."""
+    folder = model_folder(tmp_path / "m", "hybrid", tied=False)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    if not differs:
+        weights = load_file(folder / "model.safetensors")
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    model, words = load(str(folder), None, "sdpa")
+    ids = torch.tensor([[5, 6, 7]])
+    saved = tmp_path / "saved"
+    Policy(model, words, None, 1.0).save(saved)
+    again = AutoModelForCausalLM.from_pretrained(saved)
+    assert torch.equal(again(ids).logits, model(ids).logits)
+    tied = again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    assert tied == again.config.tie_word_embeddings
+    assert "have an output layer of their own" in caplog.text or tied
+
+
+@pytest.mark.parametrize(
+    ("own", "words_end", "typed", "found"),
+    [
+        ([2], "<|im_end|>", None, None),
+        (None, "<|im_end|>", None, None),  # the tokenizer's own
+        (None, None, None, "no token ends a response"),
+        ("x", "<|im_end|>", None, "expected ids of 0 to 403 as eos_token_id .*got 'x'"),
+        ([2, 900], "<|im_end|>", None, r"got \[2, 900\]"),
+        (None, None, ["<|im_end|>"], None),
+        (None, None, ["\n"], None),  # a text that is one token
+        (None, None, ["\n\n\n of"], r"'\\n\\n\\n of' is no token of this model's tokenizer \(\d tokens spell it\)"),
+        (None, None, [], "no token ends a response"),
+        (None, None, [""], "is no token"),
+    ],
+)
+def test_which_token_ends_a_response(tmp_path, own, words_end, typed, found):
+    folder = model_folder(tmp_path / "m", "hybrid")
+    model, words = load(str(folder), None, "sdpa")
+    model.generation_config.eos_token_id = own
+    words.eos_token = words_end
+    if found is None:
+        set_stop_tokens(model, words, typed)
+        ids = Policy(model, words, None, 1.0).stop_ids
+        assert words.decode(ids) == (typed or ["<|im_end|>"])[0]
+    else:
+        with pytest.raises(UserError, match=found):
+            set_stop_tokens(model, words, typed)
+
+
+@pytest.mark.parametrize("spelling", ["~/models/tiny", "~/run"])
+def test_a_path_of_the_home_folder(tmp_path, monkeypatch, spelling):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model_folder(tmp_path / "models" / "tiny", "hybrid")
+    model_folder(tmp_path / "run" / "checkpoints" / "step_3", "hybrid")
+    model, _ = load(spelling, None, "sdpa")
+    assert model.config.num_hidden_layers == 2
+    assert local_folder(spelling).is_dir()
+    with pytest.raises(UserError, match=r"got '~/nowhere', which is no folder"):
+        load("~/nowhere", None, "sdpa")
