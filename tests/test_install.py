@@ -1,5 +1,5 @@
-"""``make setup`` on machines of every kind, with a Python that only notes what it is asked; ``make resolve`` with a uv that says what it
-is told (CI runs it with the real one)."""
+"""``make setup`` on machines of every kind, with a Python that only notes what it is asked; ``make resolve`` with a uv that
+says what it is told (CI runs it with the real one)."""
 
 from __future__ import annotations
 
@@ -212,3 +212,11 @@ def test_files_that_do_not_resolve_are_named(machine, answers, says):
     else:
         assert done.returncode == 1
         assert re.search(says, done.stderr), done.stderr
+
+
+def test_the_page_names_every_kind_and_every_extra():
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for name in [*CONSTRAINTS, *(extras.keys() - {"dev"})]:
+        assert f"`{name}`" in page, name
+    assert {f.name for f in ROOT.glob("constraints*.txt")} == set(CONSTRAINTS)

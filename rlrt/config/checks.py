@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.model.load import check_attention
+from rlrt.model.lora import check_peft
 
 
 def check(settings: Settings) -> None:
@@ -42,6 +46,34 @@ def check(settings: Settings) -> None:
         from rlrt.records.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
+
+
+def lacking(settings: Settings) -> list[tuple[str, str]]:
+    """Return what a run's options need and this environment lacks: the part of the run, and one sentence, for each."""
+    model = settings.model
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("engine", settings.engine.check_installed),
+        ("model", lambda: check_attention(model.attn_implementation)),
+        ("model", lambda: check_peft() if model.lora is not None else None),
+        ("data", settings.data.check_installed),
+    ]
+    found = []
+    for part, check_one in checks:
+        try:
+            check_one()
+        except UserError as error:
+            found.append((part, str(error)))
+    return found
+
+
+def check_installed(settings: Settings) -> None:
+    """Refuse options that need what this environment lacks; kept out of ``check``, since a config may be written elsewhere.
+
+    Raises:
+        UserError: the first sentence.
+    """
+    for _, sentence in lacking(settings):
+        raise UserError(sentence)
 
 
 def check_ahead(settings: Settings) -> None:

@@ -42,6 +42,9 @@ class Engine:
     url: str | None = None
     own_card: ClassVar[bool] = False
 
+    def check_installed(self) -> None:
+        """Refuse what the engine needs and this environment lacks, before anything is read or built; raises UserError."""
+
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""
         raise TypeError(f"{type(self).__name__} does not define load")

@@ -50,7 +50,7 @@ def give_back_freed_memory() -> None:
 
 @dataclass
 class VllmEngine(VllmKeys):
-    """vLLM in this process (the environment of ``make vllm``, or one with a GPU); started at the first ``load``.
+    """vLLM in this process (the environment of ``make setup EXTRAS=vllm``, or of ``make vllm``); started at the first ``load``.
 
     A rollout depends on its own seed and the weights, and in the last digits on the other rollouts of its batch. ``engine.*``:
     """
@@ -70,6 +70,14 @@ class VllmEngine(VllmKeys):
     _shape: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _sleeps: bool = field(default=False, init=False, repr=False)
     _asleep: bool = field(default=False, init=False, repr=False)
+
+    def check_installed(self) -> None:
+        """Refuse an environment without vLLM, or with another release.
+
+        Raises:
+            UserError: naming what to install.
+        """
+        check_installed("engine=vllm")
 
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Start vLLM unless it runs with a model of this shape, and sync the weights if they are new.
@@ -107,7 +115,7 @@ class VllmEngine(VllmKeys):
 
     def _start(self, model: Any) -> Any:
         """Return vLLM with a model of this shape and undefined weights."""
-        check_installed("engine=vllm")
+        self.check_installed()
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights can be passed by reference within one process only

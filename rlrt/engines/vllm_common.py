@@ -20,7 +20,7 @@ from rlrt.types import Generation, Sampling
 
 RELEASE = "0.32"
 """The vLLM release that this code is written for: vLLM's calls for training change between releases."""
-INSTALL = "docs/vllm.md says how to install it"
+INSTALL = "make setup EXTRAS=vllm installs it for a GPU, make vllm for the CPU (docs/vllm.md)"
 REFERENCE, FILE = "rlrt_reference", "rlrt_file"
 """Names of the two transfer backends in ``rlrt.engines.vllm_transfer``."""
 EXTENSION = "rlrt.engines.vllm_transfer.Extension"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import see_own_card
 from rlrt.distributed.world import World, connect
@@ -164,8 +165,9 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     """The parts of a run with their data read and checked.
 
     Raises:
-        UserError: for data or a model that cannot be had or used.
+        UserError: for a package that is not installed, and data or a model that cannot be had or used.
     """
+    check_installed(settings)
     refuse_idle_processes(settings, world)
     parts = parts_of(settings)
     prepare_data(parts)
