@@ -24,11 +24,13 @@ from rlrt.engines.vllm_common import (
     check_installed,
     dtype_name,
     head_overrides,
+    is_built_for_cpu,
     parameters,
     response,
     shape_of,
     transfer,
 )
+from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.model.lora import named_weights
 from rlrt.types import Generation, Sampling
@@ -85,7 +87,7 @@ class VllmEngine(VllmKeys):
         A failed sync leaves undefined weights: vLLM is then restarted, once.
 
         Raises:
-            UserError: if vLLM is not installed, or not in the release that this engine needs.
+            UserError: if vLLM is not installed, not in the release that this engine needs, or built for a GPU that is not here.
         """
         self._stop_ids = list(stop_ids)
         shape = shape_of(model.config) | {"dtype": dtype_name(model)}
@@ -116,6 +118,11 @@ class VllmEngine(VllmKeys):
     def _start(self, model: Any) -> Any:
         """Return vLLM with a model of this shape and undefined weights."""
         self.check_installed()
+        if not torch.cuda.is_available() and not is_built_for_cpu():
+            raise UserError(
+                "engine=vllm: the installed vLLM is built for CUDA, and torch finds no GPU here; start the run where a GPU is, "
+                "or with the Python of make vllm (docs/vllm.md)."
+            )
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights can be passed by reference within one process only

