@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.model.load import check_attention
-from rlrt.model.lora import check_peft
 
 
 def check(settings: Settings) -> None:
@@ -50,6 +48,9 @@ def check(settings: Settings) -> None:
 
 def lacking(settings: Settings) -> list[tuple[str, str]]:
     """Return what a run's options need and this environment lacks: the part of the run, and one sentence, for each."""
+    from rlrt.model.load import check_attention  # here: they import torch, and describe and report go without
+    from rlrt.model.lora import check_peft
+
     model = settings.model
     checks: list[tuple[str, Callable[[], None]]] = [
         ("engine", settings.engine.check_installed),
