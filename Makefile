@@ -1,9 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.set-up
 
-.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card torture bench bench-quick bench-orchestration setup format clean
+.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card torture bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -22,8 +21,8 @@ method: setup
 	@$(BIN)/python examples/new_method.py '$(NAME)'
 
 # reasoning-gym, for data=reasoning_gym; one of its dependencies is compiled, so a C compiler must be there
-gym: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gym]'
+gym:
+	@$(MAKE) --no-print-directory setup EXTRAS=gym
 
 # a real one-node SLURM from Debian's packages, with two GPUs that are none; needs root
 slurm:
@@ -62,28 +61,26 @@ torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md
 
 # speed and memory beside TRL and transformers: all of it, written to docs/benchmarks.md (20 minutes); the main ratios (2)
-bench: setup trl
+bench: trl
 	$(BIN)/python -m benchmarks.speed
 
-bench-quick: setup trl
+bench-quick: trl
 	$(BIN)/python -m benchmarks.speed --quick
 
-trl: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+trl:
+	@$(MAKE) --no-print-directory setup EXTRAS=bench
 
 # what the orchestration costs; figures in docs/LOG.md
 bench-orchestration: setup
 	$(BIN)/python benchmarks/orchestration.py
 
-setup: $(STAMP)
+# for the kind of machine that this is: DEVICE=cuda or cpu, TORCH_INDEX=URL, EXTRAS=vllm,gym; docs/cluster.md
+setup:
+	@DEVICE='$(DEVICE)' TORCH_INDEX='$(TORCH_INDEX)' EXTRAS='$(EXTRAS)' PYTHON='$(PYTHON)' bash install/setup.sh
 
-# torch first and alone: a range would pull gigabytes of CUDA onto a machine without a GPU. TORCH_INDEX is the index of a CUDA build
-# (docs/cluster.md)
-$(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),--constraint constraints.txt) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $(STAMP)
+# resolves the CUDA 13 environments, with and without vLLM, from metadata alone; UPDATE=1 writes their constraints files
+resolve:
+	@UPDATE='$(UPDATE)' PYTHON='$(PYTHON)' bash install/resolve.sh
 
 format: setup
 	$(BIN)/ruff format .

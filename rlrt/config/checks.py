@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 
@@ -42,6 +44,37 @@ def check(settings: Settings) -> None:
         from rlrt.records.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
+
+
+def lacking(settings: Settings) -> list[tuple[str, str]]:
+    """Return what a run's options need and this environment lacks: the part of the run, and one sentence, for each."""
+    from rlrt.model.load import check_attention  # here: they import torch, and describe and report go without
+    from rlrt.model.lora import check_peft
+
+    model = settings.model
+    checks: list[tuple[str, Callable[[], None]]] = [
+        ("engine", settings.engine.check_installed),
+        ("model", lambda: check_attention(model.attn_implementation)),
+        ("model", lambda: check_peft() if model.lora is not None else None),
+        ("data", settings.data.check_installed),
+    ]
+    found = []
+    for part, check_one in checks:
+        try:
+            check_one()
+        except UserError as error:
+            found.append((part, str(error)))
+    return found
+
+
+def check_installed(settings: Settings) -> None:
+    """Refuse options that need what this environment lacks; kept out of ``check``, since a config may be written elsewhere.
+
+    Raises:
+        UserError: the first sentence.
+    """
+    for _, sentence in lacking(settings):
+        raise UserError(sentence)
 
 
 def check_ahead(settings: Settings) -> None:

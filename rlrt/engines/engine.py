@@ -60,6 +60,9 @@ class Engine:
             share: part of the GPU's memory, 0 to 1, that the trainer leaves; 1 where the engine does not share the GPU.
         """
 
+    def check_installed(self) -> None:
+        """Refuse what the engine needs and this environment lacks, before anything is read or built; raises UserError."""
+
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take the current weights; ``version`` counts the optimiser steps they have had."""
         raise TypeError(f"{type(self).__name__} does not define load")

@@ -24,11 +24,13 @@ from rlrt.engines.vllm_common import (
     check_installed,
     dtype_name,
     head_overrides,
+    is_built_for_cpu,
     parameters,
     response,
     shape_of,
     transfer,
 )
+from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.model.lora import named_weights
 from rlrt.types import Generation, Sampling
@@ -50,7 +52,7 @@ def give_back_freed_memory() -> None:
 
 @dataclass
 class VllmEngine(VllmKeys):
-    """vLLM in this process (the environment of ``make vllm``, or one with a GPU); started at the first ``load``.
+    """vLLM in this process (the environment of ``make setup EXTRAS=vllm``, or of ``make vllm``); started at the first ``load``.
 
     A rollout depends on its own seed and the weights, and in the last digits on the other rollouts of its batch. ``engine.*``:
     """
@@ -80,13 +82,21 @@ class VllmEngine(VllmKeys):
         """Learn the length and the share of the GPU that keys of null stand for (``rlrt.engines.engine.Engine``)."""
         self._longest, self._share = longest, share
 
+    def check_installed(self) -> None:
+        """Refuse an environment without vLLM, or with another release.
+
+        Raises:
+            UserError: naming what to install.
+        """
+        check_installed("engine=vllm")
+
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Start vLLM unless it runs with a model of this shape, and sync the weights if they are new.
 
         A failed sync leaves undefined weights: vLLM is then restarted, once.
 
         Raises:
-            UserError: if vLLM is not installed, or not in the release that this engine needs.
+            UserError: if vLLM is not installed, not in the release that this engine needs, or built for a GPU that is not here.
         """
         self._stop_ids = list(stop_ids)
         shape = shape_of(model.config) | {"dtype": dtype_name(model)}
@@ -116,7 +126,12 @@ class VllmEngine(VllmKeys):
 
     def _start(self, model: Any) -> Any:
         """Return vLLM with a model of this shape and undefined weights."""
-        check_installed("engine=vllm")
+        self.check_installed()
+        if not torch.cuda.is_available() and not is_built_for_cpu():
+            raise UserError(
+                "engine=vllm: the installed vLLM is built for CUDA, and torch finds no GPU here; start the run where a GPU is, "
+                "or with the Python of make vllm (docs/vllm.md)."
+            )
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights can be passed by reference within one process only

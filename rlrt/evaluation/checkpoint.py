@@ -84,8 +84,9 @@ def read_problems(parts: Parts) -> None:
     """Read what is evaluated on, and nothing else.
 
     Raises:
-        UserError: for data that cannot be had.
+        UserError: for an engine that is not installed, or data that cannot be had.
     """
+    parts.engine.check_installed()
     if parts.suites:
         prepare_suites(parts.suites)
     else:

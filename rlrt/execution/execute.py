@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
@@ -174,8 +175,9 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     """The parts of a run with their data read and checked.
 
     Raises:
-        UserError: for data or a model that cannot be had or used.
+        UserError: for a package that is not installed, and data or a model that cannot be had or used.
     """
+    check_installed(settings)
     refuse_idle_processes(settings, world)
     refuse_sharding(settings, world.size)
     parts = parts_of(settings)

@@ -3,6 +3,7 @@ trained."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,10 +27,9 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
     Raises:
         UserError: if peft is not installed, or no layer has one of the names in ``targets``.
     """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise UserError("model.lora needs the package peft; install it with: pip install 'rlrt[lora]'.") from None
+    check_peft()
+    from peft import LoraConfig, inject_adapter_in_model
+
     scale: Any = alpha  # peft's annotation says int; it takes any number
     config = LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets), lora_dropout=0.0, bias="none")
     with torch.random.fork_rng(devices=[]):
@@ -43,6 +43,19 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
     model.requires_grad_(False)
     for adapter in adapters(model).values():
         adapter.requires_grad_(True)
+
+
+def check_peft() -> None:
+    """Refuse an environment without peft.
+
+    Raises:
+        UserError: naming what to install.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise UserError(
+            "model.lora needs the package peft, which is not installed in this environment; install it with: "
+            "make setup EXTRAS=lora."
+        )
 
 
 def adapters(model: Any) -> dict[str, Tensor]:

@@ -49,13 +49,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def data_of(planned: Planned) -> list[Finding]:
-    """Check the data and the models of all jobs, each once; ``planned.parts`` keeps the data, for the lengths of its
+    """Check packages, data and models of all jobs, each once; ``planned.parts`` keeps the data, for the lengths of its
     prompts."""
     results: list[Finding] = []
     checked_parts: dict[str, Parts] = {}
     checked_models: set[str] = set()
     for job, settings in planned.jobs:
         plain = settings.plain
+        results += checks.check_packages(settings)
         if (path := settings.model.path) not in checked_models:
             checked_models.add(path)
             results.append(checks.check_model(settings, isinstance(planned.launcher, SlurmLauncher)))

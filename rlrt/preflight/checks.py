@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from rlrt.config.checks import lacking
 from rlrt.config.schema import Settings
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.execution.data import check_data, check_fit, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.parts import Parts, closing
 from rlrt.model.files import check_folder, other_revisions
-from rlrt.model.load import check_attention
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, source_of
 from rlrt.records.files import free_bytes, nearest_existing
@@ -78,6 +78,11 @@ def check_problems(settings: Settings, parts: Parts) -> list[Finding]:
     return [Finding("ok", "data", counts), *results]
 
 
+def check_packages(settings: Settings) -> list[Finding]:
+    """Check that what the options need is installed; jobs run with this Python, also on SLURM."""
+    return [Finding("problem", part, sentence) for part, sentence in lacking(settings)]
+
+
 def check_model(settings: Settings, away: bool = False) -> Finding:
     """Check that the model's files are complete on this machine, without reading the weights.
 
@@ -86,7 +91,6 @@ def check_model(settings: Settings, away: bool = False) -> Finding:
     """
     path = settings.model.path
     try:
-        check_attention(settings.model.attn_implementation)
         folder = source_of(settings)
         if folder is None:
             if others := other_revisions(path, settings.model.revision):

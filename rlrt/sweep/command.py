@@ -95,7 +95,7 @@ def source_of(
         axes = (job_overrides(overrides), sweeper.params or {}, sweeper.grids or [])
         jobs = assign_folders(folder, grid_jobs(*axes, lambda o: job_of(folder, o, compose)))
         for job in jobs:
-            check(job)
+            check(job, here=True)
             check_resume(job)
         check_disk(folder, [job for job in jobs if not job_state(job.folder).done], print)
         return Grid(jobs), sweeper.max_retries, len(jobs), jobs
@@ -103,7 +103,7 @@ def source_of(
         from rlrt.sweep.search import Search
 
         def make_job(typed: Sequence[str]) -> Job:
-            return checked(folder, typed, compose)
+            return checked(folder, typed, compose, here=True)
 
         plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher)
         typical = make_job(fixed)

@@ -7,6 +7,7 @@ from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlrt.config.checks import check_installed
 from rlrt.config.load import load
 from rlrt.errors import UserError, first_line
 from rlrt.records.identity import identity
@@ -19,8 +20,8 @@ from rlrt.sweep.state import job_folders
 Compose = Callable[[Sequence[str]], Any]
 
 
-def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
-    """Compose a job and check its config.
+def checked(folder: Path, overrides: Sequence[str], compose: Compose, here: bool = False) -> Job:
+    """Compose a job and check its config (``here``: of ``check``).
 
     Raises:
         UserError: if the config does not compose or cannot work.
@@ -32,7 +33,7 @@ def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
         job = job_of(folder, tuple(overrides), compose)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{' '.join(overrides)}: {first_line(error)}") from None
-    check(job)
+    check(job, here)
     return job
 
 
@@ -41,14 +42,19 @@ def job_overrides(overrides: Sequence[str]) -> list[str]:
     return [o for o in overrides if not o.lstrip("+~").startswith(("hydra.", "hydra/"))]
 
 
-def check(job: Job) -> None:
+def check(job: Job, here: bool = False) -> None:
     """Refuse a job whose config cannot work, before any job of the sweep starts.
+
+    Args:
+        here: also refuse one that needs what is not installed here; a job runs with the Python that submits it.
 
     Raises:
         UserError: with the job's overrides.
     """
     try:
-        load(job.plain, job.choices, job.overrides)
+        settings = load(job.plain, job.choices, job.overrides)
+        if here:
+            check_installed(settings)
     except UserError as error:
         raise UserError(f"{error} (in the job {' '.join(job.overrides)})") from None
 

@@ -45,6 +45,9 @@ class Task:
     heldout: Sequence[Prompt]
     max_prompt_tokens: int | None = None
 
+    def check_installed(self) -> None:
+        """Refuse what the task needs and this environment lacks, before anything is read or built; raises UserError."""
+
     def prepare(self) -> None:
         """Read or enumerate the problems; called once, before anything else. Raises UserError for bad data."""
         raise TypeError(f"{type(self).__name__} does not define prepare")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -57,19 +56,32 @@ class ReasoningGym(Graded):
                 f"{nearest(self.task, TASKS)}"
             )
 
+    def check_installed(self) -> None:
+        """Refuse an environment without reasoning-gym, or with another version.
+
+        Raises:
+            UserError: naming what to install.
+        """
+        try:
+            version = metadata.version("reasoning-gym")
+        except metadata.PackageNotFoundError:
+            raise UserError(
+                f"data=reasoning_gym needs the package reasoning-gym {self.version}, which is not installed in this "
+                "environment; install it with: make setup EXTRAS=gym."
+            ) from None
+        if version != self.version:
+            raise UserError(
+                f"data.version: expected reasoning-gym {self.version}, found {version}; install that version, or set "
+                "data.version to the installed one (its problems may differ)."
+            )
+
     def prepare(self) -> None:
         """Make the problems.
 
         Raises:
             UserError: if reasoning-gym is not installed, or has another version.
         """
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise UserError("data=reasoning_gym needs the package reasoning-gym; install it with: make gym.")
-        if metadata.version("reasoning-gym") != self.version:
-            raise UserError(
-                f"data.version: expected reasoning-gym {self.version}, found {metadata.version('reasoning-gym')}; install that "
-                "version, or set data.version to the installed one (its problems may differ)."
-            )
+        self.check_installed()
         self.dropped = Counter()
         self.heldout = self._made(self.heldout_prompts, self.data_seed + 1, set())
         self.train = self._made(self.problems, self.data_seed, {normalised(p.text) for p in self.heldout})

