@@ -14,9 +14,10 @@ from rlrt.model.prompting import PromptBuilder
 from rlrt.sampling.sampler import step_prompts
 from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
+from rlrt.tasks.cells import example_of
+from rlrt.tasks.questions import KEYS, plain
 from rlrt.training.learner import Learner
 from rlrt.types import Prompt
-from rlrt.verifiers.answers import normalised
 
 log = logging.getLogger("rlrt")
 LONGEST_TRIED = 32
@@ -26,7 +27,8 @@ PARITY_TRIED = 64
 
 
 def prepare_data(parts: Parts) -> None:
-    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
+    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training, also a nearly
+    equal one (the task's attribute ``duplicates``, where it has it, may say otherwise).
 
     Raises:
         UserError: for data that cannot be had or read, or whose ids repeat.
@@ -34,11 +36,21 @@ def prepare_data(parts: Parts) -> None:
     task = parts.task
     prepare_task(task)
     prepare_suites(parts.suites)
-    tested = {normalised(p.text) for suite in parts.suites.values() for p in suite.heldout}
-    kept = [p for p in task.train if normalised(p.text) not in tested]
-    if len(kept) < len(task.train):
-        log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
-        task.train = kept
+    same = KEYS[getattr(task, "duplicates", "near")]
+    tested = {same(p.text): p.text for suite in parts.suites.values() for p in suite.heldout}
+    dropped = [p for p in task.train if same(p.text) in tested]
+    if dropped:
+        task.train = [p for p in task.train if same(p.text) not in tested]
+        near = [p for p in dropped if plain(p.text) != plain(tested[same(p.text)])]
+        example = (
+            f", for example {example_of(near[0].text)} for {example_of(tested[same(near[0].text)])}" if near else ""
+        )
+        log.warning(
+            "data: dropped %d problems that the evaluation suites hold (%d of them nearly the same%s)",
+            len(dropped),
+            len(near),
+            example,
+        )
 
 
 def prepare_task(task: Task) -> None:

@@ -70,9 +70,18 @@ class Task:
     def dropped(self, counts: Counter[str]) -> None:
         vars(self)["_dropped"] = counts
 
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What ``report`` says beside a reason, in parentheses: an example."""
+        return vars(self).setdefault("_remarks", {})
+
     def report(self) -> str:
         """The dropped problems with their number, for the terminal; empty if there are none."""
-        return ", ".join(f"{count} x {reason}" for reason, count in sorted(self.dropped.items()) if count)
+        return ", ".join(
+            f"{count} x {reason}" + (f" ({self.remarks[reason]})" if reason in self.remarks else "")
+            for reason, count in sorted(self.dropped.items())
+            if count
+        )
 
     def close(self) -> None:
         """End whatever was started."""

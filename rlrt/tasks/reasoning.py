@@ -11,8 +11,9 @@ from rlrt.errors import UserError, nearest
 from rlrt.keys import key
 from rlrt.tasks.base import content_id
 from rlrt.tasks.graded import Graded
+from rlrt.tasks.questions import plain
 from rlrt.types import Prompt
-from rlrt.verifiers.answers import after_thinking, final_answer, normalised
+from rlrt.verifiers.answers import after_thinking, final_answer
 from rlrt.verifiers.gym import entry, scored
 from rlrt.verifiers.verifier import InProcesses, Verifier
 
@@ -72,7 +73,7 @@ class ReasoningGym(Graded):
             )
         self.dropped = Counter()
         self.heldout = self._made(self.heldout_prompts, self.data_seed + 1, set())
-        self.train = self._made(self.problems, self.data_seed, {normalised(p.text) for p in self.heldout})
+        self.train = self._made(self.problems, self.data_seed, {plain(p.text) for p in self.heldout})
         if not self.train:
             raise UserError(f"data.task: {self.task} has no problem that is not held out; lower data.heldout_prompts.")
 
@@ -82,10 +83,10 @@ class ReasoningGym(Graded):
             problem = (self.task, count, seed, number)
             made = entry(problem)
             question, answer = str(made["question"]).strip(), str(made["answer"])
-            if normalised(question) in seen:
+            if plain(question) in seen:
                 self.dropped["repeated question"] += 1
                 continue
-            seen.add(normalised(question))
+            seen.add(plain(question))
             name = f"{self.task}:{content_id(question, answer)}"
             prompts.append(Prompt(name, question, problem, final=answer, instruction=self.instruction))
         return prompts
