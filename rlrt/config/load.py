@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -72,7 +73,6 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
     Raises:
         UserError: for a missing key, a wrong type or a value out of range; with the full path.
     """
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     fields = fields_of(cls)
@@ -89,9 +89,7 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
         try:
             if isinstance(values[name], str) and "${" in values[name]:  # a text; only Hydra's own composition resolves
                 raise OmegaConfBaseException("an interpolation")
-            one = dataclasses.make_dataclass(cls.__name__, [(name, hints[name])])
-            plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))
-            converted[name] = plain[name]
+            converted[name] = _converted(values[name], hints[name])
         except OmegaConfBaseException:
             kind = _kind(hints[name])
             came = f"{values[name]!r} ({type(values[name]).__name__})"
@@ -112,6 +110,26 @@ def _hints(cls: type) -> dict[str, Any]:
     import typing
 
     return typing.get_type_hints(cls)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A value as OmegaConf converts it to a type; a union with a list, which OmegaConf does not know, part by part.
+
+    Raises:
+        OmegaConfBaseException: for a value that does not fit.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+    parts = _parts(hint)
+    if len(parts) > 1 and list[str] in parts:
+        for part in parts:
+            with contextlib.suppress(OmegaConfBaseException):
+                return _converted(value, part)
+        raise ValidationError(f"{value!r} is none of {parts}")
+    one = dataclasses.make_dataclass("One", [("value", hint)])
+    plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {"value": value}))
+    return plain["value"]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -138,7 +156,15 @@ def _parts(hint: Any) -> Sequence[Any]:
 
 
 def _kind(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+        list[str]: "a list of texts",
+        dict[str, Any]: "a mapping {NAME: VALUE}",
+    }
     return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 
 

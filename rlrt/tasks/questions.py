@@ -7,7 +7,7 @@ import unicodedata
 
 END = ".?,;:…。？，；："
 """Punctuation that says nothing at a question's end. An exclamation mark does: it is a factorial after a number."""
-_SHOUT = re.compile(r"(?<=[^\W\d_]{2})!+\Z")
+_SHOUT = re.compile(r"(?:(?<=[^\W\d_]{2})|(?<=[.?…。？]))!+\Z")
 
 
 def plain(question: str) -> str:
