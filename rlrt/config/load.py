@@ -190,18 +190,28 @@ def section(name: str, values: Any) -> Any:
 
 
 def component(values: Mapping[str, Any], path: str, option: str | None = None) -> Any:
-    """An instance of the class that a section names in ``_target_``, from the section's other keys."""
+    """An instance of the class that a section names in ``_target_``, from the section's other keys.
+
+    A class may name, as ``SECTIONS``, a key whose entries are sections of its own kind: their instances take their place.
+    """
+    refuse_no_section(path, values)
     rest = {k: v for k, v in values.items() if k != "_target_"}
     if "_target_" not in values:
         raise UserError(f"{path}._target_: this section must name its class.")
     cls = locate(values["_target_"], f"{path}._target_")
-    interface, required = INTERFACES[path]
+    interface, required = INTERFACES[path.split(".")[0]]
     lacking = [name for name in required if getattr(cls, name, None) in (None, getattr(interface, name, None))]
     if lacking:
         raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}.")
     cls = with_defaults(cls, interface)
     refuse_unknown(rest, fields_of(cls), path, option or cls.__name__)
-    return typed(cls, rest, path)
+    inner = getattr(cls, "SECTIONS", None)
+    if inner is None:
+        return typed(cls, rest, path)
+    refuse_no_section(f"{path}.{inner}", rest.get(inner))
+    made = typed(cls, rest | {inner: dict.fromkeys(rest[inner])}, path)
+    setattr(made, inner, {name: component(one, f"{path}.{inner}.{name}") for name, one in rest[inner].items()})
+    return made
 
 
 def benchmark(name: str, values: Any) -> Benchmark:

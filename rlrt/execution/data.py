@@ -117,32 +117,36 @@ def drop_long_prompts(task: Task, builder: PromptBuilder) -> None:
     Raises:
         UserError: if none is left.
     """
-    limit = task.max_prompt_tokens
-    if limit is None:
+    if all(task.prompt_limit(p) is None for p in (*task.train, *task.heldout)):
         return
-    task.train = within(limit, task.train, "training", task, builder)
-    task.heldout = within(limit, task.heldout, "held-out", task, builder)
-    if task.dropped:
+    task.train = within(task.train, "training", task, builder)
+    task.heldout = within(task.heldout, "held-out", task, builder)
+    if said := task.report():
         log.warning(
             "data: dropped %s; %d training and %d held-out problems are left",
-            task.report(),
+            said,
             len(task.train),
             len(task.heldout),
         )
 
 
-def within(limit: int, prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
-    """The prompts of at most ``limit`` tokens; the others are counted.
+def within(prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
+    """The prompts that are not longer than the task takes; the others are counted.
 
     Raises:
         UserError: if none is left.
     """
-    short = [p for p in prompts if len(builder.student(p)) <= limit]
-    if len(short) < len(prompts):
-        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(short)
+    short = []
+    for prompt in prompts:
+        limit = task.prompt_limit(prompt)
+        if limit is None or len(builder.student(prompt)) <= limit:
+            short.append(prompt)
+        else:
+            task.dropped[f"prompt over {limit} tokens"] += 1
     if not short:
         raise UserError(
-            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {limit} tokens; raise it."
+            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {task.max_prompt_tokens} tokens; "
+            "raise it."
         )
     return short
 
@@ -187,7 +191,7 @@ def check_data(settings: Settings, parts: Parts) -> None:
         UserError: naming the keys.
     """
     teacher, method, train = settings.teacher, settings.method, parts.task.train
-    step_prompts(train, settings.seed, 1, settings.train.prompts_per_step)
+    step_prompts(train, settings.seed, 1, settings.train.prompts_per_step, parts.task.shares)
     if not parts.suites and settings.eval.prompts > len(parts.task.heldout):
         log.warning(
             "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(parts.task.heldout)

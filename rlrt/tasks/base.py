@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rlrt.types import Grade, Prompt
 
@@ -37,6 +37,7 @@ class Task:
         train: training prompts in a fixed order.
         heldout: evaluation prompts in a fixed order, disjoint from ``train``.
         max_prompt_tokens: prompts that the model's tokenizer makes longer than this are dropped; None: no prompt is.
+        shares: of a step's prompts, by ``Prompt.source``; None: a step takes from all prompts alike.
 
     A prompt's id is the name of its problem in seeds and records: no two prompts may have the same.
     """
@@ -44,6 +45,7 @@ class Task:
     train: Sequence[Prompt]
     heldout: Sequence[Prompt]
     max_prompt_tokens: int | None = None
+    shares: Mapping[str, float] | None = None
 
     def prepare(self) -> None:
         """Read or enumerate the problems; called once, before anything else. Raises UserError for bad data."""
@@ -60,6 +62,10 @@ class Task:
     def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Callable[[], list[Grade]]:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
         return lambda: [self.grade(prompt, text) for prompt, text in pairs]
+
+    def prompt_limit(self, prompt: Prompt) -> int | None:
+        """The most tokens that a prompt may have; None: any number."""
+        return self.max_prompt_tokens
 
     @property
     def dropped(self) -> Counter[str]:
