@@ -57,8 +57,8 @@ def with_refills(
     for attempt in range(1, max_refills + 1):
         groups = groups_of(draw.rollouts, samples)
         empty = [i for i, group in enumerate(groups) if not is_mixed(group)]
-        task = sampler.task
-        chosen = refill_prompts(task.train, sampler.seed, step, attempt, len(empty), taken, task.shares)
+        shares = getattr(sampler.task, "shares", None)
+        chosen = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty), taken, shares)
         if not chosen:
             break
         taken |= {p.id for p in chosen}
