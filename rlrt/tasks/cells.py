@@ -59,10 +59,16 @@ def columns_of(row: Mapping[str, Any], depth: int = 3) -> list[str]:
     """Return the names of a row's columns, and of those inside nested ones."""
     names = []
     for name, value in row.items():
-        names.append(str(name))
+        names.append(shown_name(str(name)))
         if isinstance(value, Mapping) and depth > 1:
             names += [f"{name}.{inner}" for inner in columns_of(value, depth - 1)]
     return names
+
+
+def shown_name(name: str) -> str:
+    """Return a column's name for a message, on one line and not too long."""
+    name = name if name.isprintable() else ascii(name)
+    return name if len(name) <= SHOWN else name[: SHOWN - 3] + "..."
 
 
 def text_of(value: Any, roles: tuple[str, ...]) -> str:

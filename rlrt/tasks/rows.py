@@ -28,6 +28,8 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """Byte order marks, and the encodings that they announce. The longer of two with one beginning comes first."""
+BINARY = (".parquet", ".arrow", ".feather")
+"""Endings of files that are no text."""
 DELIMITERS = ",;\t"
 HEAD = 100_000
 """Characters in which a table's first two rows are looked for."""
@@ -77,6 +79,7 @@ def from_parquet(source: Any) -> Iterator[Row]:
 
     with pyarrow.parquet.ParquetFile(source) as table:
         for batch in table.iter_batches():
+            batch.validate(full=True)
             yield from batch.to_pylist()
 
 
@@ -86,7 +89,9 @@ def from_arrow(content: bytes) -> Iterator[Row]:
 
     opened = pyarrow.ipc.open_file if content.startswith(ARROW_FILE) else pyarrow.ipc.open_stream
     with opened(pyarrow.BufferReader(content)) as table:
-        yield from table.read_all().to_pylist()
+        rows = table.read_all()
+    rows.validate(full=True)  # pyarrow trusts offsets: a damaged file would crash the process
+    yield from rows.to_pylist()
 
 
 def decoded(content: bytes, file: Path, key: str) -> str:
@@ -99,6 +104,8 @@ def decoded(content: bytes, file: Path, key: str) -> str:
     try:
         return content.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        if ending_of(file) in BINARY or ending_of(file) != file.suffix.lower() or b"\0" in content:
+            raise ValueError(f"it is damaged, or no table, and begins with {content[:8]!r}") from None
         line = content[: error.start].count(b"\n") + 1
         raise UserError(
             f"{key}: line {line} of {file} is not {encoding.upper()} text (byte 0x{content[error.start]:02x}); write the file "

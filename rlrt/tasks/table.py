@@ -146,7 +146,8 @@ class Table(Graded):
                 self.dropped[reason] += 1
                 if MISSING in (asked if not question else [given]):
                     self.remarks.setdefault(
-                        reason, f"for example {row_name} has only {', '.join(row)[:SHOWN] or 'no column'}"
+                        reason,
+                        f"for example {row_name} has only {', '.join(columns_of(row, 1))[:SHOWN] or 'no column'}",
                     )
                 continue
             solution = self._text(value, "solution", row_name) or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import contextlib
 import csv
 import gzip
 import io
@@ -290,6 +291,8 @@ def tarred():
         ("a.jsonl.gz", gzip.compress(LINES.encode() * 99)[:-20], "could not be read as a .jsonl file: Truncated"),
         ("a.jsonl.xz", lzma.compress(LINES.encode() * 99)[:-20], "could not be read as a .jsonl file"),
         ("a.parquet", table_parquet()[:-20], "could not be read as a .parquet file"),
+        ("a.parquet", b"\xff" + table_parquet()[1:], "could not be read as a .parquet file: it is damaged, or no table"),
+        ("a.jsonl.gz", b"\xff" + gzip.compress(LINES.encode())[1:], "could not be read as a .jsonl file: it is damaged"),
         ("a.parquet", b"junk", "could not be read as a .parquet file: it is no JSON, no parquet and no CSV"),
         ("a.jsonl", b'{"prompt": "caf\xe9", "answer": "1"}\n', "line 1 of .* is not UTF-8 text .byte 0xe9.; .*iconv"),
         ("a.csv", b"prompt,answer\nx,1\ncaf\xe9,2\n", "line 3 of .* is not UTF-8 text"),
@@ -313,6 +316,16 @@ def test_what_is_no_table_is_one_sentence(tmp_path, name, content, says):
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("data.")
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [pyarrow.ipc.new_file, pyarrow.ipc.new_stream])
+def test_a_damaged_arrow_file_is_refused_or_read_but_ends_no_process(tmp_path, write):
+    """pyarrow trusts the offsets of a file: without a check a changed byte is a segmentation fault."""
+    whole = arrow(write)
+    for place in range(0, len(whole), 7):
+        file = put(tmp_path / "a.arrow", whole[:place] + b"\x7f" + whole[place + 1 :])
+        with contextlib.suppress(UserError):
+            found(file)
 
 
 def test_rows_name_their_places(tmp_path):
