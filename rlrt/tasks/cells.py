@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import math
 from collections.abc import Mapping
 from decimal import Decimal
@@ -34,8 +35,10 @@ class NotUnderstood(Exception):
 def field_of(row: Any, name: str) -> Any:
     """Return a row's field: the column of that name, or else what its dots lead to; ``MISSING`` if it has neither.
 
-    A column's own name may have dots, at any depth; a number counts the entries of a list from 0.
+    A column's own name may have dots, at any depth; a number counts the entries of a list from 0. A text that is a JSON object
+    or list, as CSV has them, counts as one.
     """
+    row = from_json_text(row)
     if isinstance(row, list):
         head, _, rest = name.partition(".")
         if not head.isdigit() or int(head) >= len(row):
@@ -53,6 +56,16 @@ def field_of(row: Any, name: str) -> Any:
             if value is not MISSING:
                 return value
     return MISSING
+
+
+def from_json_text(value: Any) -> Any:
+    """Return what a text that is a JSON object or list stands for; any other value as it is."""
+    if isinstance(value, str) and value.strip()[:1] in ("{", "[") and value.strip()[-1:] in ("}", "]"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
 
 
 def columns_of(row: Mapping[str, Any], depth: int = 3) -> list[str]:
@@ -89,7 +102,9 @@ def text_of(value: Any, roles: tuple[str, ...]) -> str:
         except UnicodeDecodeError:
             raise NotUnderstood("bytes") from None
     if isinstance(value, str):
-        return whole_characters(value)
+        inside = from_json_text(value)
+        chat = isinstance(inside, list) and inside and all(is_message(m) for m in inside)
+        return words_of(inside, roles) if chat else whole_characters(value)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
         return number_text(value)
     if is_message(value):

@@ -18,7 +18,7 @@ _CHANGES = frozenset(
     """
     k m mn b bn million millions billion billions trillion trillions thousand thousands hundred hundreds dozen dozens score
     half halves third thirds quarter quarters fifth fifths tenth tenths pi plus minus times over squared cubed factorial mod
-    and or to by x e i n y z if when where not more less least most than between each
+    and or to by x e i n y z if when where not more less least most than between am pm st nd rd th
     """.split()  # noqa: SIM905
 )
 """Words that make a number another one, or leave open which it is."""

@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,6 +119,9 @@ def from_text(text: str, file: Path, key: str) -> Iterator[tuple[str, Row]]:
     lines say so."""
     begins = text.lstrip()[:1]
     ending = ending_of(file)
+    if excel := re.match(r"sep=([,;\t])\r?\n", text):  # a line for Excel, which names the delimiter
+        yield from from_csv(text[excel.end() :], file, key, excel[1])
+        return
     named_csv = ending in (".csv", ".tsv")
     if not begins:
         return
@@ -153,8 +157,12 @@ def delimited_fields(text: str, delimiter: str) -> list[int]:
 
 
 def delimiter_of(text: str) -> str:
-    """Return the delimiter of a header: the comma if it has one, else a semicolon or tab."""
-    return next((d for d in DELIMITERS if delimited_fields(text, d)[:1] > [1]), ",")
+    """Return the delimiter that gives the first two rows the same number of fields, the most; else one that the header has."""
+    fields = {d: delimited_fields(text, d) for d in DELIMITERS}
+    even = {d: counts[0] for d, counts in fields.items() if len(set(counts)) == 1 and counts[0] > 1}
+    if even:
+        return max(even, key=lambda d: even[d])
+    return next((d for d, counts in fields.items() if counts[:1] > [1]), ",")
 
 
 def from_csv(text: str, file: Path, key: str, delimiter: str) -> Iterator[tuple[str, Row]]:
@@ -253,6 +261,7 @@ def by_columns(value: Any) -> list[Row] | None:
     columns = list(value.values())
     if all(isinstance(c, dict) and c.keys() == columns[0].keys() for c in columns):
         return [{name: column[index] for name, column in value.items()} for index in columns[0]]
-    if all(isinstance(c, list) and len(c) == len(columns[0]) > 1 for c in columns):
+    alike = all(isinstance(c, list) and len(c) == len(columns[0]) > 1 for c in columns)
+    if alike and not any(isinstance(cell, dict) for c in columns for cell in c):
         return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
     return None

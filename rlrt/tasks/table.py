@@ -31,6 +31,7 @@ class Columns:
     found: set[str] = field(default_factory=set)
     seen: dict[str, None] = field(default_factory=dict)
     first: str = ""
+    inside: str = ""
 
     def value(self, row: Any, name: str) -> Any:
         """Return a row's field or ``MISSING``."""
@@ -43,6 +44,10 @@ class Columns:
         """Note a row's columns for messages."""
         self.first = self.first or where
         self.rows += 1
+        lists = [n for n, v in row.items() if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)]
+        self.inside = (
+            f" Perhaps the rows are inside {lists[0]!r}: write that list as a file of its own." if lists else ""
+        )
         if len(self.seen) < 100:
             self.seen.update(dict.fromkeys(columns_of(row)))
 
@@ -63,6 +68,7 @@ class Columns:
                     raise UserError(
                         f"{key_name}: expected a column {name!r} in {self.first}{more}, found "
                         f"{', '.join(list(self.seen)[:12]) or 'none'}.{nearest(name, self.seen) if self.seen else ''}"
+                        f"{self.inside if self.rows == 1 else ''}"
                     )
 
 

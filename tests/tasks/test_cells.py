@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 from decimal import Decimal
@@ -60,6 +61,24 @@ def test_dots_lead_into_nested_columns_and_belong_to_names_alike_everywhere(tmp_
         data = read(table(tmp_path, kind, rows), f"data.{field}_field={name}")
         assert problems(data) == [(f"q{n}", f"a{n}", f"s{n}") for n in range(3)]
         assert not data.dropped
+
+
+@pytest.mark.parametrize("name", ["extra.x", "extra.list.1", "extra.deep.x.y"])
+def test_nested_columns_of_csv_are_json_texts(tmp_path, name):
+    """As data frames with nested cells are written; what is no JSON stays text."""
+    file = tmp_path / "a.csv"
+    with file.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["prompt", "extra"])
+        for n in range(3):
+            inside = {"x": f"a{n}", "list": ["first", f"a{n}"], "deep": {"x.y": f"a{n}"}}
+            writer.writerow([json.dumps([message("no"), message(f"[q{n}]")]), json.dumps(inside)])
+        writer.writerow(["{1, 2} or [3, 4]", json.dumps({"x": "a3", "list": [1, "a3"], "deep": {"x": {"y": "a3"}}})])
+    data = read(file, f"data.answer_field={name}")
+    assert [(q, a) for q, a, _ in problems(data)] == [
+        *((f"[q{n}]", f"a{n}") for n in range(3)),
+        ("{1, 2} or [3, 4]", "a3"),
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -343,7 +362,7 @@ def test_a_number_with_its_unit(text, answer):
     [
         "9 or 10", "2 hours 30 minutes", "3 million", "5 dozen", "5:30", "3:4", "10 (students); 5 (teachers)", "yes", "x = 9",
         "9x", "9 + 1", "9 - x", "2 pi", "5 and a half", "at least 9", "4 + 7", "4k", "3M", "5!", "(1,2)", "1,2", "007",
-        "2^10", "9 plus tax", "A", "9 (or 10)", "9 or more",
+        "2^10", "7 pm", "2nd", "9 plus tax", "A", "9 (or 10)", "9 or more",
     ],
 )  # fmt: skip
 def test_what_is_not_one_number_with_a_unit_is_named(text):

@@ -119,6 +119,21 @@ def test_a_table_with_delimiters_under_any_name(tmp_path, name, delimiter):
     assert found(put(tmp_path / name, table_csv(delimiter=delimiter))) == (EXPECTED, "")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'answer;"prompt"\n1;"a, b, c"\n2;d\n',
+        'answer;"prompt"\r\n1;a, b, c\r\n2;d\r\n',
+        "sep=;\r\nanswer;prompt\r\n1;a, b, c\r\n2;d\r\n",
+        'sep=,\nanswer,prompt\n1,"a, b, c"\n2,d\n',
+        '"answer"\t"prompt"\n1\ta, b, c\n2\td\n',
+        'answer,prompt,"note; long"\n1,"a, b, c",x\n2,d,"y; z"\n',
+    ],
+)
+def test_the_delimiter_is_the_one_that_makes_columns(tmp_path, text):
+    assert found(put(tmp_path / "a.csv", text)) == ([("a, b, c", "1"), ("d", "2")], "")
+
+
 def test_a_header_that_begins_like_json_is_a_header(tmp_path):
     text = table_csv([{"[id]": n, **row} for n, row in enumerate(ROWS)])
     assert found(put(tmp_path / "a.csv", text)) == (EXPECTED, "")
@@ -305,6 +320,8 @@ def tarred():
         ("a.json", "[1, 2]", "entry 1 of .*: expected a JSON object, got int"),
         ("a.json", '"x"', "line 1 of .*: expected a JSON object, got str|not valid JSON"),
         ("a.json", '{"version": 1, "data": []}', "expected a column 'prompt' in line 1 of .*, found version, data"),
+        ("a.json", json.dumps({"data": ROWS}), "found data.* Perhaps the rows are inside 'data': write that list"),
+        ("a.json", json.dumps({"train": ROWS, "test": ROWS}), "found train, test.* Perhaps the rows are inside 'train'"),
         ("a.jsonl", "[" * 100_000, "could not be read|not valid JSON"),
         ("a.jsonl", "", r"expected at least 2 questions in .*, found 0\."),
     ],
