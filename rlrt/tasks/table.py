@@ -44,10 +44,9 @@ class Columns:
         """Note a row's columns for messages."""
         self.first = self.first or where
         self.rows += 1
-        lists = [n for n, v in row.items() if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)]
-        self.inside = (
-            f" Perhaps the rows are inside {lists[0]!r}: write that list as a file of its own." if lists else ""
-        )
+        if self.rows == 1:
+            lists = [n for n, v in row.items() if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)]
+            self.inside = f" Perhaps the rows are inside {lists[0]!r}: write that list as a file." if lists else ""
         if len(self.seen) < 100:
             self.seen.update(dict.fromkeys(columns_of(row)))
 
