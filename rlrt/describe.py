@@ -57,7 +57,11 @@ def sections(settings: Settings) -> dict[str, list[tuple[str, str, str, str]]]:
     return rows
 
 
-NEEDED = {"file": ["data.path=FILE"], "reasoning_gym": ["data.task=chain_sum"]}
+NEEDED = {
+    "file": ["data.path=FILE"],
+    "reasoning_gym": ["data.task=chain_sum"],
+    "mixture": ["+data@data.sources.a=countdown"],
+}
 """Values for keys without a default, so that the config composes."""
 Row = tuple[str, str, str, str]
 ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys}}

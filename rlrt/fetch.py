@@ -53,7 +53,9 @@ def fetch(settings: Settings) -> list[str]:
     parts = parts_of(settings)
     try:
         prepare_task(parts.task)
-        lines.append(f"data: {len(parts.task.train)} training and {len(parts.task.heldout)} held-out problems")
+        said = parts.task.report()
+        counts = f"{len(parts.task.train)} training and {len(parts.task.heldout)} held-out problems"
+        lines.append(f"data: {counts}" + (f"; dropped {said}" if said else ""))
         prepare_suites(parts.suites)
         lines += [f"suite {name}: {len(suite.heldout)} problems" for name, suite in parts.suites.items()]
     finally:

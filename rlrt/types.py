@@ -27,6 +27,7 @@ class Prompt:
         final: the final answer as text, or None.
         states_answer: whether ``text`` already gives the final answer away (as countdown's target does).
         instruction: how the answer is to be given; empty where ``text`` says it.
+        source: name of the data set in a mixture of several; empty where there is one.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Prompt:
     final: str | None = None
     states_answer: bool = False
     instruction: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)

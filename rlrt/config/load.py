@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -72,7 +73,6 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
     Raises:
         UserError: for a missing key, a wrong type or a value out of range; with the full path.
     """
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     fields = fields_of(cls)
@@ -89,9 +89,7 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
         try:
             if isinstance(values[name], str) and "${" in values[name]:  # a text; only Hydra's own composition resolves
                 raise OmegaConfBaseException("an interpolation")
-            one = dataclasses.make_dataclass(cls.__name__, [(name, hints[name])])
-            plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {name: values[name]}))
-            converted[name] = plain[name]
+            converted[name] = _converted(values[name], hints[name])
         except OmegaConfBaseException:
             kind = _kind(hints[name])
             came = f"{values[name]!r} ({type(values[name]).__name__})"
@@ -112,6 +110,26 @@ def _hints(cls: type) -> dict[str, Any]:
     import typing
 
     return typing.get_type_hints(cls)
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """A value as OmegaConf converts it to a type; a union with a list, which OmegaConf does not know, part by part.
+
+    Raises:
+        OmegaConfBaseException: for a value that does not fit.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException, ValidationError
+
+    parts = _parts(hint)
+    if len(parts) > 1 and list[str] in parts:
+        for part in parts:
+            with contextlib.suppress(OmegaConfBaseException):
+                return _converted(value, part)
+        raise ValidationError(f"{value!r} is none of {parts}")
+    one = dataclasses.make_dataclass("One", [("value", hint)])
+    plain: Any = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(one), {"value": value}))
+    return plain["value"]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -138,7 +156,15 @@ def _parts(hint: Any) -> Sequence[Any]:
 
 
 def _kind(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "null",
+        list[str]: "a list of texts",
+        dict[str, Any]: "a mapping {NAME: VALUE}",
+    }
     return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 
 
@@ -164,18 +190,28 @@ def section(name: str, values: Any) -> Any:
 
 
 def component(values: Mapping[str, Any], path: str, option: str | None = None) -> Any:
-    """An instance of the class that a section names in ``_target_``, from the section's other keys."""
+    """An instance of the class that a section names in ``_target_``, from the section's other keys.
+
+    A class may name, as ``SECTIONS``, a key whose entries are sections of its own kind: their instances take their place.
+    """
+    refuse_no_section(path, values)
     rest = {k: v for k, v in values.items() if k != "_target_"}
     if "_target_" not in values:
         raise UserError(f"{path}._target_: this section must name its class.")
     cls = locate(values["_target_"], f"{path}._target_")
-    interface, required = INTERFACES[path]
+    interface, required = INTERFACES[path.split(".")[0]]
     lacking = [name for name in required if getattr(cls, name, None) in (None, getattr(interface, name, None))]
     if lacking:
         raise UserError(f"{path}._target_: {values['_target_']} cannot be used here: it has no {lacking[0]}.")
     cls = with_defaults(cls, interface)
     refuse_unknown(rest, fields_of(cls), path, option or cls.__name__)
-    return typed(cls, rest, path)
+    inner = getattr(cls, "SECTIONS", None)
+    if inner is None:
+        return typed(cls, rest, path)
+    refuse_no_section(f"{path}.{inner}", rest.get(inner))
+    made = typed(cls, rest | {inner: dict.fromkeys(rest[inner])}, path)
+    setattr(made, inner, {name: component(one, f"{path}.{inner}.{name}") for name, one in rest[inner].items()})
+    return made
 
 
 def benchmark(name: str, values: Any) -> Benchmark:

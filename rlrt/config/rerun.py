@@ -161,7 +161,8 @@ def as_it_ran(override: str, plain: Mapping[str, Any], names: set[str]) -> str |
     sign = name[: len(name) - len(key)]
     if replaced(key, names) or key == "sweep" or not re.fullmatch(r"[\w./@-]+", key):
         return None
-    if key.split("@")[0].split("/")[0] in GROUPS and "." not in key:
+    group = key.split("@")[0]
+    if group.split("/")[0] in GROUPS and "." not in group:
         plain_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)*", value) and not {"..", "."} & set(value.split("/"))
         return override if plain_name else None
     if sign == "~":
@@ -175,10 +176,14 @@ def as_it_ran(override: str, plain: Mapping[str, Any], names: set[str]) -> str |
 
 def group_choices(typed: Sequence[str]) -> list[str]:
     """Return the group choices among overrides (one option each: a sweep's first)."""
-    return [a.split(",")[0] for a in typed if "." not in a.split("=", 1)[0] and "=" in a and a[0] not in "+~"]
+    groups = [a for a in typed if "." not in a.split("=", 1)[0].split("@")[0] and "=" in a and a[0] not in "+~"]
+    return [a.split(",")[0] for a in groups]
 
 
 def replaced(name: str, typed: set[str]) -> bool:
     """True if a stored key is typed anew, belongs to a section whose choice is typed anew, or is never taken over."""
-    section = name.split(".", 1)[0]
+    place = name.split("@")[-1]  # of a choice for another section than the group's own: data@data.sources.NAME
+    section = place.split(".", 1)[0]
+    if any(f"{place}.".startswith(f"{t.split('@')[-1]}.") for t in typed if "@" in t):
+        return True
     return name in typed or section in typed or section in SKIPPED or section.startswith("hydra/")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
 from rlrt.training.teacher import Teacher, frozen_copy, holds_copy, runs_again
 from rlrt.training.update import StepResult
-from rlrt.types import Rollout
+from rlrt.types import Prompt, Rollout
 
 log = logging.getLogger("rlrt")
 FLOAT = 4
@@ -196,14 +196,18 @@ def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None
 def suites_of(
     settings: Settings, parts: Parts, policy: Policy, builder: PromptBuilder, world: World = ALONE
 ) -> list[Suite]:
-    """The suites of a run's evaluation: the task's held-out prompts, or the benchmarks of ``eval.suites``."""
+    """The suites of a run's evaluation: the task's held-out prompts, those of each source of a mixture, or the benchmarks of
+    ``eval.suites``."""
     count = settings.eval.prompts
-    tasks: Mapping[str, Task] = parts.suites or {"": parts.task}
+    suites: list[tuple[str, Task, list[Prompt]]] = [(n, task, list(task.heldout)) for n, task in parts.suites.items()]
+    if not suites:
+        names = dict.fromkeys(p.source for p in parts.task.heldout)
+        suites = [(name, parts.task, [p for p in parts.task.heldout if p.source == name]) for name in names]
     return [
         Suite(
             name,
             Sampler(parts.engine, policy, builder, task, seed=settings.eval.seed, world=world),
-            list(task.heldout[:count] if count else task.heldout),
+            prompts[:count] if count else prompts,
         )
-        for name, task in tasks.items()
+        for name, task, prompts in suites
     ]

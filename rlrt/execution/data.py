@@ -14,9 +14,10 @@ from rlrt.model.prompting import PromptBuilder
 from rlrt.sampling.sampler import step_prompts
 from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
+from rlrt.tasks.cells import example_of
+from rlrt.tasks.questions import KEYS, plain
 from rlrt.training.learner import Learner
 from rlrt.types import Prompt
-from rlrt.verifiers.answers import normalised
 
 log = logging.getLogger("rlrt")
 LONGEST_TRIED = 32
@@ -26,7 +27,8 @@ PARITY_TRIED = 64
 
 
 def prepare_data(parts: Parts) -> None:
-    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training.
+    """Read the problems: the task's, and the benchmarks'. A problem of a benchmark is left out of training, also a nearly
+    equal one (the task's attribute ``duplicates``, where it has it, may say otherwise).
 
     Raises:
         UserError: for data that cannot be had or read, or whose ids repeat.
@@ -34,11 +36,21 @@ def prepare_data(parts: Parts) -> None:
     task = parts.task
     prepare_task(task)
     prepare_suites(parts.suites)
-    tested = {normalised(p.text) for suite in parts.suites.values() for p in suite.heldout}
-    kept = [p for p in task.train if normalised(p.text) not in tested]
-    if len(kept) < len(task.train):
-        log.warning("data: dropped %d problems that the evaluation suites hold", len(task.train) - len(kept))
-        task.train = kept
+    same = KEYS[getattr(task, "duplicates", "near")]
+    tested = {same(p.text): p.text for suite in parts.suites.values() for p in suite.heldout}
+    dropped = [p for p in task.train if same(p.text) in tested]
+    if dropped:
+        task.train = [p for p in task.train if same(p.text) not in tested]
+        near = [p for p in dropped if plain(p.text) != plain(tested[same(p.text)])]
+        example = (
+            f", for example {example_of(near[0].text)} for {example_of(tested[same(near[0].text)])}" if near else ""
+        )
+        log.warning(
+            "data: dropped %d problems that the evaluation suites hold (%d of them nearly the same%s)",
+            len(dropped),
+            len(near),
+            example,
+        )
 
 
 def prepare_task(task: Task) -> None:
@@ -105,32 +117,36 @@ def drop_long_prompts(task: Task, builder: PromptBuilder) -> None:
     Raises:
         UserError: if none is left.
     """
-    limit = task.max_prompt_tokens
-    if limit is None:
+    if all(task.prompt_limit(p) is None for p in (*task.train, *task.heldout)):
         return
-    task.train = within(limit, task.train, "training", task, builder)
-    task.heldout = within(limit, task.heldout, "held-out", task, builder)
-    if task.dropped:
+    task.train = within(task.train, "training", task, builder)
+    task.heldout = within(task.heldout, "held-out", task, builder)
+    if said := task.report():
         log.warning(
             "data: dropped %s; %d training and %d held-out problems are left",
-            task.report(),
+            said,
             len(task.train),
             len(task.heldout),
         )
 
 
-def within(limit: int, prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
-    """The prompts of at most ``limit`` tokens; the others are counted.
+def within(prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
+    """The prompts that are not longer than the task takes; the others are counted.
 
     Raises:
         UserError: if none is left.
     """
-    short = [p for p in prompts if len(builder.student(p)) <= limit]
-    if len(short) < len(prompts):
-        task.dropped[f"prompt over {limit} tokens"] += len(prompts) - len(short)
+    short = []
+    for prompt in prompts:
+        limit = task.prompt_limit(prompt)
+        if limit is None or len(builder.student(prompt)) <= limit:
+            short.append(prompt)
+        else:
+            task.dropped[f"prompt over {limit} tokens"] += 1
     if not short:
         raise UserError(
-            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {limit} tokens; raise it."
+            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {task.max_prompt_tokens} tokens; "
+            "raise it."
         )
     return short
 
@@ -180,7 +196,7 @@ def check_data(settings: Settings, parts: Parts) -> None:
         UserError: naming the keys.
     """
     teacher, method, train = settings.teacher, settings.method, parts.task.train
-    step_prompts(train, settings.seed, 1, settings.train.prompts_per_step)
+    step_prompts(train, settings.seed, 1, settings.train.prompts_per_step, parts.task.shares)
     if not parts.suites and settings.eval.prompts > len(parts.task.heldout):
         log.warning(
             "eval.prompts: %d asked for, the data has %d held out", settings.eval.prompts, len(parts.task.heldout)

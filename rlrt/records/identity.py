@@ -23,8 +23,8 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "vllm": lambda config: ".vllm." in str(config.get("engine", {}).get("_target_")),
     "peft": lambda config: config.get("model", {}).get("lora") is not None,
-    "math-verify": lambda config: config.get("data", {}).get("verifier") == "math",
-    "reasoning-gym": lambda config: "ReasoningGym" in str(config.get("data", {}).get("_target_")),
+    "math-verify": lambda config: any(section.get("verifier") == "math" for section in data_sections(config)),
+    "reasoning-gym": lambda config: any("ReasoningGym" in str(s.get("_target_")) for s in data_sections(config)),
 }
 """The versions of these packages count only for runs whose config uses the package."""
 PATH_KEYS = ("path", "file", "weight", "checkpoint", "model", "adapter", "tokenizer", "corpus", "dataset", "source")
@@ -54,6 +54,14 @@ def content_hash(path: Path) -> str:
 def _file_digest(file: Path, size: int, changed_ns: int) -> bytes:
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
+
+
+def data_sections(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the section ``data``, and of a mixture the sections of its sources."""
+    data = config.get("data", {})
+    sources = data.get("sources")
+    inner = sources.values() if isinstance(sources, Mapping) else ()
+    return [data, *(section for section in inner if isinstance(section, Mapping))]
 
 
 @functools.cache

@@ -57,7 +57,8 @@ def with_refills(
     for attempt in range(1, max_refills + 1):
         groups = groups_of(draw.rollouts, samples)
         empty = [i for i, group in enumerate(groups) if not is_mixed(group)]
-        chosen = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty), taken)
+        shares = getattr(sampler.task, "shares", None)
+        chosen = refill_prompts(sampler.task.train, sampler.seed, step, attempt, len(empty), taken, shares)
         if not chosen:
             break
         taken |= {p.id for p in chosen}
@@ -79,12 +80,15 @@ def token_count(rollouts: Sequence[Rollout]) -> int:
 
 
 def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
-    """Rewards, lengths, groups and entropy of a step's first draw, and the cost of what dynamic sampling added to it."""
+    """Rewards, lengths, groups and entropy of a step's first draw, and the cost of what dynamic sampling added to it.
+
+    Of a mixture also ``reward/SOURCE/mean``, ``reward/SOURCE/correct_share`` and ``rollout/SOURCE/share``.
+    """
     rollouts, groups = draw.first, groups_of(draw.first, samples)
     count, tokens = len(rollouts), token_count(rollouts)
     correct = [sum(r.grade.correct for r in group) for group in groups]
     trained = groups_of(draw.rollouts, samples)
-    return {
+    return by_source(rollouts) | {
         "reward/mean": sum(r.grade.reward for r in rollouts) / count,
         "reward/correct_share": sum(correct) / count,
         "reward/verifier_error_share": sum(r.grade.error for r in rollouts) / count,
@@ -99,6 +103,17 @@ def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
         "group/refill_attempts": float(draw.attempts),
         "group/replaced": float(draw.replaced),
     }
+
+
+def by_source(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """The rewards of each source of a mixture, and its share of the rollouts; nothing where there is one data set."""
+    numbers = {}
+    for name in sorted({r.prompt.source for r in rollouts} - {""}):
+        own = [r.grade for r in rollouts if r.prompt.source == name]
+        numbers[f"reward/{name}/mean"] = sum(g.reward for g in own) / len(own)
+        numbers[f"reward/{name}/correct_share"] = sum(g.correct for g in own) / len(own)
+        numbers[f"rollout/{name}/share"] = len(own) / len(rollouts)
+    return numbers
 
 
 def entropy_mean(rollouts: Sequence[Rollout]) -> float:

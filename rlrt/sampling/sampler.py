@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 
@@ -11,6 +11,7 @@ from rlrt.engines.engine import Engine
 from rlrt.errors import Interrupted, UserError
 from rlrt.model.policy import Policy
 from rlrt.model.prompting import PromptBuilder
+from rlrt.sampling.mixing import mixed_prompts, numbers_of, of_source
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task
 from rlrt.types import Generation, Grade, Prompt, Rollout, Sampling
@@ -19,11 +20,13 @@ TRUNCATED = Grade(correct=False, reward=0.0)
 """The grade of a truncated response."""
 
 
-def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) -> list[Prompt]:
+def step_prompts(
+    prompts: Sequence[Prompt], seed: int, step: int, count: int, shares: Mapping[str, float] | None = None
+) -> list[Prompt]:
     """The prompts of a step, all different: a function of (seed, step).
 
     An epoch is as many whole steps as the prompts allow, in an order of its own; what is left over at its end waits for
-    another epoch's order.
+    another epoch's order. With ``shares``, each source of a mixture has epochs of its own (``rlrt.sampling.mixing``).
 
     Raises:
         UserError: for fewer prompts than a step takes.
@@ -33,17 +36,31 @@ def step_prompts(prompts: Sequence[Prompt], seed: int, step: int, count: int) ->
             f"train.prompts_per_step: a step takes {count} different prompts and the data has {len(prompts)}; set "
             f"train.prompts_per_step={len(prompts)} or less."
         )
+    if shares is not None:
+        return mixed_prompts(prompts, seed, step, count, shares)
     epoch, offset = divmod(step - 1, len(prompts) // count)
     order = permutation(len(prompts), seed, "prompts", epoch)
     return [prompts[i] for i in order[offset * count : (offset + 1) * count]]
 
 
 def refill_prompts(
-    prompts: Sequence[Prompt], seed: int, step: int, attempt: int, count: int, taken: Collection[str]
+    prompts: Sequence[Prompt],
+    seed: int,
+    step: int,
+    attempt: int,
+    count: int,
+    taken: Collection[str],
+    shares: Mapping[str, float] | None = None,
 ) -> list[Prompt]:
-    """Replacements for groups without signal: a function of (seed, step, attempt), none of the ``taken`` ids."""
+    """Replacements for groups without signal: a function of (seed, step, attempt), none of the ``taken`` ids; in the shares of
+    a mixture, as far as there are such prompts."""
     order = permutation(len(prompts), seed, "refill", step, attempt)
-    return [prompts[i] for i in order if prompts[i].id not in taken][:count]
+    free = [prompts[i] for i in order if prompts[i].id not in taken]
+    if shares is None:
+        return free[:count]
+    return [
+        p for name, n in numbers_of(shares, count, seed, "refill", step, attempt) for p in of_source(free, name)[:n]
+    ]
 
 
 def overlong_penalty(length: int, limit: int, cache: int) -> float:

@@ -40,7 +40,8 @@ class Source:
             self._version -= pending["staleness"]
 
     def _prompts(self, step: int) -> Any:
-        return step_prompts(self.sampler.task.train, self._seed, step, self._train.prompts_per_step)
+        task = self.sampler.task
+        return step_prompts(task.train, self._seed, step, self._train.prompts_per_step, task.shares)
 
     def _draw(self, step: int, load: bool) -> Draw:
         samples, refills = self._train.rollouts_per_prompt, self._train.max_refills

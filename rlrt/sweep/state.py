@@ -134,7 +134,7 @@ def last_records(folder: Path) -> list[dict[str, Any]]:
         with file.open("rb") as handle:
             handle.seek(0, 2)
             handle.seek(max(0, handle.tell() - TAIL))
-            lines = handle.read().decode("utf-8", errors="replace").splitlines()
+            lines = handle.read().decode("utf-8", errors="replace").split("\n")
     except OSError:
         return []
     return [value for value in map(parsed, lines) if value is not None]
@@ -173,7 +173,7 @@ class Follower:
             return []
         whole_lines = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole_lines)
-        lines = whole_lines.decode("utf-8", errors="replace").splitlines()
+        lines = whole_lines.decode("utf-8", errors="replace").split("\n")
         return [value for value in map(parsed, lines) if value is not None]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rlrt.types import Grade, Prompt
 
@@ -37,6 +37,7 @@ class Task:
         train: training prompts in a fixed order.
         heldout: evaluation prompts in a fixed order, disjoint from ``train``.
         max_prompt_tokens: prompts that the model's tokenizer makes longer than this are dropped; None: no prompt is.
+        shares: of a step's prompts, by ``Prompt.source``; None: a step takes from all prompts alike.
 
     A prompt's id is the name of its problem in seeds and records: no two prompts may have the same.
     """
@@ -44,6 +45,7 @@ class Task:
     train: Sequence[Prompt]
     heldout: Sequence[Prompt]
     max_prompt_tokens: int | None = None
+    shares: Mapping[str, float] | None = None
 
     def check_installed(self) -> None:
         """Refuse what the task needs and this environment lacks, before anything is read or built; raises UserError."""
@@ -64,6 +66,10 @@ class Task:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
         return lambda: [self.grade(prompt, text) for prompt, text in pairs]
 
+    def prompt_limit(self, prompt: Prompt) -> int | None:
+        """The most tokens that a prompt may have; None: any number."""
+        return self.max_prompt_tokens
+
     @property
     def dropped(self) -> Counter[str]:
         """How many problems were dropped, by reason."""
@@ -73,9 +79,18 @@ class Task:
     def dropped(self, counts: Counter[str]) -> None:
         vars(self)["_dropped"] = counts
 
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What ``report`` says beside a reason, in parentheses: an example."""
+        return vars(self).setdefault("_remarks", {})
+
     def report(self) -> str:
         """The dropped problems with their number, for the terminal; empty if there are none."""
-        return ", ".join(f"{count} x {reason}" for reason, count in sorted(self.dropped.items()) if count)
+        return ", ".join(
+            f"{count} x {reason}" + (f" ({self.remarks[reason]})" if reason in self.remarks else "")
+            for reason, count in sorted(self.dropped.items())
+            if count
+        )
 
     def close(self) -> None:
         """End whatever was started."""

@@ -30,7 +30,7 @@ class Benchmark(Table):
         """
         self.dropped = Counter()
         where = f"eval.suites.{self.name}.path"
-        self.heldout = self.read(self.path, self.files, set(), where)
+        self.heldout = self.read(self.path, self.files, where)
         if not self.heldout:
             raise UserError(f"{where}: expected questions in {self.path}, found none ({self.report() or 'no row'}).")
         if self.problems not in (None, len(self.heldout)):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
+from typing import Any
 
-from rlrt.errors import UserError, nearest
+from rlrt.errors import UserError, first_line, nearest
 from rlrt.keys import key
 from rlrt.tasks.base import content_id
 from rlrt.tasks.graded import Graded
+from rlrt.tasks.questions import plain
 from rlrt.types import Prompt
-from rlrt.verifiers.answers import after_thinking, final_answer, normalised
-from rlrt.verifiers.gym import entry, scored
+from rlrt.verifiers.answers import after_thinking, final_answer
+from rlrt.verifiers.gym import Problem, arguments_of, entry, scored
 from rlrt.verifiers.verifier import InProcesses, Verifier
 
 TASKS = tuple(
@@ -36,9 +39,12 @@ fails on junk nor gives it the full score on every problem (benchmarks/audit_gym
 
 @dataclass
 class ReasoningGym(Graded):
-    """One task of reasoning-gym at its default difficulty. ``data.*``:"""
+    """One task of reasoning-gym. ``data.*``:"""
 
     task: str = key("the task; only tasks with trustworthy scoring are accepted")
+    task_args: dict[str, Any] | None = key(
+        "the task's own arguments, which set its difficulty: {min_terms: 2, max_terms: 3}; null: its defaults"
+    )
     version: str = key("the required version of reasoning-gym: another version makes other problems")
     problems: int = key("number of training problems", least=2)
     heldout_prompts: int = key("number of evaluation problems, from another seed; none of them is trained on", least=1)
@@ -82,22 +88,53 @@ class ReasoningGym(Graded):
             UserError: if reasoning-gym is not installed, or has another version.
         """
         self.check_installed()
+        self._check_arguments()
         self.dropped = Counter()
         self.heldout = self._made(self.heldout_prompts, self.data_seed + 1, set())
-        self.train = self._made(self.problems, self.data_seed, {normalised(p.text) for p in self.heldout})
+        self.train = self._made(self.problems, self.data_seed, {plain(p.text) for p in self.heldout})
         if not self.train:
             raise UserError(f"data.task: {self.task} has no problem that is not held out; lower data.heldout_prompts.")
+
+    def _check_arguments(self) -> None:
+        """Refuse arguments that the task does not have, or does not take.
+
+        Raises:
+            UserError: naming the argument.
+        """
+        known = arguments_of(self.task)
+        for name, value in (self.task_args or {}).items():
+            if name not in known:
+                raise UserError(f"data.task_args: {self.task} has no argument {name!r}.{nearest(name, known)}")
+            expected = kind_of(known[name])
+            if expected and kind_of(value) != expected and (expected, kind_of(value)) != ("a number", "a whole number"):
+                raise UserError(
+                    f"data.task_args: expected {expected} for {name} of {self.task} (its default is {known[name]!r}), got "
+                    f"{value!r}."
+                )
+        try:
+            entry(self._problem(self.problems, self.data_seed, 0))
+        except Exception as error:  # the task's own types
+            given = json.dumps(self.task_args or {}, default=str)
+            raise UserError(
+                f"data.task_args: {self.task} makes no problem with {given} ({first_line(error)}); its arguments are "
+                f"{', '.join(f'{k}={v!r}' for k, v in known.items())}."
+            ) from None
+
+    def _problem(self, count: int, seed: int, number: int) -> Problem:
+        if not self.task_args:
+            return self.task, count, seed, number
+        return self.task, count, seed, number, json.dumps(self.task_args, sort_keys=True)
 
     def _made(self, count: int, seed: int, known: set[str]) -> list[Prompt]:
         prompts, seen = [], set(known)
         for number in range(count):
-            problem = (self.task, count, seed, number)
+            problem = self._problem(count, seed, number)
             made = entry(problem)
             question, answer = str(made["question"]).strip(), str(made["answer"])
-            if normalised(question) in seen:
+            if plain(question) in seen:
                 self.dropped["repeated question"] += 1
                 continue
-            seen.add(normalised(question))
+            seen.add(plain(question))
             name = f"{self.task}:{content_id(question, answer)}"
             prompts.append(Prompt(name, question, problem, final=answer, instruction=self.instruction))
         return prompts
@@ -106,6 +143,14 @@ class ReasoningGym(Graded):
         """Return reasoning-gym's scoring of the last box, or of the last line if there is no box."""
         first = self.train[0].answer
         return InProcesses(scored, self.verifier_timeout_s, self.verifier_workers, last_answer, (first, ""))
+
+
+def kind_of(value: Any) -> str:
+    """Return an argument's kind in words; empty for kinds that only the task knows."""
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {int: "a whole number", float: "a number", str: "text", list: "a list", tuple: "a list"}
+    return kinds.get(type(value), "")
 
 
 def last_answer(response: str) -> str:

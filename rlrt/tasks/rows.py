@@ -1,134 +1,267 @@
-"""Rows of a table from a local file or folder, or from the hub: JSONL, JSON, parquet, CSV."""
+"""Rows of a table's file. The content says what the file is; its name decides only where the content does not."""
 
 from __future__ import annotations
 
+import codecs
 import csv
-import fnmatch
+import io
+import itertools
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError, nearest
-from rlrt.paths import local_folder
+from rlrt.errors import UserError, first_line
+from rlrt.tasks.files import ending_of, unpacked
 
-KINDS = (".jsonl", ".json", ".parquet", ".csv")
-
-
-def table_files(path: str, pattern: str, revision: str | None, where: str) -> list[Path]:
-    """Return the files at a path: the file itself, a folder's matching files, or those of a data set on the hub.
-
-    Args:
-        path, pattern, revision: keys of a table.
-        where: name of the key that gave the path, for messages.
-
-    Raises:
-        UserError: for a path that is neither local nor on the hub, or a pattern that matches no file.
-    """
-    local = local_folder(path)
-    if local is not None and local.is_file():
-        return [local]
-    folder = local if local is not None else from_hub(path, pattern, revision, where)
-    tables = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in KINDS)
-    names = {p: str(p.relative_to(folder)) for p in tables}
-    matching = [p for p in tables if fnmatch.fnmatch(names[p], pattern)]
-    if not matching:
-        raise UserError(
-            f"{where.removesuffix('path')}files: expected files of {path} that match {pattern!r}, found none among "
-            f"{', '.join(list(names.values())[:8]) or 'no table at all'}."
-        )
-    return matching
+Row = Mapping[str, Any]
+PARQUET = b"PAR1"
+ARROW_FILE = b"ARROW1"
+ARROW_STREAM = b"\xff\xff\xff\xff"
+"""First bytes of pyarrow's files."""
+MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks, and the encodings that they announce. The longer of two with one beginning comes first."""
+BINARY = (".parquet", ".arrow", ".feather")
+"""Endings of files that are no text."""
+DELIMITERS = ",;\t"
+HEAD = 100_000
+"""Characters in which a table's first two rows are looked for."""
 
 
-def from_hub(path: str, pattern: str, revision: str | None, where: str) -> Path:
-    """Return a local copy of a data set's matching files.
-
-    Raises:
-        UserError: saying how to give a file instead.
-    """
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(
-            f"{where}: {path!r} could not be read: it is no local file or folder, and no hub id OWNER/NAME."
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
-    except Exception as error:  # the hub's and the http library's own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"{where}: the data set {path} could not be downloaded from the hub ({reason}); get it elsewhere and give its "
-            f"file or folder as {where}=/path/to/it."
-        ) from None
-
-
-def rows_of(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of(file: Path, key: str) -> Iterator[tuple[str, Row]]:
     """Yield (where, row) for every row of a table: where names the line or row for messages, ``key`` the table's key.
 
     Raises:
         UserError: for a file that cannot be read, and for a broken line.
     """
     try:
-        if file.suffix == ".parquet":
-            import pyarrow.parquet
-
-            for number, row in enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1):
-                yield f"row {number} of {file}", row
-        elif file.suffix == ".csv":
-            with file.open(encoding="utf-8-sig", newline="") as handle:
-                for number, row in enumerate(csv.DictReader(handle), 1):
-                    yield f"row {number} of {file}", row
-        elif file.suffix == ".json":
-            yield from from_json(file, key)
-        else:
-            for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
-                if line.strip():
-                    yield f"line {number} of {file}", from_line(line, f"line {number} of {file}", key)
+        yield from read(file, key)
     except UserError:
         raise
     except Exception as error:  # each format raises its own types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{key}: {str(file)!r} could not be read as a {file.suffix or 'JSONL'} file: {reason}."
+            f"{key}: {str(file)!r} could not be read as a {ending_of(file) or 'JSONL'} file: {first_line(error)}."
         ) from None
 
 
-def from_json(file: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the rows of a file that is one JSON list of objects."""
-    rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{key}: {file}: expected a JSON list of objects.")
+def read(file: Path, key: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a file of any format."""
+    with file.open("rb") as handle:
+        head = handle.read(len(ARROW_FILE))
+        if head.startswith(PARQUET):
+            yield from numbered(from_parquet(file), file)
+            return
+        content = unpacked(head + handle.read(), file, key)
+    if content.startswith(PARQUET):
+        yield from numbered(from_parquet(io.BytesIO(content)), file)
+    elif content.startswith((ARROW_FILE, ARROW_STREAM)):
+        yield from numbered(from_arrow(content), file)
+    else:
+        yield from from_text(decoded(content, file, key), file, key)
+
+
+def numbered(rows: Iterator[Row], file: Path) -> Iterator[tuple[str, Row]]:
+    """Yield rows with their names."""
     for number, row in enumerate(rows, 1):
-        yield f"entry {number} of {file}", row
+        yield f"row {number} of {file}", row
 
 
-def from_line(line: str, where: str, key: str) -> Mapping[str, Any]:
-    """Return a JSONL line as an object."""
-    try:
-        record: Any = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{key}: {where} is not valid JSON ({error}).") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{key}: {where}: expected a JSON object, got {type(record).__name__}.")
-    return record
+def from_parquet(source: Any) -> Iterator[Row]:
+    """Yield the rows of a parquet file, batch by batch."""
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(source) as table:
+        for batch in table.iter_batches():
+            batch.validate(full=True)
+            yield from batch.to_pylist()
 
 
-def field_of(row: Mapping[str, Any], name: str, key: str, where: str) -> Any:
-    """Return a row's field; a dot leads into nested fields, and a list of chat messages gives the last user message.
+def from_arrow(content: bytes) -> Iterator[Row]:
+    """Yield the rows of an Arrow file or stream, as the library datasets stores them."""
+    import pyarrow.ipc
+
+    opened = pyarrow.ipc.open_file if content.startswith(ARROW_FILE) else pyarrow.ipc.open_stream
+    with opened(pyarrow.BufferReader(content)) as table:
+        rows = table.read_all()
+    rows.validate(full=True)  # pyarrow trusts offsets: a damaged file would crash the process
+    yield from rows.to_pylist()
+
+
+def decoded(content: bytes, file: Path, key: str) -> str:
+    """Return a file's text: UTF-8, or what its byte order mark says.
 
     Raises:
-        UserError: for a missing column, with the nearest name.
+        UserError: for bytes that are no text, with the line.
     """
-    value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            columns = [str(c) for c in row]
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        if ending_of(file) in BINARY or ending_of(file) != file.suffix.lower() or b"\0" in content:
+            raise ValueError(f"it is damaged, or no table, and begins with {content[:8]!r}") from None
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{key}: line {line} of {file} is not {encoding.upper()} text (byte 0x{content[error.start]:02x}); write the file "
+            "as UTF-8, for example with: iconv -f latin1 -t utf-8."
+        ) from None
+
+
+def from_text(text: str, file: Path, key: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a text: JSON if it begins like JSON, or else a table with a delimiter if its name or its first two
+    lines say so."""
+    begins = text.lstrip()[:1]
+    ending = ending_of(file)
+    if excel := re.match(r"sep=([,;\t])\r?\n", text):  # a line for Excel, which names the delimiter
+        yield from from_csv(text[excel.end() :], file, key, excel[1])
+        return
+    named_csv = ending in (".csv", ".tsv")
+    if not begins:
+        return
+    if begins in "{[" and not (named_csv and is_header(text)):
+        yield from from_json(text, file, key)
+    elif named_csv or is_delimited(text):
+        yield from from_csv(text, file, key, "\t" if ending == ".tsv" else delimiter_of(text))
+    elif ending in (".json", ".jsonl", ".ndjson"):
+        yield from from_json(text, file, key)
+    else:
+        raise ValueError(f"it is no JSON, no parquet and no CSV, and begins with {text[:20]!r}")
+
+
+def is_header(text: str) -> bool:
+    """True if a text that begins like JSON is none: a header such as ``[id],prompt``."""
+    try:
+        json.JSONDecoder().raw_decode(text.lstrip())
+    except ValueError:
+        return delimited_fields(text, delimiter_of(text))[:1] > [1]
+    return False
+
+
+def is_delimited(text: str) -> bool:
+    """True if a text's first two rows have the same number of fields, two or more."""
+    fields = delimited_fields(text, delimiter_of(text))
+    return len(fields) == 2 and fields[0] == fields[1] > 1
+
+
+def delimited_fields(text: str, delimiter: str) -> list[int]:
+    """Return the number of fields of a text's first two rows that are not empty."""
+    rows = csv.reader(io.StringIO(text[:HEAD].lstrip("\r\n"), newline=""), delimiter=delimiter)
+    return [len(row) for row in itertools.islice((row for row in rows if row), 2)]
+
+
+def delimiter_of(text: str) -> str:
+    """Return the delimiter that gives the first two rows the same number of fields, the most; else one that the header has."""
+    fields = {d: delimited_fields(text, d) for d in DELIMITERS}
+    even = {d: counts[0] for d, counts in fields.items() if len(set(counts)) == 1 and counts[0] > 1}
+    if even:
+        return max(even, key=lambda d: even[d])
+    return next((d for d, counts in fields.items() if counts[:1] > [1]), ",")
+
+
+def from_csv(text: str, file: Path, key: str, delimiter: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a delimited text, all cells as they are written. A row with too many cells is refused.
+
+    Raises:
+        UserError: for two columns of one name.
+    """
+    import pandas
+
+    cells = pandas.read_csv(
+        io.StringIO(text, newline=""), sep=delimiter, header=None, dtype=str, na_filter=False, keep_default_na=False, engine="c"
+    )  # fmt: skip
+    rows = cells.itertuples(index=False, name=None)
+    names = [str(name).strip() for name in next(rows)]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
+    if twice:
+        raise UserError(f"{key}: {file}: expected a name of its own for every column, got {twice[0]!r} twice.")
+    yield from numbered((dict(zip(names, row, strict=True)) for row in rows), file)
+
+
+def from_json(text: str, file: Path, key: str) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a JSON list of objects, or of objects one after the other, on lines of their own or not.
+
+    Raises:
+        UserError: naming the line or entry that is broken or no object.
+    """
+    for where, row in entries(text, file, key):
+        if not isinstance(row, dict):
+            raise UserError(f"{key}: {where}: expected a JSON object, got {type(row).__name__}.")
+        yield where, row
+
+
+def entries(text: str, file: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield (where, value): a list's entries, or the values of a text. A line ends at a newline and nowhere else."""
+    start = text.lstrip()
+    if start.startswith("["):
+        try:
+            whole = json.loads(text)
+        except ValueError:
+            pass  # not one list: line by line, which names the broken one
+        else:
+            yield from ((f"entry {n} of {file}", row) for n, row in enumerate(whole, 1))
+            return
+    if not on_lines(start):
+        values = list(sequence(text, 1, file, key))
+        rows = by_columns(values[0][1]) if len(values) == 1 else None
+        named = values if rows is None else list(enumerate(rows, 1))
+        unit = "line" if rows is None else "row"
+        yield from ((f"{unit} {number} of {file}", value) for number, value in named)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            for _, value in sequence(line, number, file, key):
+                yield f"line {number} of {file}", value
+
+
+def on_lines(text: str) -> bool:
+    """True if the first line is a whole value and others follow: then a broken line is one, not the rest of the file."""
+    first, newline, rest = text.partition("\n")
+    try:
+        json.JSONDecoder().raw_decode(first)
+    except ValueError:
+        return False
+    return bool(newline and rest.strip())
+
+
+def sequence(text: str, first_line_number: int, file: Path, key: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) for the JSON values of a text, one after the other.
+
+    Raises:
+        UserError: naming the broken line.
+    """
+    decoder, position = json.JSONDecoder(), 0
+    length, line = len(text.rstrip()), first_line_number
+    while position < length:
+        begin = position
+        while text[begin] in " \t\r\n":
+            begin += 1
+        line += text.count("\n", position, begin)
+        try:
+            value, position = decoder.raw_decode(text, begin)
+        except ValueError as error:
+            broken = first_line_number + text.count("\n", 0, getattr(error, "pos", begin))
             raise UserError(
-                f"{key}: expected a column {name!r} in {where}, found {', '.join(columns) or 'none'}."
-                f"{nearest(name, columns) if columns else ''}"
-            )
-        value = value[part]
-    if isinstance(value, list) and value and all(isinstance(m, dict) and "content" in m for m in value):
-        user_texts = [m["content"] for m in value if m.get("role") == "user"]
-        return user_texts[-1] if user_texts else None
-    return value
+                f"{key}: line {broken} of {file} is not valid JSON ({getattr(error, 'msg', error)})."
+            ) from None
+        yield line, value
+        line += text.count("\n", begin, position)
+
+
+def by_columns(value: Any) -> list[Row] | None:
+    """Return the rows of an object that is a whole table, column by column (pandas writes such); None for any other."""
+    if not isinstance(value, dict) or len(value) < 2:
+        return None
+    columns = list(value.values())
+    if all(isinstance(c, dict) and c.keys() == columns[0].keys() for c in columns):
+        return [{name: column[index] for name, column in value.items()} for index in columns[0]]
+    alike = all(isinstance(c, list) and len(c) == len(columns[0]) > 1 for c in columns)
+    if alike and not any(isinstance(cell, dict) for c in columns for cell in c):
+        return [dict(zip(value, cells, strict=True)) for cells in zip(*columns, strict=True)]
+    return None

@@ -2,30 +2,91 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from rlrt.errors import UserError, nearest
 from rlrt.keys import key
 from rlrt.tasks.base import content_id
+from rlrt.tasks.cells import ANSWERS, ASKS, MISSING, SHOWN, NotUnderstood, columns_of, example_of, field_of, text_of
+from rlrt.tasks.files import table_files
+from rlrt.tasks.finals import FORMATS, final_of
 from rlrt.tasks.graded import Graded, function_at, verifier_of
-from rlrt.tasks.rows import field_of, rows_of, table_files
+from rlrt.tasks.questions import plain
+from rlrt.tasks.rows import rows_of
 from rlrt.types import Prompt
-from rlrt.verifiers.answers import boxed, normalised
 from rlrt.verifiers.verifier import Verifier
+
+USUAL_SOLUTION = "solution"
+"""The default of ``solution_field``, which a table need not have. Any other name was chosen, so the table must have it."""
+REPEATED = "repeated question"
+
+
+@dataclass
+class Columns:
+    """Which columns of a file's rows were found, to refuse a column that no row has."""
+
+    rows: int = 0
+    found: set[str] = field(default_factory=set)
+    seen: dict[str, None] = field(default_factory=dict)
+    first: str = ""
+    inside: str = ""
+
+    def value(self, row: Any, name: str) -> Any:
+        """Return a row's field or ``MISSING``."""
+        value = field_of(row, name)
+        if value is not MISSING:
+            self.found.add(name)
+        return value
+
+    def note(self, row: Mapping[str, Any], where: str) -> None:
+        """Note a row's columns for messages."""
+        self.first = self.first or where
+        self.rows += 1
+        if self.rows == 1:
+            lists = [n for n, v in row.items() if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)]
+            self.inside = f" Perhaps the rows are inside {lists[0]!r}: write that list as a file." if lists else ""
+        if len(self.seen) < 100:
+            self.seen.update(dict.fromkeys(columns_of(row)))
+
+    def refuse_missing(self, wanted: Mapping[str, list[str]], nothing_yet: bool) -> None:
+        """Refuse a column that no row of a file has; a file of one row may lack it if other files have problems.
+
+        Args:
+            wanted: names of columns by the key that gave them.
+            nothing_yet: no file has had a problem.
+
+        Raises:
+            UserError: with the nearest name.
+        """
+        for key_name, names in wanted.items():
+            for name in names:
+                if self.rows and name not in self.found and (self.rows > 1 or nothing_yet):
+                    more = "" if self.rows == 1 else f" or any other of its {self.rows} rows"
+                    raise UserError(
+                        f"{key_name}: expected a column {name!r} in {self.first}{more}, found "
+                        f"{', '.join(list(self.seen)[:12]) or 'none'}.{nearest(name, self.seen) if self.seen else ''}"
+                        f"{self.inside if self.rows == 1 else ''}"
+                    )
 
 
 @dataclass
 class Table(Graded):
-    """A JSONL, JSON, parquet or CSV file, a folder of them, or a data set on the hub."""
+    """A table of questions and answers: a file of a kind that docs/data.md names, a folder of them, or a hub data set."""
 
     path: str = key("a file, a folder, or a data set's id on the hub")
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
     files: str = key("pattern of the files in a folder or data set")
-    prompt_field: str = key("column of the question; a dot leads into nested columns")
+    prompt_field: str | list[str] = key(
+        "column of the question; a dot leads into nested columns; several columns, [Body,Question], are one question with a "
+        "space between them"
+    )
     answer_field: str = key("column of the final answer")
     answer_format: str = key(
-        "position of the final answer in its column: the whole text, after the last ####, or in the last box",
-        choices=("plain", "hash", "boxed"),
+        "position of the final answer in its column: the whole text, after the last ####, in the last box, or the one number "
+        "without its unit",
+        choices=FORMATS,
     )
     instruction: str = key(
         "format of the answer, which the model reads after the question; empty: the question states it"
@@ -35,61 +96,96 @@ class Table(Graded):
         "how answers are compared: exact (letter by letter), math (as mathematics), or the import path of a function "
         "(expected answer, response) -> bool"
     )
+    _two_answers: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a verifier that cannot be imported, before any table is read."""
         if self.verifier not in ("exact", "math"):
             function_at(self.verifier)
 
-    def read(self, path: str, pattern: str, known: set[str], where: str) -> list[Prompt]:
+    @property
+    def question_columns(self) -> list[str]:
+        """The columns that make the question."""
+        return [self.prompt_field] if isinstance(self.prompt_field, str) else list(self.prompt_field)
+
+    def read(self, path: str, pattern: str, where: str) -> list[Prompt]:
         """Return the problems of a table without repeated questions and rows that lack question or answer; ``dropped`` counts
-        both.
+        both, and what is not understood by its type.
 
         Args:
             path, pattern: values like those of the keys ``path`` and ``files``.
-            known: normalised questions that count as repeated.
             where: name of the key that gave the path, for messages.
 
         Raises:
             UserError: for a table that is missing or broken, or a missing column.
         """
-        prompts: list[Prompt] = []
-        seen = set(known)
+        section = where.rpartition(".")[0]
+        if not self.question_columns:
+            raise UserError(f"{section}.prompt_field: expected a column or a list of columns, got an empty list.")
+        wanted = {f"{section}.prompt_field": self.question_columns, f"{section}.answer_field": [self.answer_field]}
+        if self.solution_field not in (None, USUAL_SOLUTION):
+            wanted[f"{section}.solution_field"] = [str(self.solution_field)]
+        prompts: dict[str, Prompt] = {}
         for file in table_files(path, pattern, self.revision, where):
-            for row_name, row in rows_of(file, where):
-                prompt = self._prompt(row, row_name, where.rpartition(".")[0])
-                if prompt is None:
-                    continue
-                if normalised(prompt.text) in seen:
-                    self.dropped["repeated question"] += 1
-                    continue
-                seen.add(normalised(prompt.text))
-                prompts.append(prompt)
-        return prompts
+            columns = Columns()
+            for prompt in self._problems(rows_of(file, where), columns):
+                first = prompts.setdefault(plain(prompt.text), prompt)
+                if first is not prompt:
+                    self._repeated(first, prompt)
+            columns.refuse_missing(wanted, nothing_yet=not prompts)
+        return list(prompts.values())
 
-    def _prompt(self, row: Any, row_name: str, section: str) -> Prompt | None:
-        question = text_of(field_of(row, self.prompt_field, f"{section}.prompt_field", row_name))
-        answer = self._final(text_of(field_of(row, self.answer_field, f"{section}.answer_field", row_name)))
-        for value, what in ((question, "no question"), (answer, "no answer")):
-            if not value:
-                self.dropped[what] += 1
-                return None
-        solution = text_of(row.get(self.solution_field)) if self.solution_field else ""
-        name = content_id(question, answer, solution)
-        return Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
+    def _problems(self, rows: Iterator[tuple[str, Mapping[str, Any]]], columns: Columns) -> Iterator[Prompt]:
+        """Yield a prompt for every row that has question and answer; the others are counted."""
+        for row_name, row in rows:
+            columns.note(row, row_name)
+            asked = [columns.value(row, name) for name in self.question_columns]
+            given = columns.value(row, self.answer_field)
+            value = columns.value(row, self.solution_field) if self.solution_field else None
+            question = self._question(asked, row_name)
+            answer = self._text(given, "answer", row_name, self.answer_format)
+            if question is None or answer is None:
+                continue
+            if not question or not answer:
+                reason = "no question" if not question else "no answer"
+                self.dropped[reason] += 1
+                if MISSING in (asked if not question else [given]):
+                    self.remarks.setdefault(
+                        reason,
+                        f"for example {row_name} has only {', '.join(columns_of(row, 1))[:SHOWN] or 'no column'}",
+                    )
+                continue
+            solution = self._text(value, "solution", row_name) or ""
+            name = content_id(question, answer, solution)
+            yield Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
 
-    def _final(self, text: str) -> str:
-        if self.answer_format == "hash":
-            return text.rpartition("####")[2].strip().replace(",", "") if "####" in text else ""
-        return (boxed(text) or "") if self.answer_format == "boxed" else text
+    def _question(self, values: list[Any], row_name: str) -> str | None:
+        """Return the question of one or several cells; empty if a row lacks one of them."""
+        if any(value is None or value is MISSING for value in values):
+            return ""
+        parts = [self._text(value, "question", row_name) for value in values]
+        return None if None in parts else " ".join(part for part in parts if part)
+
+    def _text(self, value: Any, what: str, row_name: str, answer_format: str = "plain") -> str | None:
+        """Return a cell as text; None, counted by its type with an example, if it is not understood."""
+        try:
+            return final_of(text_of(value, ASKS if what == "question" else ANSWERS), answer_format)
+        except NotUnderstood as error:
+            reason = f"{what} is {error.kind}" + (" (the problem stays without it)" if what == "solution" else "")
+            self.dropped[reason] += 1
+            self.remarks.setdefault(reason, f"for example {example_of(value)} in {row_name}")
+            return None
+
+    def _repeated(self, first: Prompt, second: Prompt) -> None:
+        self.dropped[REPEATED] += 1
+        if first.answer == second.answer:
+            return
+        self._two_answers += 1
+        self.remarks[REPEATED] = (
+            f"{self._two_answers} of them with another answer; the first is kept, for example {example_of(second.answer)} was "
+            f"dropped and {example_of(first.answer)} kept for {example_of(second.text)}"
+        )
 
     def make_verifier(self) -> Verifier:
         """Return the verifier that the key ``verifier`` names."""
         return verifier_of(self.verifier, self.verifier_timeout_s, self.verifier_workers)
-
-
-def text_of(value: Any) -> str:
-    """Return a cell as trimmed text; numbers as they are written, everything else as empty."""
-    if isinstance(value, str):
-        return value.strip()
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else ""

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import re
 
+from rlrt.verifiers.literals import NUMBER
+
 END_OF_THOUGHT = "</think>"
+BOX = re.compile(r"\\(boxed)(?=\{)")
+BOX_OF_ANY_FORM = re.compile(r"\\(boxed|fbox|framebox)(?![A-Za-z])[ \t\n]*")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+r"""Braces that group; ``\{`` is a sign."""
+ONE_LETTER = re.compile(r"[^\W\d_](?![^\W_])")
 
 
 def after_thinking(text: str) -> str:
@@ -14,17 +21,28 @@ def after_thinking(text: str) -> str:
     return "" if "<think>" in text else text
 
 
-def boxed(text: str) -> str | None:
-    r"""Return the content of the last ``\\boxed{...}``, braces balanced; None without a box, empty if the box never closes."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth, begin = 1, start + len("\\boxed{")
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[begin:i].strip()
-    return ""
+def boxed(text: str, published: bool = False) -> str | None:
+    r"""Return the content of the last ``\\boxed{...}``, braces balanced; None without a box, empty if the box never closes.
+
+    Args:
+        published: take the forms that published solutions have too: ``\\fbox{...}``, ``\\framebox{...}``, spaces before the
+            brace, and without braces the number, or the one letter, that follows.
+    """
+    for start in reversed(list((BOX_OF_ANY_FORM if published else BOX).finditer(text))):
+        begin = start.end()
+        if text[begin : begin + 1] != "{":
+            bare = NUMBER.match(text, begin) or ONE_LETTER.match(text, begin)
+            if bare is None:
+                continue  # the command is mentioned, not used
+            return bare[0].strip()
+        depth = 0
+        for brace in BRACE.finditer(text, begin):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                inside = text[begin + 1 : brace.start()].strip()
+                return inside if start[1] == "boxed" else re.sub(r"\A\$([^$]*)\$\Z", r"\1", inside).strip()
+        return ""
+    return None
 
 
 def final_answer(text: str) -> str:

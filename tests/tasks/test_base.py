@@ -40,6 +40,6 @@ def test_procedural_problems_are_named_by_task_and_content(monkeypatch):
     """Whatever the data set's size and seed: reasoning-gym itself is not asked here."""
     made = settings("data=reasoning_gym", "data.task=chain_sum").data
     monkeypatch.setattr(reasoning, "entry", lambda p: {"question": f"{p[3] % 4} + 1?", "answer": p[3] % 4 + 1})
-    train, held = made._made(6, 0, set()), made._made(8, 1, {"0+1?"})
+    train, held = made._made(6, 0, set()), made._made(8, 1, {"0 + 1?"})
     assert [p.id for p in train] == [f"chain_sum:{content_id(f'{n} + 1?', str(n + 1))}" for n in range(4)]
     assert [p.id for p in held] == [p.id for p in train[1:]]

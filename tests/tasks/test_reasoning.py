@@ -108,3 +108,64 @@ def test_problems_are_the_same_under_another_hash_seed():
 def test_bad_input_is_one_sentence(name, more, says):
     with pytest.raises(UserError, match=says):
         task(name, *more).prepare()
+
+
+def test_arguments_set_the_difficulty_in_every_process():
+    made = task("chain_sum", "data.task_args={min_terms: 2, max_terms: 2, max_digits: 1}")
+    made.prepare()
+    try:
+        assert all(sum(c in "+-" for c in p.text) == 1 for p in [*made.train, *made.heldout])
+        assert all(-9 <= int(p.final) <= 18 for p in made.train)
+        prompt = made.train[0]
+        grades = made.start_grading([(prompt, prompt.final), (prompt, "\\boxed{99}")])()
+        assert [(g.correct, g.error) for g in grades] == [(True, False), (False, False)]
+    finally:
+        made.close()
+    plain = task("chain_sum")
+    plain.prepare()
+    same = task("chain_sum", "data.task_args={}")
+    same.prepare()
+    assert [p.id for p in plain.train] == [p.id for p in same.train] != [p.id for p in made.train]
+
+
+@pytest.mark.parametrize(
+    "more", ["+data.task_args.max_terms=3", "data.task_args={max_terms:3}", "+data.task_args={max_terms:3}"]
+)
+def test_arguments_are_typed_in_any_form(more):
+    assert task("chain_sum", more).task_args == {"max_terms": 3}
+
+
+def test_lists_and_numbers_of_other_tasks():
+    made = task("basic_arithmetic", "data.task_args={operators: ['+'], min_terms: 2, max_terms: 2}")
+    made.prepare()
+    assert not any(sign in p.text.split("=")[0].split(":")[-1] for p in made.train for sign in "*/")
+    task("binary_matrix", "data.task_args={p_zero: 1, max_n: 4}").prepare()  # a whole number for a number
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("chain_sum", "{min_term: 2}", r"chain_sum has no argument 'min_term'\. Did you mean 'min_terms'"),
+        ("chain_sum", "{seed: 2}", r"chain_sum has no argument 'seed'\."),
+        ("chain_sum", "{size: 2}", r"chain_sum has no argument 'size'\."),
+        ("gcd", "{zzz: 2}", r"gcd has no argument 'zzz'\. Valid: "),
+        (
+            "chain_sum",
+            "{min_terms: 9}",
+            r"makes no problem with .*\(max_terms must be >= min_terms\); its arguments are ",
+        ),
+        ("chain_sum", "{min_terms: 0}", r"makes no problem with"),
+        ("chain_sum", "{min_terms: many}", r"expected a whole number for min_terms of chain_sum .*, got 'many'"),
+        ("chain_sum", "{min_terms: 2.5}", r"expected a whole number for min_terms"),
+        ("chain_sum", "{min_terms: true}", r"expected a whole number for min_terms"),
+        ("chain_sum", "{allow_negation: 1}", r"expected true or false for allow_negation"),
+        ("basic_arithmetic", "{operators: '+'}", r"expected a list for operators"),
+        ("chain_sum", "3", r"data\.task_args: expected "),
+        ("chain_sum", "[min_terms]", r"data\.task_args: expected "),
+    ],
+)
+def test_arguments_that_a_task_does_not_take_are_one_sentence(name, arguments, says):
+    with pytest.raises(UserError, match=says) as caught:
+        task(name, f"data.task_args={arguments}").prepare()
+    assert str(caught.value).startswith("data.task_args: ")
+    assert "\n" not in str(caught.value)
