@@ -57,6 +57,7 @@ def test_every_other_option(choice):
     more = {
         "data=file": ["data.path=x"],
         "data=reasoning_gym": ["data.task=chain_sum"],
+        "data=mixture": ["+data@data.sources.a=countdown"],
         "data=custom": ["data._target_=rlrt.tasks.countdown.Countdown", *custom_keys()],
         "engine=custom": ["engine._target_=rlrt.engines.hf.HfEngine", "+engine.max_rows=8"],
     }.get(choice, [])
