@@ -160,8 +160,30 @@ def check_prompts(parts: Parts, learner: Learner) -> None:
     """
     prompts = prompts_of(parts)
     check_fit(prompts, learner.builder, learner.context_length, parts.engine.max_new_tokens)
+    check_control_tokens(parts.task, prompts, learner.builder)
     if parts.method.needs_teacher:
         learner.builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
+
+
+def check_control_tokens(task: Task, prompts: Sequence[Prompt], builder: PromptBuilder) -> None:
+    """Count the problems whose texts spell control tokens of the model, which are encoded as plain text.
+
+    Raises:
+        UserError: for such a problem where ``data.special_tokens`` is ``refuse``.
+    """
+    found = [(prompt, tokens) for prompt in prompts if (tokens := builder.control_tokens(prompt))]
+    if not found:
+        return
+    prompt, tokens = next(((p, t) for p, t in found if task.refuses_control_tokens(p)), found[0])
+    example = f"for example {tokens[0]!r} in {prompt.text[:60]!r}"
+    if task.refuses_control_tokens(prompt):
+        raise UserError(
+            f"data.special_tokens: {len(found)} problems spell control tokens of this model ({example}); clean the data, or set "
+            "data.special_tokens=escape."
+        )
+    log.warning(
+        "data: %d problems spell control tokens of this model (%s); they are encoded as plain text", len(found), example
+    )
 
 
 def prompts_of(parts: Parts) -> list[Prompt]:

@@ -37,6 +37,8 @@ class Task:
         train: training prompts in a fixed order.
         heldout: evaluation prompts in a fixed order, disjoint from ``train``.
         max_prompt_tokens: prompts that the model's tokenizer makes longer than this are dropped; None: no prompt is.
+        special_tokens: what happens to a problem whose text spells a control token of the model: ``escape`` (the token is
+            encoded as plain text) or ``refuse``.
         shares: of a step's prompts, by ``Prompt.source``; None: a step takes from all prompts alike.
 
     A prompt's id is the name of its problem in seeds and records: no two prompts may have the same.
@@ -46,6 +48,7 @@ class Task:
     heldout: Sequence[Prompt]
     max_prompt_tokens: int | None = None
     shares: Mapping[str, float] | None = None
+    special_tokens: str = "escape"
 
     def check_installed(self) -> None:
         """Refuse what the task needs and this environment lacks, before anything is read or built; raises UserError."""
@@ -69,6 +72,10 @@ class Task:
     def prompt_limit(self, prompt: Prompt) -> int | None:
         """The most tokens that a prompt may have; None: any number."""
         return self.max_prompt_tokens
+
+    def refuses_control_tokens(self, prompt: Prompt) -> bool:
+        """True if a problem whose text spells a control token of the model must not be used."""
+        return self.special_tokens == "refuse"
 
     @property
     def dropped(self) -> Counter[str]:

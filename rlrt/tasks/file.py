@@ -33,6 +33,11 @@ class ProblemFile(Table):
         choices=tuple(KEYS),
     )
     max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
+    special_tokens: str = key(
+        "a problem whose text spells a control token of the model (<|im_end|>): escape encodes it as plain text, refuse ends "
+        "the run before it begins",
+        choices=("escape", "refuse"),
+    )
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
 

@@ -68,6 +68,15 @@ class Mixture(Task):
         limit: int | None = self.sources[prompt.source].max_prompt_tokens
         return limit
 
+    def refuses_control_tokens(self, prompt: Prompt) -> bool:
+        """What the prompt's source says (``rlrt.tasks.base.Task``)."""
+        return bool(self.sources[prompt.source].refuses_control_tokens(prompt))
+
+    def check_installed(self) -> None:
+        """Refuse what a source needs and this environment lacks."""
+        for task in self.sources.values():
+            task.check_installed()
+
     def prepare(self) -> None:
         """Read all sources. A training question that another source holds out is dropped, and one that two sources have stays
         in the first.

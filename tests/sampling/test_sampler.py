@@ -112,8 +112,8 @@ def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0)):
 
     Mine.grade = lambda self, prompt, text: grade(prompt, text)
     builder = type("Builder", (), {"opening": "", "student": lambda self, prompt: [1]})()
-    tokenizer = type("Tokenizer", (), {"decode": lambda self, ids, skip_special_tokens: "x"})()
-    policy = type("Policy", (), {"tokenizer": tokenizer, "model": None, "stop_ids": [], "version": 0})()
+    given = {"tokenizer": None, "model": None, "stop_ids": [], "version": 0, "text": lambda self, ids: "x"}
+    policy = type("Policy", (), given)()
     return Sampler(Short(), policy, builder, Mine(), seed=0)(PROMPTS[:2], 2, ("test",))
 
 
