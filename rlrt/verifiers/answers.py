@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 
 END_OF_THOUGHT = "</think>"
+_BOX = re.compile(
+    r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*(?:(?P<open>\{)"
+    r"|(?P<bare>[-−]?\d+(?:[.,]\d+)*|[A-Za-z])(?=\.?(?:\s*(?:\$|\\\)|\\\]|\n|\Z)|\s+[A-Z]))|)"
+)
 
 
 def after_thinking(text: str) -> str:
@@ -15,15 +19,26 @@ def after_thinking(text: str) -> str:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last ``\\boxed{...}``, braces balanced; None without a box, empty if the box never closes."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    r"""Return the content of the last box, braces balanced; None without a box, empty if the box never closes.
+
+    A box is ``\\boxed{2}``, ``\\fbox{2}``, ``\\framebox{2}``, also with white space before the brace, and ``\\boxed 2``, a
+    number or letter that ends a line, a sentence or its mathematics. ``\\{`` and ``\\}`` are signs, not braces.
+    """
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return None
-    depth, begin = 1, start + len("\\boxed{")
-    for i in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[begin:i].strip()
+    match = boxes[-1]
+    if match["bare"] is not None:
+        return match["bare"]
+    depth, i = 1, match.end()
+    while i < len(text) and match["open"]:
+        if text[i] == "\\":
+            i += 1
+        elif text[i] in "{}":
+            depth += 1 if text[i] == "{" else -1
+            if depth == 0:
+                return text[match.end() : i].strip()
+        i += 1
     return ""
 
 
@@ -37,5 +52,10 @@ def final_answer(text: str) -> str:
 
 
 def normalised(answer: str) -> str:
-    """Remove all white space: the only difference that exact match ignores."""
+    """Remove all white space: what makes two questions or two solutions the same text."""
     return re.sub(r"\s+", "", answer)
+
+
+def spaced(answer: str) -> str:
+    """Write every run of white space as one space, and none at the ends: the only difference that exact match ignores."""
+    return " ".join(answer.split())
