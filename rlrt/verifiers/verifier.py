@@ -90,8 +90,11 @@ class InProcesses:
         return wait
 
     def _ask(self, pair: tuple[Any, str]) -> Any:
-        """Return the verdict at sight, or the future of one."""
-        known = self._at_sight(*pair)
+        """Return the verdict at sight, or the future of one; what fails at sight is left to a process, where it is an error."""
+        try:
+            known = self._at_sight(*pair)
+        except Exception:  # a strange answer must not end the run
+            known = None
         if known is not None:
             return known
         if pair not in self._asked:

@@ -203,3 +203,15 @@ def test_whole_numbers_are_judged_at_sight_as_math_verify_judges_them():
     for expected, given in (("7", "7.0"), ("07", "7"), ("7", "x"), ("1/2", "1"), ("7", "1,000"), ("-0", "0")):
         assert whole_numbers(expected, f"\\boxed{{{given}}}") is None
     assert whole_numbers("7", "the answer is 7") is None
+
+
+def fails_at_sight(expected, response):
+    raise RecursionError("too deep")
+
+
+def test_what_fails_at_sight_is_left_to_a_process():
+    verifier = InProcesses(slow_or_not, 10.0, 1, str, None, fails_at_sight)
+    try:
+        assert [g.correct for g in verifier.start([("1", "1"), ("1", "2")])()] == [True, False]
+    finally:
+        verifier.close()

@@ -8,10 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from rlrt.verifiers.dress import undressed
 from rlrt.verifiers.equality import Undecided, equal_answers
 from rlrt.verifiers.forms import form_of
 from rlrt.verifiers.math import answer_part, at_sight, equal
+from rlrt.verifiers.numerals import number_of
+from rlrt.verifiers.units import is_product
 from tests.verifiers.pages import page
 
 
@@ -94,3 +99,37 @@ def test_a_list_that_only_mathematics_can_decide_is_undecided():
     with pytest.raises(Undecided):
         equal_answers("1, x + 1", "1, 1 + x", never)
     assert not equal_answers("1, x + 1", "2, 3", never)
+
+
+COMMANDS = r"""
+\{ \} \frac \frac{1}{2} \sqrt \text{ \text{cm} \left \right \pm \cup \infty \in \begin{pmatrix} \end{pmatrix} \\ \overline{3}
+\ldots \le pm dollars listen \boxed{ 10^{ e23 \% \$ \mathbb{R} \mid million seven \langle \rangle \, \!
+"""
+PIECES = st.sampled_from(
+    [*"0123456789.,;:+-*/^_=<>()[]{}|!?%$'\"&~ abexyACD√½°π≤∞±×", *COMMANDS.split(), " and ", " or ", "\\ "]
+)
+
+
+@settings(max_examples=1500)
+@given(st.lists(PIECES, max_size=14).map("".join), st.lists(PIECES, max_size=14).map("".join))
+def test_no_text_disturbs_the_reading_and_an_answer_equals_itself(expected, given):
+    part = answer_part(f"\\boxed{{{given}}}")
+    assert at_sight(expected, part) in (True, False, None)
+    assert equal_answers(expected, expected, lambda e, g: e == g) is bool(undressed(expected))
+
+
+@settings(max_examples=500)
+@given(*2 * [st.fractions(-(10**12), 10**12, max_denominator=10**6)])
+def test_numbers_are_equal_where_their_values_are(one, other):
+    assert at_sight(str(one), f"\\boxed{{{other}}}") is (one == other)
+    assert at_sight(str(one), f"\\boxed{{\\frac{{{one.numerator}}}{{{one.denominator}}}}}") is True
+
+
+@settings(max_examples=500)
+@given(st.text("abcdefghilmnoprstuv", min_size=3, max_size=9), st.randoms())
+def test_letters_in_another_order_are_another_word(word, order):
+    letters = list(word)
+    order.shuffle(letters)
+    other = "".join(letters)
+    if not is_product(word) and number_of(word) is None:
+        assert at_sight(word, f"\\boxed{{{other}}}") in (word == other, None)
