@@ -1,6 +1,6 @@
 """Every published answer equals itself, in usual dress too, and no other answer of its file.
 
-The files are not part of the package: they lie in ``RLRT_PUBLISHED``, or in ``shared/data`` beside the checkout.
+The files are not part of the package; the environment variable ``RLRT_PUBLISHED`` names their folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rlrt.verifiers.answers import boxed
 from rlrt.verifiers.forms import form_of
 from tests.verifiers.test_pairs import judged
 
-FOLDER = Path(os.environ.get("RLRT_PUBLISHED", Path(__file__).parents[3] / "shared" / "data"))
+FOLDER = Path(os.environ.get("RLRT_PUBLISHED", "published"))
 FILES = {
     "aime24": lambda row: str(row["answer"]),
     "amc23": lambda row: str(row["answer"]),
@@ -34,7 +34,7 @@ FILES = {
 def test_published_answers(name):
     file = FOLDER / f"{name}.jsonl"
     if not file.is_file():
-        pytest.skip(f"there is no {file.name} in {FOLDER.name}; name its folder in RLRT_PUBLISHED")
+        pytest.skip(f"there is no {file.name}; name its folder in RLRT_PUBLISHED")
     answers = [FILES[name](json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line]
     assert len(answers) >= 30
     for answer in dict.fromkeys(answers):
