@@ -22,7 +22,7 @@ from rlrt.config.load import load
 from rlrt.config.refused import guarded
 from rlrt.execution.parts import parts_of
 from rlrt.reporting.terminal import table
-from rlrt.types import Prompt
+from rlrt.types import Grade, Prompt
 from rlrt.verifiers.dress import undressed
 from rlrt.verifiers.literals import plain_decimal
 from rlrt.verifiers.units import peeled
@@ -284,8 +284,20 @@ def unprobed(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def grade_all(task: Any, pairs: Sequence[tuple[Prompt, str]]) -> list[Any]:
-    """Grade all pairs at once."""
-    return list(task.start_grading(pairs)())
+    """Grade all pairs at once; if the grader raises, one by one, and an error is counted where it does."""
+    try:
+        return list(task.start_grading(pairs)())
+    except Exception:  # a grader of the user's own may raise anything
+        return [grade_of(task, pair) for pair in pairs]
+
+
+def grade_of(task: Any, pair: tuple[Prompt, str]) -> Grade:
+    """Grade one pair; an error where the grader raises."""
+    try:
+        (grade,) = task.start_grading([pair])()
+    except Exception:  # a grader of the user's own may raise anything
+        return Grade(correct=False, reward=0.0, error=True)
+    return grade if isinstance(grade, Grade) else Grade(correct=False, reward=0.0, error=True)
 
 
 def main() -> None:

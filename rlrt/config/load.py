@@ -138,6 +138,8 @@ def _parts(hint: Any) -> Sequence[Any]:
 
 
 def _kind(hint: Any) -> str:
+    if any(getattr(part, "__origin__", None) is dict for part in _parts(hint)):
+        return "a section of keys or null"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 

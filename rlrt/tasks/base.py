@@ -61,6 +61,10 @@ class Task:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
         return lambda: [self.grade(prompt, text) for prompt, text in pairs]
 
+    def grade_truncated(self, prompt: Prompt, text: str) -> Grade:
+        """Judge a response that met the length limit; the verifier is not asked, and it is never correct."""
+        return Grade(correct=False, reward=0.0)
+
     @property
     def dropped(self) -> Counter[str]:
         """How many problems were dropped, by reason."""

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from rlrt.errors import UserError
 from rlrt.keys import key
 from rlrt.seeds import permutation
+from rlrt.tasks.rewards import Rewarded
 from rlrt.tasks.table import Table
 from rlrt.types import Prompt
 from rlrt.verifiers.answers import normalised
 
 
 @dataclass
-class ProblemFile(Table):
+class ProblemFile(Rewarded, Table):
     """A table of problems: JSONL, JSON, parquet or CSV. ``data.*``:"""
 
     heldout_path: str | None = key("table of problems for evaluation, like path; null: a share of these problems")
@@ -24,6 +25,12 @@ class ProblemFile(Table):
     max_prompt_tokens: int = key("longer prompts are dropped, counted and reported", "tokens", least=1)
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a verifier or a reward that cannot be imported, before any table is read."""
+        super().__post_init__()
+        self.find_rewards()
+        self.keeps_rows = bool(self.rewards)
 
     def prepare(self) -> None:
         """Read the tables.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlrt.keys import key
@@ -35,6 +35,9 @@ class Table(Graded):
         "how answers are compared: exact (letter by letter), math (as mathematics), or the import path of a function "
         "(expected answer, response) -> bool"
     )
+
+    keeps_rows: bool = field(default=False, init=False, repr=False)
+    """Whether each prompt carries its row."""
 
     def __post_init__(self) -> None:
         """Refuse a verifier that cannot be imported, before any table is read."""
@@ -76,7 +79,8 @@ class Table(Graded):
                 return None
         solution = text_of(row.get(self.solution_field)) if self.solution_field else ""
         name = content_id(question, answer, solution)
-        return Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
+        kept = row if self.keeps_rows else None
+        return Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept)
 
     def _final(self, text: str) -> str:
         if self.answer_format == "hash":
