@@ -98,7 +98,7 @@ def undressed(answer: str) -> str:
     """Return an answer in the one spelling; longer answers than ``LONGEST`` only lose white space at the ends."""
     if len(answer) > LONGEST:
         return answer.strip()
-    text = without_delimiters(answer.replace("\\!", "").replace("\\$", DOLLAR))
+    text = without_delimiters(re.sub(r"(?<=,)\\! *(?=\d{3})|\\!", "", answer).replace("\\$", DOLLAR))
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}" if m[1] or m[2] else "\\sqrt", text)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₋₊]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)

@@ -134,7 +134,7 @@ def as_choice(text: str, depth: int) -> Form | None:
 
 def as_relation(text: str, depth: int) -> Form | None:
     r"""Read ``x = 5`` as 5 with a name, and ``1 < x < 3``, ``x > 2`` and ``x \in (1, 3)`` as intervals with a name."""
-    builder = _BUILDER.fullmatch(text)
+    builder = _BUILDER.fullmatch(text) or _BUILDER.fullmatch(f"\\{{{text}\\}}")  # also without its braces
     if builder is not None:
         inside = read(builder["inside"].strip(), depth + 1)
         return replace(inside, text=text) if inside.name == builder["name"] else None
