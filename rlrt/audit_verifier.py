@@ -1,8 +1,8 @@
 """``python -m rlrt.audit_verifier data=...``: test a verifier with probes, responses whose correct verdict is known.
 
 A verifier that accepts a wrong answer teaches that answer; one that rejects a right answer removes the reward signal. Probes
-are the expected answer itself, equivalent forms, near misses, unfinished sums, junk, refusals, and an expression that never
-ends. The report also lists what could not be probed.
+are the expected answer itself, the dress in which models write it, equivalent forms, near misses, its letters in another order,
+unfinished sums, junk, refusals, and an expression that never ends. The report also lists what could not be probed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from rlrt.config.load import load
 from rlrt.config.refused import guarded
 from rlrt.execution.parts import parts_of
 from rlrt.reporting.terminal import table
-from rlrt.types import Prompt
+from rlrt.types import Grade, Prompt
+from rlrt.verifiers.dress import undressed
 from rlrt.verifiers.literals import plain_decimal
+from rlrt.verifiers.units import peeled
 
 HANGING = "\\boxed{9^{9^{9^{9^{9^{9}}}}}}"
 SHOWN = 12
@@ -31,10 +33,13 @@ SHOWN = 12
 LARGEST_FACTOR = 1000
 """Upper bound (exclusive) in the search for a whole number's smaller factor."""
 KINDS = (
-    "expected answer", "equivalent form", "without a box", "near miss", "unfinished sum", "many boxes, the last one wrong",
+    "expected answer", "dress", "equivalent form", "without a box", "near miss", "letters in another order", "unfinished sum",
+    "many boxes, the last one wrong",
     "many answers in one box", "thought without an end", "junk", "refusal",
 )  # fmt: skip
 """All kinds of probes in the order of the table, also those that were not used."""
+CHOICE = re.compile(r"[A-E]")
+"""An answer that may be the letter of a choice."""
 NUMBERS_ONLY = "equivalent forms, near misses and unfinished sums"
 
 
@@ -129,13 +134,80 @@ def fraction_probes(answer: str) -> list[Probe]:
     ]
 
 
+def dress_probes(answer: str) -> list[Probe]:
+    """Return an answer as models dress it: delimiters, fonts, a full stop, another box, separators, another case, ``(C)``.
+
+    [] for an answer that is no number, fraction, word or letter of a choice: its dress might be a part of it.
+    """
+    number, word = number_probes(answer) or fraction_probes(answer), words_of(answer)
+    texts = [f"\\boxed{{${answer}$}}", f"\\boxed{{{answer}.}}", f"\\fbox{{{answer}}}", f"\\boxed{{ {answer}\\, }}"]
+    if number:
+        digits = plain_decimal(answer)
+        grouped = f"{int(digits):,}" if digits is not None and "." not in digits else ""
+        texts += [f"\\boxed{{{grouped.replace(',', sign)}}}" for sign in ("\\,", "{,}") if "," in grouped]
+        texts += [f"\\boxed{{\\text{{{answer}}}}}", f"\\boxed{{x = {answer}}}"]
+    elif word:
+        texts += [f"\\boxed{{\\text{{{answer}}}}}", f"\\boxed{{{answer.upper()}}}", f"\\boxed{{\\textbf{{{answer}}}}}"]
+    elif CHOICE.fullmatch(answer):
+        texts += [
+            f"\\boxed{{{text}}}" for text in (f"({answer})", f"\\textbf{{({answer})}}\\ 5", f"\\text{{{answer}}}")
+        ]
+    else:
+        return bare_probes(answer)
+    return [Probe("dress", text, True) for text in texts]
+
+
+def bare_probes(answer: str) -> list[Probe]:
+    """Return the bare number of an answer with a unit, a currency or a per cent sign, and another number; [] without one."""
+    value, unit = peeled(undressed(answer))
+    digits = plain_decimal(value)
+    if not unit or digits is None or Decimal(digits) <= 1:  # a bare number of at most 1 may be a share
+        return []
+    other = f"{Decimal(digits) + 1:f}"
+    return [Probe("dress", f"\\boxed{{{digits}}}", True), Probe("near miss", f"\\boxed{{{other}}}", False)]
+
+
+def letter_probes(answer: str) -> list[Probe]:
+    """Return an answer's words with their letters in another order, and another letter for a choice; [] without either."""
+    if CHOICE.fullmatch(answer):
+        other = "A" if answer != "A" else "B"
+        return [
+            Probe("near miss", f"\\boxed{{{other}}}", False),
+            Probe("near miss", f"\\boxed{{\\textbf{{({other})}}\\ 5}}", False),
+        ]
+    words = words_of(answer)
+    changed = {" ".join(order(word) for word in words) for order in (backwards, turned)} - {" ".join(words)}
+    same = " ".join(words).casefold()
+    return [
+        Probe("letters in another order", f"\\boxed{{{text}}}", False)
+        for text in sorted(changed)
+        if text.casefold() != same
+    ]
+
+
+def words_of(answer: str) -> list[str]:
+    """Return the words of an answer that is nothing but words, one of them with two letters or more; else []."""
+    words = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", answer).split()
+    return words if all(w.isalpha() for w in words) and any(len(w) > 1 for w in words) else []
+
+
+def backwards(word: str) -> str:
+    """Return a word from its end."""
+    return word[::-1]
+
+
+def turned(word: str) -> str:
+    """Return a word with its first letter behind the others."""
+    return word[1:] + word[:1]
+
+
 def probes_of(prompt: Prompt) -> list[Probe]:
     """Return all probes for a problem."""
     answer = prompt.final
     gold = f"\\boxed{{{answer}}}" if answer is not None else prompt.solution
     probes = [] if gold is None else [Probe("expected answer", gold, True)]
     if answer is not None:
-        probes += [*number_probes(answer), *fraction_probes(answer)]
+        probes += [*dress_probes(answer), *number_probes(answer), *fraction_probes(answer), *letter_probes(answer)]
         probes.append(Probe("thought without an end", f"<think>it may be \\boxed{{{answer}}}", False))
     return [
         *probes,
@@ -189,6 +261,14 @@ def unprobed(prompts: Sequence[Prompt]) -> list[str]:
             f"not probed for {NUMBERS_ONLY}: {len(other)} of {count} answers are neither a number nor a fraction (for example "
             f"{other[0]!r:.60})"
         )
+    plain = [f for f in finals if not dress_probes(f)]
+    if plain:
+        lines.append(
+            f"not probed for dress: {len(plain)} of {count} answers are neither a number, a fraction, words nor a letter (for "
+            f"example {plain[0]!r:.60})"
+        )
+    if not any(words_of(f) for f in finals):
+        lines.append("not probed for letters in another order: no answer is a word")
     if len(finals) < count:
         lines.append(
             f"not probed for {NUMBERS_ONLY}, nor with a thought without an end: {count - len(finals)} of {count} problems "
@@ -204,8 +284,20 @@ def unprobed(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def grade_all(task: Any, pairs: Sequence[tuple[Prompt, str]]) -> list[Any]:
-    """Grade all pairs at once."""
-    return list(task.start_grading(pairs)())
+    """Grade all pairs at once; if the grader raises, one by one, and an error is counted where it does."""
+    try:
+        return list(task.start_grading(pairs)())
+    except Exception:  # a grader of the user's own may raise anything
+        return [grade_of(task, pair) for pair in pairs]
+
+
+def grade_of(task: Any, pair: tuple[Prompt, str]) -> Grade:
+    """Grade one pair; an error where the grader raises."""
+    try:
+        (grade,) = task.start_grading([pair])()
+    except Exception:  # a grader of the user's own may raise anything
+        return Grade(correct=False, reward=0.0, error=True)
+    return grade if isinstance(grade, Grade) else Grade(correct=False, reward=0.0, error=True)
 
 
 def main() -> None:

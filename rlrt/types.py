@@ -8,7 +8,9 @@ teacher, ``V`` vocabulary, ``H`` hidden size, ``S`` sequences of a packing, ``P`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ class Prompt:
         states_answer: whether ``text`` already gives the final answer away (as countdown's target does).
         instruction: how the answer is to be given; empty where ``text`` says it.
         source: name of the data set in a mixture of several; empty where there is one.
+        row: the problem's row of its table, where rewards of the user's own are computed from it.
     """
 
     id: str
@@ -38,6 +41,7 @@ class Prompt:
     states_answer: bool = False
     instruction: str = ""
     source: str = ""
+    row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -45,12 +49,29 @@ class Grade:
     """A verifier's verdict on one response.
 
     ``correct`` is what every gate reads; ``reward`` may be shaped. ``error`` says that the verifier itself failed
-    (time-out, crash): counted apart from a wrong answer.
+    (time-out, crash): nothing is known of the answer, so the rollout is left out of its group and of the loss, and counted
+    apart. ``parts`` are rewards that were added up to ``reward``, by name, each before its weight: logged apart.
     """
 
     correct: bool
     reward: float
     error: bool = False
+    parts: Mapping[str, float] = field(default_factory=dict, hash=False)
+
+
+LARGEST_REWARD = 1e18
+"""Rewards beyond it are as good as infinite: the square of one, summed over a group, must fit float32."""
+
+
+def finite(value: Any) -> float | None:
+    """A reward as a float, also from numpy and torch; None for what is no finite number of at most ``LARGEST_REWARD``."""
+    if value is None or isinstance(value, (str, bytes)):
+        return None
+    try:
+        number = float(value)
+    except Exception:  # users' types raise anything
+        return None
+    return number if math.isfinite(number) and abs(number) <= LARGEST_REWARD else None
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,8 @@ def _parts(hint: Any) -> Sequence[Any]:
 
 
 def _kind(hint: Any) -> str:
+    if any(getattr(part, "__origin__", None) is dict for part in _parts(hint)):
+        return "a mapping {NAME: VALUE} or null"
     words = {
         int: "a whole number",
         float: "a number",
@@ -163,7 +165,6 @@ def _kind(hint: Any) -> str:
         str: "text",
         type(None): "null",
         list[str]: "a list of texts",
-        dict[str, Any]: "a mapping {NAME: VALUE}",
     }
     return " or ".join(words.get(part, str(part)) for part in _parts(hint))
 

@@ -178,8 +178,8 @@ def check_control_tokens(task: Task, prompts: Sequence[Prompt], builder: PromptB
     example = f"for example {tokens[0]!r} in {prompt.text[:60]!r}"
     if task.refuses_control_tokens(prompt):
         raise UserError(
-            f"data.special_tokens: {len(found)} problems spell control tokens of this model ({example}); clean the data, or set "
-            "data.special_tokens=escape."
+            f"data.special_tokens: {len(found)} problems spell control tokens of this model ({example}); clean the data, or "
+            "set data.special_tokens=escape."
         )
     log.warning(
         "data: %d problems spell control tokens of this model (%s); they are encoded as plain text", len(found), example

@@ -145,6 +145,8 @@ def sample(step: int, rollout: Rollout, tokens: dict[str, torch.Tensor]) -> dict
         "response": rollout.text,
         "reward": rollout.grade.reward,
         "correct": rollout.grade.correct,
+        **({"error": True} if rollout.grade.error else {}),
+        **({"rewards": dict(rollout.grade.parts)} if rollout.grade.parts else {}),
         "truncated": generation.truncated,
         "length": length,
         "token_ids": generation.token_ids,

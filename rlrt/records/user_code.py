@@ -33,7 +33,7 @@ STANDARD = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib"
 
 
 def import_paths(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Return every import path of a config by its dotted key: method slots, ``_target_`` and ``verifier``.
+    """Return every import path of a config by its dotted key: method slots, ``_target_``, ``verifier`` and ``data.rewards``.
 
     Args:
         plain: a config as nested plain values.
@@ -59,7 +59,8 @@ def is_import_path(key: str, text: str) -> bool:
     if parts[0] == "hydra":
         return False
     slot = parts[0] == "method" and len(parts) > 1 and parts[1] in SLOTS
-    return slot or parts[-1] == "_target_" or (parts[-1] == "verifier" and text not in BUILT_IN)
+    reward = parts[:2] == ["data", "rewards"] and (len(parts) == 3 or parts[3:] == ["function"])
+    return slot or reward or parts[-1] == "_target_" or (parts[-1] == "verifier" and text not in BUILT_IN)
 
 
 def refuse_foreign(plain: Mapping[str, Any], where: str, typed: Collection[str] = ()) -> None:
@@ -75,7 +76,12 @@ def refuse_foreign(plain: Mapping[str, Any], where: str, typed: Collection[str] 
     """
     for key, path in import_paths(plain).items():
         home = HOMES.get(key.split(".")[0])
-        is_ours = home is not None and path.startswith(home) and not key.endswith(".verifier")
+        is_ours = (
+            home is not None
+            and path.startswith(home)
+            and not key.endswith(".verifier")
+            and not key.startswith("data.rewards.")
+        )
         if not is_ours and re.sub(r"\.\d+$", "", key) not in typed:
             raise UserError(
                 f"{where}: its stored config names code from outside rlrt ({key}={path}), and reading a run does not start "

@@ -9,15 +9,20 @@ from rlrt.sampling.sampler import Sampler, refill_prompts
 from rlrt.types import Prompt, Rollout
 
 
+def judged(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The rollouts that the verifier judged; it failed on the others, and nothing is known of them."""
+    return [r for r in rollouts if not r.grade.error]
+
+
 def carries_signal(group: Sequence[Rollout]) -> bool:
     """True if the rewards of a group differ."""
-    rewards = [r.grade.reward for r in group]
-    return max(rewards) > min(rewards)
+    rewards = [r.grade.reward for r in judged(group)]
+    return bool(rewards) and max(rewards) > min(rewards)
 
 
 def is_mixed(group: Sequence[Rollout]) -> bool:
     """True if a group has correct and wrong rollouts; dynamic sampling reads verdicts, not rewards."""
-    return 0 < sum(r.grade.correct for r in group) < len(group)
+    return 0 < sum(r.grade.correct for r in group) < len(judged(group))
 
 
 def groups_of(rollouts: Sequence[Rollout], samples: int) -> list[list[Rollout]]:
@@ -86,22 +91,26 @@ def rollout_metrics(draw: Draw, samples: int) -> dict[str, float]:
     """
     rollouts, groups = draw.first, groups_of(draw.first, samples)
     count, tokens = len(rollouts), token_count(rollouts)
+    known = judged(rollouts)
     correct = [sum(r.grade.correct for r in group) for group in groups]
+    judged_in = [len(judged(group)) for group in groups]
+    names = sorted({name for r in known for name in r.grade.parts})
     trained = groups_of(draw.rollouts, samples)
     return by_source(rollouts) | {
-        "reward/mean": sum(r.grade.reward for r in rollouts) / count,
-        "reward/correct_share": sum(correct) / count,
+        "reward/mean": sum(r.grade.reward for r in known) / max(1, len(known)),
+        "reward/correct_share": sum(correct) / max(1, len(known)),
         "reward/verifier_error_share": sum(r.grade.error for r in rollouts) / count,
         "rollout/length_mean": tokens / count,
         "rollout/length_max": float(max(len(r.generation.token_ids) for r in rollouts)),
         "rollout/truncated_share": sum(r.generation.truncated for r in rollouts) / count,
         "rollout/tokens": float(draw.sampled),
         "policy/entropy": entropy_mean(rollouts),
-        "group/all_correct_share": sum(c == samples for c in correct) / len(groups),
-        "group/all_wrong_share": sum(c == 0 for c in correct) / len(groups),
+        "group/all_correct_share": sum(0 < c == n for c, n in zip(correct, judged_in, strict=True)) / len(groups),
+        "group/all_wrong_share": sum(c == 0 < n for c, n in zip(correct, judged_in, strict=True)) / len(groups),
         "group/no_signal_share": sum(not carries_signal(g) for g in trained) / len(groups),
         "group/refill_attempts": float(draw.attempts),
         "group/replaced": float(draw.replaced),
+        **{f"reward/{name}": part_mean(known, name) for name in names},
     }
 
 
@@ -109,11 +118,18 @@ def by_source(rollouts: Sequence[Rollout]) -> dict[str, float]:
     """The rewards of each source of a mixture, and its share of the rollouts; nothing where there is one data set."""
     numbers = {}
     for name in sorted({r.prompt.source for r in rollouts} - {""}):
-        own = [r.grade for r in rollouts if r.prompt.source == name]
-        numbers[f"reward/{name}/mean"] = sum(g.reward for g in own) / len(own)
-        numbers[f"reward/{name}/correct_share"] = sum(g.correct for g in own) / len(own)
+        own = [r for r in rollouts if r.prompt.source == name]
+        known = [r.grade for r in judged(own)]
+        numbers[f"reward/{name}/mean"] = sum(g.reward for g in known) / max(1, len(known))
+        numbers[f"reward/{name}/correct_share"] = sum(g.correct for g in known) / max(1, len(known))
         numbers[f"rollout/{name}/share"] = len(own) / len(rollouts)
     return numbers
+
+
+def part_mean(rollouts: Sequence[Rollout], name: str) -> float:
+    """Mean of one part of the rewards, over the rollouts that have it."""
+    values = [r.grade.parts[name] for r in rollouts if name in r.grade.parts]
+    return sum(values) / len(values)
 
 
 def entropy_mean(rollouts: Sequence[Rollout]) -> float:

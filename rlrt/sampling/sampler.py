@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
 
 from rlrt.distributed.world import ALONE, World, parts
 from rlrt.engines.engine import Engine
 from rlrt.errors import Interrupted, UserError
 from rlrt.model.policy import Policy
 from rlrt.model.prompting import PromptBuilder
+from rlrt.sampling.grading import Door
 from rlrt.sampling.mixing import mixed_prompts, numbers_of, of_source
 from rlrt.seeds import derive, permutation
 from rlrt.tasks.base import Task
 from rlrt.types import Generation, Grade, Prompt, Rollout, Sampling
-
-TRUNCATED = Grade(correct=False, reward=0.0)
-"""The grade of a truncated response."""
 
 
 def step_prompts(
@@ -96,6 +95,7 @@ class Sampler:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
         self.seed, self._overlong_cache, self.world = seed, overlong_cache, world
         self.waited_s = 0.0
+        self._door = Door(type(task).__name__)
 
     def __call__(
         self,
@@ -163,11 +163,16 @@ class Sampler:
 
     def _start_grading(self, prompt: Prompt, text: str, generation: Generation) -> Callable[[], Grade]:
         """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""
-        if generation.truncated:
-            return lambda: TRUNCATED
         # the verifier must see a thought that the prompt began and the response did not end
-        pending = self.task.start_grading([(prompt, self.builder.opening + text)])
-        return lambda: pending()[0]
+        pair = (prompt, self.builder.opening + text)
+        if generation.truncated:
+            return self._door.begin(lambda: lambda: replace(self.task.grade_truncated(*pair), correct=False))
+
+        def start() -> Callable[[], Any]:
+            pending = self.task.start_grading([pair])
+            return lambda: pending()[0]
+
+        return self._door.begin(start)
 
     def _check(self, generation: Generation) -> None:
         """Refuse a response that cannot be trained on.
@@ -184,10 +189,7 @@ class Sampler:
             )
 
     def _shaped(self, grade: Grade, length: int) -> Grade:
-        if not isinstance(grade, Grade):
-            raise UserError(
-                f"data: expected a rlrt.types.Grade from {type(self.task).__name__}.grade, got {grade!r:.60}; return "
-                "Grade(correct, reward)."
-            )
+        if grade.error:
+            return grade
         penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
         return replace(grade, reward=grade.reward + penalty) if penalty else grade

@@ -100,7 +100,7 @@ def plain(rollout: Rollout) -> dict[str, Any]:
         "entropy": generation.entropy_T.tolist(),
         "truncated": generation.truncated,
         "text": rollout.text,
-        "grade": [grade.correct, grade.reward, grade.error],
+        "grade": [grade.correct, grade.reward, grade.error, dict(grade.parts)],
     }
 
 

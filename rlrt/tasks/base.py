@@ -77,6 +77,10 @@ class Task:
         """True if a problem whose text spells a control token of the model must not be used."""
         return self.special_tokens == "refuse"
 
+    def grade_truncated(self, prompt: Prompt, text: str) -> Grade:
+        """Judge a response that met the length limit; the verifier is not asked, and it is never correct."""
+        return Grade(correct=False, reward=0.0)
+
     @property
     def dropped(self) -> Counter[str]:
         """How many problems were dropped, by reason."""

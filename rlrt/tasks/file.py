@@ -11,6 +11,7 @@ from rlrt.keys import key
 from rlrt.seeds import permutation
 from rlrt.tasks.cells import example_of
 from rlrt.tasks.questions import KEYS, plain
+from rlrt.tasks.rewards import Rewarded
 from rlrt.tasks.table import REPEATED, Table
 from rlrt.types import Prompt
 
@@ -20,7 +21,7 @@ EVALUATED = "training question that is nearly one that is held out"
 
 
 @dataclass
-class ProblemFile(Table):
+class ProblemFile(Rewarded, Table):
     """A table of problems: JSONL, JSON, parquet or CSV. ``data.*``:"""
 
     heldout_path: str | None = key("table of problems for evaluation, like path; null: a share of these problems")
@@ -40,6 +41,12 @@ class ProblemFile(Table):
     )
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
     heldout: list[Prompt] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse a verifier or a reward that cannot be imported, before any table is read."""
+        super().__post_init__()
+        self.find_rewards()
+        self.keeps_rows = bool(self.rewards)
 
     def prepare(self) -> None:
         """Read the tables.

@@ -37,7 +37,7 @@ def final_of(text: str, answer_format: str) -> str:
     if answer_format == "hash":
         return after_hashes(text)
     if answer_format == "boxed":
-        inside = boxed(text, published=True)
+        inside = boxed(text)
         if inside is None:
             raise NotUnderstood("text without a box")
         return inside

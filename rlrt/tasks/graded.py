@@ -70,8 +70,15 @@ def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
     return math_verify(timeout_s, workers) if name == "math" else InProcesses(function_at(name), timeout_s, workers)
 
 
-def function_at(path: str) -> Any:
+VERIFIERS = "exact, math or the import path of a function (expected answer, response) -> bool"
+
+
+def function_at(path: str, where: str = "verifier", expected: str = VERIFIERS) -> Any:
     """Return the function at a dotted import path.
+
+    Args:
+        where: the key that names it, for messages.
+        expected: what the key takes, for messages.
 
     Raises:
         UserError: if there is none.
@@ -80,10 +87,7 @@ def function_at(path: str) -> Any:
     try:
         function = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # importing runs a user's module, which may raise anything
-        raise UserError(
-            f"verifier: expected exact, math or the import path of a function (expected answer, response) -> bool, got "
-            f"{path!r} ({error})."
-        ) from None
+        raise UserError(f"{where}: expected {expected}, got {path!r} ({error}).") from None
     if not callable(function):
-        raise UserError(f"verifier: {path} is no function.")
+        raise UserError(f"{where}: {path} is no function.")
     return function

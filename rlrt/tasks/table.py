@@ -98,6 +98,9 @@ class Table(Graded):
     )
     _two_answers: int = field(default=0, init=False, repr=False)
 
+    keeps_rows: bool = field(default=False, init=False, repr=False)
+    """Whether each prompt carries its row."""
+
     def __post_init__(self) -> None:
         """Refuse a verifier that cannot be imported, before any table is read."""
         if self.verifier not in ("exact", "math"):
@@ -157,7 +160,8 @@ class Table(Graded):
                 continue
             solution = self._text(value, "solution", row_name) or ""
             name = content_id(question, answer, solution)
-            yield Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction)
+            kept = row if self.keeps_rows else None
+            yield Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept)
 
     def _question(self, values: list[Any], row_name: str) -> str | None:
         """Return the question of one or several cells; empty if a row lacks one of them."""

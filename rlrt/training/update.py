@@ -35,11 +35,36 @@ class StepResult:
 
 
 def learn(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: float) -> StepResult:
-    """All optimiser steps of one step of the loop.
+    """All optimiser steps of one step of the loop, over the rollouts that were judged.
+
+    Where the verifier failed, a rollout is no part of the step: it is in no group's baseline, no denominator and no teacher's
+    context. If it failed everywhere there is no update.
 
     Args:
-        signals: of the rollouts, not yet scored; the scores are filled in.
+        signals: of the rollouts, not yet scored; the scores are filled in if all were judged.
     """
+    index = torch.tensor([i for i, r in enumerate(rollouts) if not r.grade.error], dtype=torch.long)
+    if len(index) == len(rollouts):
+        return learn_judged(learner, rollouts, signals, lr)
+    if not len(index):
+        learner.teacher.begin_step(signals.step)
+        return StepResult({}, {}, [None] * len(rollouts))
+    result = learn_judged(learner, [rollouts[i] for i in index.tolist()], signals.rows(index), lr)
+    return spread(result, index, len(rollouts))
+
+
+def spread(result: StepResult, index: Tensor, count: int) -> StepResult:
+    """What an update of the rollouts ``index`` left, as of all ``count``: the others have no advantage, weight or teacher."""
+    tokens = {}
+    for name, value_BT in result.tokens.items():
+        tokens[name] = value_BT.new_full((count, value_BT.shape[1]), torch.nan if name in ("weight", "gap") else 0.0)
+        tokens[name][index] = value_BT
+    shown = dict(zip(index.tolist(), result.shown, strict=True))
+    return StepResult(result.metrics, tokens, [shown.get(i) for i in range(count)])
+
+
+def learn_judged(learner: Learner, rollouts: Sequence[Rollout], signals: Signals, lr: float) -> StepResult:
+    """All optimiser steps of one step of the loop, over these rollouts."""
     method, seconds = learner.method, dict[str, float]()
     learner.teacher.begin_step(signals.step)
     # 1. advantage: one number a rollout, from the rewards
@@ -105,6 +130,6 @@ def token_values(signals: Signals) -> dict[str, Tensor]:
 
 
 def minibatches(group_B: Tensor, count: int) -> list[Tensor]:
-    """Indices of the rollouts of each mini-batch: whole groups, as equal in number as can be."""
+    """Indices of the rollouts of each mini-batch: whole groups, as equal in number as can be; none is empty."""
     groups = group_B.unique()
-    return [torch.isin(group_B, part).nonzero()[:, 0] for part in groups.tensor_split(count)]
+    return [torch.isin(group_B, part).nonzero()[:, 0] for part in groups.tensor_split(min(count, len(groups)))]

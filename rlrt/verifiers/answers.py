@@ -7,11 +7,12 @@ import re
 from rlrt.verifiers.literals import NUMBER
 
 END_OF_THOUGHT = "</think>"
-BOX = re.compile(r"\\(boxed)(?=\{)")
-BOX_OF_ANY_FORM = re.compile(r"\\(boxed|fbox|framebox)(?![A-Za-z])[ \t\n]*")
+BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 r"""Braces that group; ``\{`` is a sign."""
-ONE_LETTER = re.compile(r"[^\W\d_](?![^\W_])")
+LETTER = re.compile(r"[A-Za-z]")
+END = re.compile(r"\.?(?:\s*(?:\$|\\\)|\\\]|\n|\Z)|\s+[A-Z])")
+"""What follows the content of a box without braces: the end of a line, a sentence or its mathematics."""
 
 
 def after_thinking(text: str) -> str:
@@ -21,26 +22,24 @@ def after_thinking(text: str) -> str:
     return "" if "<think>" in text else text
 
 
-def boxed(text: str, published: bool = False) -> str | None:
-    r"""Return the content of the last ``\\boxed{...}``, braces balanced; None without a box, empty if the box never closes.
+def boxed(text: str) -> str | None:
+    r"""Return the content of the last box, braces balanced; None without a box, empty if the box never closes.
 
-    Args:
-        published: take the forms that published solutions have too: ``\\fbox{...}``, ``\\framebox{...}``, spaces before the
-            brace, and without braces the number, or the one letter, that follows.
+    A box is ``\\boxed{2}``, ``\\fbox{2}``, ``\\framebox{2}``, also with white space before the brace, and ``\\boxed 2``, a
+    number or letter that ends a line, a sentence or its mathematics. ``\\{`` and ``\\}`` are signs, not braces.
     """
-    for start in reversed(list((BOX_OF_ANY_FORM if published else BOX).finditer(text))):
+    for start in reversed(list(BOX.finditer(text))):
         begin = start.end()
         if text[begin : begin + 1] != "{":
-            bare = NUMBER.match(text, begin) or ONE_LETTER.match(text, begin)
+            bare = NUMBER.match(text, begin) or LETTER.match(text, begin)
             if bare is None:
                 continue  # the command is mentioned, not used
-            return bare[0].strip()
+            return bare[0].strip() if END.match(text, bare.end()) else ""  # where does it end?
         depth = 0
         for brace in BRACE.finditer(text, begin):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                inside = text[begin + 1 : brace.start()].strip()
-                return inside if start[1] == "boxed" else re.sub(r"\A\$([^$]*)\$\Z", r"\1", inside).strip()
+                return re.sub(r"\A\$([^$]*)\$\Z", r"\1", text[begin + 1 : brace.start()].strip()).strip()
         return ""
     return None
 
@@ -55,5 +54,10 @@ def final_answer(text: str) -> str:
 
 
 def normalised(answer: str) -> str:
-    """Remove all white space: the only difference that exact match ignores."""
+    """Remove all white space: what makes two questions or two solutions the same text."""
     return re.sub(r"\s+", "", answer)
+
+
+def spaced(answer: str) -> str:
+    """Write every run of white space as one space, and none at the ends: the only difference that exact match ignores."""
+    return " ".join(answer.split())

@@ -1,24 +1,25 @@
-"""Mathematical equality by math-verify.
+"""Mathematical equality: numbers, words and what is made of them are compared at sight, expressions by math-verify.
 
-math-verify 0.9 sets signal handlers (and so raises in threads), may never return, is not symmetric (the expected answer goes
-first), and accepts some wrong answers (1/2004! = 1/2006!): it runs in processes that can be killed. It also evaluates any sum,
-so from a response without a box it gets a plain number (``rlrt.verifiers.literals``) or nothing.
+math-verify 0.9 sets signal handlers (and so raises in threads), and may never return: it runs in processes that can be killed
+(``rlrt.verifiers.symbolic``). It also evaluates any sum, so from a response without a box it gets a plain number
+(``rlrt.verifiers.literals``) or nothing.
 """
 
 from __future__ import annotations
 
-import logging
 import re
 
 from rlrt.verifiers.answers import after_thinking, boxed
+from rlrt.verifiers.equality import Undecided, equal_answers
 from rlrt.verifiers.literals import last_number, readable
+from rlrt.verifiers.symbolic import equal_expressions
 from rlrt.verifiers.verifier import InProcesses
 
 LONGEST = 20_000
 """Characters at a response's end that are searched for a box: answers are there, and parsing takes time."""
 
 WHOLE = r"(0|-?[1-9]\d{0,14})"
-"""Pattern of a whole number that is compared without math-verify."""
+"""Pattern of a whole number that is compared without being read."""
 
 
 def math_verify(timeout_s: float, workers: int) -> InProcesses:
@@ -35,37 +36,45 @@ def answer_part(response: str) -> str:
 
 
 def at_sight(expected: str, response: str) -> bool | None:
-    """Return the verdict that needs no math-verify: on no answer, on the expected text itself, on two whole numbers; else
-    None."""
+    """Return the verdict that needs no math-verify: on no answer, on numbers, words, choices, and lists of them; else None."""
     if not response:
         return False
-    inside = response.removeprefix("\\boxed{").removesuffix("}").strip()
-    return True if inside and inside == readable(expected).strip() else whole_numbers(expected, response)
+    quick = whole_numbers(expected, response)
+    if quick is not None:
+        return quick
+    try:
+        return equal_answers(expected_text(expected), inside_of(response), undecided) if expected.strip() else None
+    except Undecided:
+        return None
 
 
 def whole_numbers(expected: str, response: str) -> bool | None:
-    """Return whether two plain whole numbers are equal; None for anything else, which sympy must parse."""
+    """Return whether two plain whole numbers are equal; None for anything else."""
     actual, expected_number = re.fullmatch(rf"\\boxed\{{{WHOLE}\}}", response), re.fullmatch(WHOLE, expected)
     return None if actual is None or expected_number is None else actual[1] == expected_number[1]
+
+
+def undecided(expected: str, given: str) -> bool:
+    """Decide nothing: expressions need a process."""
+    raise Undecided
+
+
+def inside_of(response: str) -> str:
+    """Return the answer within ``answer_part``'s box."""
+    return response.removeprefix("\\boxed{").removesuffix("}").strip()
+
+
+def expected_text(expected: str) -> str:
+    """Return an expected answer without a box around it."""
+    inside = boxed(expected)
+    return inside if inside else expected
 
 
 def equal(expected: str, response: str) -> bool:
     """True if the response's final answer equals the expected one. Runs in a worker process, which may be killed.
 
-    Raises whatever math-verify or sympy raise, and ValueError for an expected answer that cannot be parsed.
+    Raises whatever math-verify or sympy raise, and ValueError for an expected answer that cannot be read.
     """
-    from math_verify import parse, verify
-
-    logging.getLogger("math_verify").setLevel(
-        logging.CRITICAL
-    )  # at each call it warns that it has no time limit of its own
-    gold = parse(in_math(readable(expected)), parsing_timeout=None)
-    if not gold:
+    if not expected.strip():
         raise ValueError(f"the expected answer {expected!r} cannot be read")
-    answer = parse(response, parsing_timeout=None)
-    return bool(answer) and bool(verify(gold, answer, timeout_seconds=None))
-
-
-def in_math(expected: str) -> str:
-    """Return an expected answer as LaTeX mathematics; unchanged if it has math delimiters or a box already."""
-    return expected if re.search(r"\$|\\boxed|\\\(|\\\[", expected) else f"${expected}$"
+    return equal_answers(expected_text(expected), inside_of(response), equal_expressions)

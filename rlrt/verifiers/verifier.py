@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from rlrt.types import Grade
-from rlrt.verifiers.answers import after_thinking, final_answer, normalised
+from rlrt.verifiers.answers import after_thinking, final_answer, spaced
 
 Pending = Callable[[], list[Grade]]
 """A function that waits for the requested grades and returns them in order."""
@@ -32,11 +32,11 @@ class Verifier(Protocol):
 
 
 class ExactMatch:
-    """1 if the final answer equals the expected one, white space ignored."""
+    """1 if the final answer equals the expected one; runs of white space count as one space, and none at the ends."""
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
         """Grade at once."""
-        grades = [verdict(normalised(final_answer(after_thinking(t))) == normalised(a)) for a, t in pairs]
+        grades = [verdict(spaced(final_answer(after_thinking(t))) == spaced(a)) for a, t in pairs]
         return lambda: grades
 
     def close(self) -> None:
@@ -90,8 +90,11 @@ class InProcesses:
         return wait
 
     def _ask(self, pair: tuple[Any, str]) -> Any:
-        """Return the verdict at sight, or the future of one."""
-        known = self._at_sight(*pair)
+        """Return the verdict at sight, or the future of one; what fails at sight is left to a process, where it is an error."""
+        try:
+            known = self._at_sight(*pair)
+        except Exception:  # a strange answer must not end the run
+            known = None
         if known is not None:
             return known
         if pair not in self._asked:

@@ -11,7 +11,6 @@ import pytest
 from rlrt.audit_verifier import HANGING, KINDS, audit, fraction_probes, number_probes, probes_of, unprobed
 from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
-from rlrt.verifiers.math import equal
 from tests.helpers import settings
 
 
@@ -46,10 +45,12 @@ def test_what_the_shipped_verifiers_make_of_it(problems, verifier, rejected):
     assert list(rows) == list(KINDS)
     assert rows["expected answer"] == (7, 7, 0, 0, 0)
     assert rows["unfinished sum"][0] == 7 * 6 + 2
-    for kind in set(KINDS) - {"equivalent form", "without a box"}:
+    for kind in set(KINDS) - {"equivalent form", "without a box", "dress"}:
         assert rows[kind][2:] == (0, 0, 0), kind
     assert rows["without a box"][3] == (14 if rejected else 0)
-    assert "not probed" not in text
+    assert rows["dress"] == (42, 42 - (35 if rejected else 0), 0, 35 if rejected else 0, 0)
+    assert text.count("not probed") == 1
+    assert "not probed for letters in another order: no answer is a word" in text
     assert rows["equivalent form"][3] == rejected
     assert ("taken for wrong: " in text) == (rejected > 0)
     assert "an expression that never ends: " in text
@@ -123,12 +124,16 @@ def test_what_could_not_be_probed_is_said():
     assert unprobed(units) == [
         "not probed for equivalent forms, near misses and unfinished sums: 3 of 3 answers are neither a number nor a fraction "
         "(for example '9 (apples)')",
+        "not probed for letters in another order: no answer is a word",
         "not probed with many boxes, nor with many answers in one box: no answer is a whole number",
     ]
-    (line,) = unprobed([*units, Prompt("a", "x", None, None, "5")])
+    line, _ = unprobed([*units, Prompt("a", "x", None, None, "5")])
     assert "3 of 4 answers" in line
-    assert unprobed([Prompt("a", "x", None, None, "5")]) == []
+    assert unprobed([Prompt("a", "x", None, None, "5"), Prompt("b", "x", None, None, "east")])[1:] == []
+    (line,) = [line for line in unprobed([Prompt("a", "x", None, None, "x^2")]) if "dress" in line]
+    assert line.endswith("1 of 1 answers are neither a number, a fraction, words nor a letter (for example 'x^2')")
     assert [line.partition(":")[2] for line in unprobed([Prompt("a", "x", None)])] == [
+        " no answer is a word",
         " 1 of 1 problems have no final answer as text",
         " no answer is a whole number",
         " 1 of 1 problems have neither answer nor solution as text",
@@ -140,12 +145,53 @@ def test_a_verifier_that_finishes_sums_is_shown_up():
 
     class Finishing(Task):
         def grade(self, prompt, text):
-            correct = text != HANGING and equal(prompt.final, text)
+            correct = text != HANGING and bare_math_verify(prompt.final, text)
             return Grade(correct, float(correct))
 
     text = audit(Finishing(), [Prompt("a", "x", "35", None, "35")])
     assert rows_of(text)["unfinished sum"][2] > 4
     assert "taken for right: '32 + 3' for '35'" in text
+
+
+def test_a_verifier_that_reads_words_as_products_or_stumbles_over_dress_is_shown_up():
+    class Bare(Task):
+        def grade(self, prompt, text):
+            correct = text != HANGING and bare_math_verify(prompt.final, text)
+            return Grade(correct, float(correct))
+
+    rows = rows_of(audit(Bare(), [Prompt("a", "x", "listen", None, "listen"), Prompt("b", "x", "C", None, "C")]))
+    assert rows["letters in another order"] == (2, 0, 2, 0, 0)
+    assert rows["dress"][3] > 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "dress", "near", "letters"),
+    [
+        ("listen", 7, 0, 2),
+        ("C", 7, 2, 0),
+        ("level", 7, 0, 1),
+        ("\\$1.50", 1, 1, 0),
+        ("25\\%", 1, 1, 0),
+        ("0.5\\%", 0, 0, 0),
+        ("1234", 8, 4, 0),
+        ("\\frac{1}{2}", 6, 1, 0),
+        ("7 pm", 0, 0, 0),
+        ("x^2", 0, 0, 0),
+        ("5 \\text{ cm}", 1, 1, 0),
+    ],
+)
+def test_probes_for_dress_and_letters(answer, dress, near, letters):
+    probes = probes_of(Prompt("a", "x", answer, None, answer))
+    counts = [sum(p.kind == kind for p in probes) for kind in ("dress", "near miss", "letters in another order")]
+    assert counts == [dress, near, letters]
+    assert {p.right for p in probes if p.kind == "dress"} <= {True}
+    assert not any(p.right for p in probes if p.kind in ("near miss", "letters in another order"))
+
+
+def bare_math_verify(expected, text):
+    from math_verify import parse, verify
+
+    return verify(parse(f"${expected}$", parsing_timeout=None), parse(text, parsing_timeout=None), timeout_seconds=None)
 
 
 def test_the_command_on_the_embedded_task(tmp_path):

@@ -8,7 +8,24 @@ from rlrt.verifiers.verifier import ExactMatch
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"), ("\\boxed{1", ""), ("a\n b \n", "b"), ("", "")],
+    [
+        ("\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
+        ("\\boxed{1", ""),
+        ("a\n b \n", "b"),
+        ("", ""),
+        ("\\fbox{3}", "3"),
+        ("\\framebox{6}", "6"),
+        ("so \\boxed 2", "2"),
+        ("so $\\boxed 2$.", "2"),
+        ("so \\boxed -2.5. Done", "-2.5"),
+        ("\\boxed C", "C"),
+        ("\\boxed 2 + 3", ""),
+        ("\\boxed\n{4}", "4"),
+        ("\\boxed{1} or \\fbox{2}", "2"),
+        ("\\boxed{\\left\\{1,2\\right.}", "\\left\\{1,2\\right."),
+        ("\\boxed{\\{1\\}}", "\\{1\\}"),
+        ("\\boxedx{1}\nb", "b"),
+    ],
 )
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
@@ -28,7 +45,7 @@ def test_what_counts_stands_after_the_thought(text, left):
 
 
 def test_exact_match_of_many():
-    grades = ExactMatch().start([("1 2", "\\boxed{12}"), ("3", "\\boxed{4}"), ("3", "<think>\\boxed{3}")])()
+    grades = ExactMatch().start([("1 2", "\\boxed{1  2}"), ("12 3", "\\boxed{1 23}"), ("3", "<think>\\boxed{3}")])()
     assert [(g.correct, g.reward, g.error) for g in grades] == [
         (True, 1.0, False),
         (False, 0.0, False),
