@@ -14,7 +14,7 @@ from rlrt.config.compose import register, with_tuned
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import expand
 from rlrt.distributed.rank import is_main
-from rlrt.errors import RankLost, UserError
+from rlrt.errors import RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.folder import forget_empty
@@ -62,7 +62,7 @@ def job(config: Any, codes: Codes) -> float | None:
         return run_one(config, path, names, typed, codes)
     except UserError as error:
         if main:  # all ranks get the same error
-            print(f"error: {masked(str(error))}", file=sys.stderr)
+            print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
             forget_empty(path)
         codes.codes.append(2)
     except RankLost as error:

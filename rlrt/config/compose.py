@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.options import content, inherited, option_file
-from rlrt.config.overrides import grammar
+from rlrt.config.overrides import grammar, mapping_opened, parsed
+from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.identity import identity
@@ -69,7 +70,6 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register()
     GlobalHydra.instance().clear()
@@ -87,8 +87,9 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
         groups = set(loader.list_groups("")) | added_groups | {"hydra"}
         values = [o for o in overrides if is_value(o, groups)]
         choices = tuple(o for o in overrides if o not in values)
+        parsed(choices)
         if choices not in composed_choices:
-            group_overrides = [*search_path, *study_sweeper(choices), *choices]
+            group_overrides = [*search_path, *study_sweeper(choices), *map(mapping_opened, choices)]
             whole = compose("config", overrides=group_overrides, return_hydra_config=True)
             inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
             if [o for o in inherits if o.startswith(TUNED)]:
@@ -97,7 +98,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
             composed_choices[choices] = whole, inherits
         whole, inherits = composed_choices[choices]
         config = copy.deepcopy(whole)
-        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides([*inherits, *values]), config)
+        loader._apply_overrides_to_config(parsed([*inherits, *map(mapping_opened, values)]), config)
         return config
 
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -234,7 +235,7 @@ def hydra_keys(arguments: Sequence[str]) -> list[str]:
     with composer() as compose:
         try:
             hydra = compose(group_overrides).hydra
-        except HydraException:
+        except (HydraException, UserError):
             hydra = compose([]).hydra
     return [*dotted(hydra.launcher, "hydra.launcher."), *dotted(hydra.sweeper, "hydra.sweeper.")]
 

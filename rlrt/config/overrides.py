@@ -1,14 +1,19 @@
-"""The grammar of Hydra's overrides: how values are written."""
+"""The grammar of Hydra's overrides: how values are written, and how what was typed is read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import UserError, shown
+from rlrt.paths import CONFIG
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Pattern of a key that needs no quoting in Hydra's grammar."""
+OWN_SECTIONS = ("hydra.launcher", "hydra.sweeper")
+"""Sections of Hydra's whose keys rlrt declares and checks itself."""
 
 
 def grammar(value: Any) -> str:
@@ -34,3 +39,89 @@ def grammar(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def written(value: Any) -> str:
+    """Return a value of YAML as it is typed: ``grammar``, with quotes only around a text that would be read as something else.
+
+    So names of files and jobs stay readable (``method=rlrt``), and ``null``, ``{prompt}>`` and ``a,b`` arrive as what they are.
+    """
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_./-]+", value) and read_back(value) == value:
+        return value
+    return grammar(value)
+
+
+def read_back(text: str) -> Any:
+    """Return the value that Hydra reads from a typed text; None if it cannot be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return None
+
+
+class GroupOptions:
+    """What Hydra's parser asks a config loader for: the options of a config group, for ``GROUP=glob(PATTERN)``.
+
+    Args:
+        folders: folders with config groups, beside the shipped ones.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = [*folders, CONFIG]
+
+    def get_group_options(self, group: str, results_filter: Any = None) -> list[str]:
+        """Return the options of a group, also those in its subfolders; files whose name begins with _ are parts of others."""
+        roots = [folder / group for folder in self._folders]
+        files = [(root, file) for root in roots for file in root.rglob("[!_]*.yaml")]
+        return sorted({str(file.relative_to(root).with_suffix("")) for root, file in files})
+
+
+def parsed(arguments: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
+    """Parse typed overrides.
+
+    Args:
+        arguments: overrides in Hydra's grammar.
+        folders: further folders with config groups.
+
+    Raises:
+        UserError: naming the override that is not in the grammar.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create(config_loader=GroupOptions(folders))  # type: ignore[arg-type]
+    overrides: list[Any] = []
+    for argument in arguments:
+        try:
+            overrides += parser.parse_overrides([argument])
+        except (HydraException, RecursionError):
+            raise UserError(ungrammatical(argument)) from None
+    return overrides
+
+
+def ungrammatical(argument: str) -> str:
+    """Return the sentence for an override that Hydra's grammar does not have."""
+    name, equals, value = argument.partition("=")
+    if not equals and not argument.startswith("~"):
+        return f"{shown(argument)}: expected KEY=VALUE."
+    if not re.fullmatch(r"[+~]*[A-Za-z0-9_./@:$-]+", name):
+        return f"{shown(argument)}: expected KEY=VALUE with a key of letters, digits, dots and _, got the key {shown(name)}."
+    return (
+        f"{name.lstrip('+~')}: expected a value in Hydra's grammar, got {shown(value)}; close every bracket and quote, and put "
+        f"a text with special signs into two pairs of quotes: '{name}=\"TEXT\"'."
+    )
+
+
+def mapping_opened(argument: str) -> str:
+    """Return ``KEY={...}`` as ``++KEY={...}``: Hydra adds no key to a mapping otherwise, not even to an empty one.
+
+    Keys that nobody declares are refused when the config is checked. Hydra's own sections are left to Hydra.
+    """
+    name, _, value = argument.partition("=")
+    hydras = name.startswith("hydra.") and not name.startswith(OWN_SECTIONS)
+    if not value.lstrip().startswith("{") or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+", name) or hydras:
+        return argument
+    return f"++{argument}" if isinstance(read_back(value), dict) else argument

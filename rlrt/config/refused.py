@@ -10,7 +10,8 @@ from typing import Any
 
 from rlrt.config.compose import GROUPS, choice, composed_keys, config_dirs_of, hydra_keys
 from rlrt.config.options import SECTIONS, key_of_other_options
-from rlrt.errors import UserError, nearest
+from rlrt.config.overrides import ungrammatical
+from rlrt.errors import UserError, brief, nearest
 from rlrt.paths import CONFIG
 from rlrt.records.secrets import masked
 
@@ -20,6 +21,10 @@ HYDRAS = ("hydra", "omegaconf", "antlr4", "yaml")
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:
     """Return Hydra's complaint as one sentence with the nearest valid name."""
+    from hydra.errors import OverrideParseException
+
+    if isinstance(error, OverrideParseException):
+        return ungrammatical(error.override)
     text = str(error)
     if match := re.search(r"Could not override '([^']+)'", text):
         name = match[1]
@@ -34,6 +39,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"{name}: there is no such key.{nearest(name, known)}"
     if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{match[1]}: several values make a sweep; add -m, or write a list as [a,b]."
+    if match := re.search(r"Sweep parameters '([^']+)' requires --multirun", text):
+        return f"{match[1].split('=')[0].lstrip('+')}: several values make a sweep; add -m."
     if match := re.search(r"Could not find '([^']+?)/([^'/]+)'", text):
         whole = f"{match[1]}/{match[2]}"
         group = whole.split("/")[0] if whole.split("/")[0] in GROUPS else match[1]  # experiment=paper/x is one choice
@@ -68,7 +75,7 @@ def known_names(arguments: Sequence[str]) -> list[str]:
 
     try:
         keys = composed_keys(arguments)
-    except HydraException:
+    except (HydraException, UserError):
         keys = composed_keys([])
     return [*keys, *GROUPS, *hydra_keys(arguments)]
 
@@ -85,13 +92,13 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str] = ()) -> int:
     try:
         action()
     except UserError as error:
-        print(f"error: {masked(str(error))}", file=sys.stderr)
+        print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
         return 2
     except Exception as error:
         refused = unwritable(error, arguments) or (explain(error, arguments) if is_hydras(error) else "")
         if not refused:
             raise
-        print(f"error: {masked(refused)}", file=sys.stderr)
+        print(f"error: {brief(masked(refused))}", file=sys.stderr)
         return 2
     return 0
 

@@ -349,7 +349,7 @@ class Driver:
     def _row(self, folder: Path) -> Row:
         entry = self._entries[folder]
         records = last_records(folder) if entry.state.name != "queued" else []
-        steps = entry.job.plain.get("train", {}).get("steps") or planned_steps(folder)
+        steps = int(entry.job.plain.get("train", {}).get("steps") or planned_steps(folder))  # may be the text "7"
         return Row(folder.name, entry.state, records, steps)
 
     def _show(self) -> None:
