@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError, shown
+from rlrt.errors import UserError, nearest, shown
 from rlrt.paths import CONFIG
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -58,7 +58,7 @@ def read_back(text: str) -> Any:
 
     try:
         return OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
+    except (HydraException, RecursionError, ValueError):
         return None
 
 
@@ -97,15 +97,17 @@ def parsed(arguments: Sequence[str], folders: Sequence[Path] = ()) -> list[Any]:
     for argument in arguments:
         try:
             overrides += parser.parse_overrides([argument])
-        except (HydraException, RecursionError):
+        except (HydraException, RecursionError, ValueError):  # ValueError: a whole number of thousands of digits
             raise UserError(ungrammatical(argument)) from None
+        if not overrides[-1].key_or_group:
+            raise UserError(ungrammatical(argument))
     return overrides
 
 
 def ungrammatical(argument: str) -> str:
     """Return the sentence for an override that Hydra's grammar does not have."""
     name, equals, value = argument.partition("=")
-    if not equals and not argument.startswith("~"):
+    if (not equals and not argument.startswith("~")) or not name.lstrip("+~"):
         return f"{shown(argument)}: expected KEY=VALUE."
     if not re.fullmatch(r"[+~]*[A-Za-z0-9_./@:$-]+", name):
         return f"{shown(argument)}: expected KEY=VALUE with a key of letters, digits, dots and _, got the key {shown(name)}."
@@ -115,13 +117,50 @@ def ungrammatical(argument: str) -> str:
     )
 
 
+LONGEST = 200
+"""Characters of a name that may be a file's: file systems take 255 bytes."""
+
+
+def refuse_long_name(argument: str) -> None:
+    """Refuse a key, or an option of a config group, that is longer than any file's name: looking for its file would fail.
+
+    Raises:
+        UserError: with its beginning.
+    """
+    name, _, value = argument.partition("=")
+    if len(name) > LONGEST:
+        raise UserError(f"{shown(name)}: there is no such key.")
+    if len(value) > LONGEST and any(len(part) > LONGEST for part in value.split(",")) and "." not in name:
+        group = name.lstrip("+~")
+        if group == "sweep" or (CONFIG / group).is_dir():
+            raise UserError(f"{group}: there is no such {group} as {shown(value)}.")
+
+
+def refuse_no_option(override: Any) -> None:
+    """Refuse a value that is no option of a config group: null, a number, an empty text.
+
+    Raises:
+        UserError: naming the group and its options.
+    """
+    group, value = override.key_or_group, override.value()
+    if override.is_delete() or override.is_sweep_override() or not (CONFIG / group).is_dir():
+        return
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) and name for name in names) and value != {} and not isinstance(value, dict):
+        options = GroupOptions([]).get_group_options(group)
+        raise UserError(f"{group}: expected the name of an option, got {grammar(value)}.{nearest('', options)}")
+
+
 def mapping_opened(argument: str) -> str:
     """Return ``KEY={...}`` as ``++KEY={...}``: Hydra adds no key to a mapping otherwise, not even to an empty one.
 
     Keys that nobody declares are refused when the config is checked. Hydra's own sections are left to Hydra.
     """
     name, _, value = argument.partition("=")
-    hydras = name.startswith("hydra.") and not name.startswith(OWN_SECTIONS)
-    if not value.lstrip().startswith("{") or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+", name) or hydras:
+    is_hydras = name.split(".")[0] == "hydra" and not name.startswith(OWN_SECTIONS)
+    is_key = (
+        re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", name) and not (CONFIG / name).is_dir()
+    )  # else a config group
+    if not value.lstrip().startswith("{") or not is_key or is_hydras:
         return argument
     return f"++{argument}" if isinstance(read_back(value), dict) else argument

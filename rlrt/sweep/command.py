@@ -16,7 +16,7 @@ from rlrt.paths import SWEEPS
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
-from rlrt.sweep.driver import Driver, dry_run
+from rlrt.sweep.driver import Driver
 from rlrt.sweep.jobs import (
     Compose,
     assign_folders,
@@ -34,6 +34,7 @@ from rlrt.sweep.jobs import (
 from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
 from rlrt.sweep.plan import Job, is_axis
+from rlrt.sweep.sbatch import check_folder
 from rlrt.sweep.settings import launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
 from rlrt.sweep.state import job_folders, job_state
@@ -60,8 +61,10 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         source, retries, first, jobs = source_of(base, overrides, folder, compose, launcher)
         launcher = with_gpus(launcher, jobs)
         launcher.check()
+        check_folder(folder, on_slurm=launcher.outlives_driver)
         if isinstance(launcher, SlurmLauncher) and launcher.dry_run:
-            return dry_run(launcher, first, folder)
+            print(launcher.script(min(first, launcher.room(0)), folder))
+            return 0
         folder.mkdir(parents=True, exist_ok=True)
         study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
         arguments = [*(part for path in config_dirs for part in ("--config-dir", path)), *overrides]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.load import load
-from rlrt.errors import UserError, first_line
+from rlrt.config.refused import explain
+from rlrt.errors import UserError
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
@@ -31,7 +32,7 @@ def checked(folder: Path, overrides: Sequence[str], compose: Compose) -> Job:
     try:
         job = job_of(folder, tuple(overrides), compose)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {first_line(error)}") from None
+        raise UserError(f"{explain(error, overrides)} (in the job {' '.join(overrides)})") from None
     check(job)
     return job
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlrt.config.overrides import parsed, written
 from rlrt.errors import UserError, shown
+from rlrt.keys import LARGEST, finite
 from rlrt.records.files import read_json, write_json
 
 SPEC = "job.json"
@@ -175,7 +176,7 @@ def range_count(line: str, value: Any) -> int:
         UserError: for a range that never ends.
     """
     start, stop, step = value.start, value.stop, value.step
-    if not all(map(math.isfinite, (start, stop, step))) or step == 0:
+    if not all(map(finite, (start, stop, step))) or step == 0:
         raise UserError(f"{line}: expected a range with finite numbers and a step other than 0.")
     if isinstance(start, int) and isinstance(stop, int) and isinstance(step, int):
         return max(0, -((start - stop) // step))
@@ -234,9 +235,10 @@ def grid_jobs(
             )
     total = sum(map(size, planned, together))
     if max_jobs is not None and total > max_jobs:
+        remedy = f", or set hydra.sweeper.max_jobs={total}" if total <= LARGEST else ""
         raise UserError(
-            f"hydra.sweeper.max_jobs: this grid has {total} jobs, more than the {max_jobs} that are allowed; give an axis "
-            f"fewer values, or set hydra.sweeper.max_jobs={total}."
+            f"hydra.sweeper.max_jobs: this grid has {at_most(total)} jobs, more than the {max_jobs} that are allowed; give an "
+            f"axis fewer values{remedy}."
         )
     jobs: dict[str, Job] = {}
     for axes, groups in zip(planned, together, strict=True):
@@ -244,6 +246,11 @@ def grid_jobs(
             job = compose(overrides)
             jobs.setdefault(job.identity, job)
     return list(jobs.values())
+
+
+def at_most(number: int) -> str:
+    """Return a number as text; of one without end only its magnitude."""
+    return str(number) if number < 10**15 else "more than 10^15"
 
 
 def zips_of(axes: Mapping[str, Any], zipped: Sequence[Sequence[str]]) -> list[list[str]]:

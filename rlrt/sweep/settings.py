@@ -18,7 +18,7 @@ from rlrt.paths import CONFIG
 from rlrt.records.identity import identity
 from rlrt.statistics import ladder
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
-from rlrt.sweep.plan import Job
+from rlrt.sweep.plan import Job, at_most
 from rlrt.sweep.search import Plan
 from rlrt.sweep.space import described, grid_size, space_of
 
@@ -175,8 +175,8 @@ def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> No
     points = grid_size(space) if is_grid else 0
     if points > keys.max_jobs:
         raise UserError(
-            f"hydra.sweeper.max_jobs: this grid has {points} points, more than the {keys.max_jobs} that are allowed; give a "
-            f"key fewer values, or set hydra.sweeper.max_jobs={points}."
+            f"hydra.sweeper.max_jobs: this grid has {at_most(points)} points, more than the {keys.max_jobs} that are allowed; "
+            "give a key fewer values, or set a larger hydra.sweeper.max_jobs."
         )
     total = min(keys.n_trials, points or keys.n_trials) * runs
     if total > keys.max_jobs:

@@ -12,7 +12,7 @@ from typing import Any
 from rlrt.config.load import refuse_unknown
 from rlrt.config.overrides import parsed, written
 from rlrt.errors import UserError, first_line, shown
-from rlrt.keys import LARGEST
+from rlrt.keys import LARGEST, finite
 from rlrt.sweep.plan import count, values_of
 
 KINDS: Mapping[str, tuple[list[str], list[str]]] = {
@@ -123,7 +123,7 @@ def numbers(where: str, whole: bool, fields: Mapping[str, Any]) -> Any:
         value = fields.get(bound, 1)
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             raise UserError(f"{where}.{bound}: expected a {'whole ' if whole else ''}number, got {shown(value)}.")
-        if not math.isfinite(value) or (isinstance(value, int) and abs(value) > LARGEST):
+        if not finite(value) or (isinstance(value, int) and abs(value) > LARGEST):
             limit = f"number of at most {LARGEST}" if isinstance(value, int) else "finite number"
             raise UserError(f"{where}.{bound}: expected a {limit}, got {shown(value)}.")
     low, high, step = fields["low"], fields["high"], fields.get("step")
