@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlrt.errors import UserError, nearest
+from rlrt.errors import UserError, nearest, shown
 
 LARGEST = 2**31 - 1
 """Largest whole number that a config may contain."""
@@ -35,6 +35,11 @@ def key(
     return dataclasses.field(metadata={"meaning": meaning, "unit": unit, **limits})
 
 
+def finite(value: float) -> bool:
+    """True for every whole number, also one that is too large for a float, and for a float that is neither infinite nor NaN."""
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def check_ranges(section: Any, path: str) -> None:
     """Refuse values outside the range or choices that their ``key`` declares.
 
@@ -51,14 +56,14 @@ def check_ranges(section: Any, path: str) -> None:
             continue
         name = f"{path}.{field.name}" if path else field.name
         if limits["choices"] and value not in limits["choices"]:
-            hint = nearest(str(value), limits["choices"])
-            raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {value!r}.{hint}")
+            hint = nearest(str(value)[:99], limits["choices"])
+            raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {shown(value)}.{hint}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        if not math.isfinite(value):
+        if not finite(value):
             raise UserError(f"{name}: expected a finite number, got {value}.")
         if isinstance(value, int) and abs(value) > LARGEST:
-            raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {value}.")
+            raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {shown(value)}.")
         for bound, wrong, relation in (
             ("above", lambda v, b: v <= b, "above"),
             ("least", lambda v, b: v < b, "of at least"),

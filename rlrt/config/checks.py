@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError
+from rlrt.errors import UserError, shown
 
 
 def check(settings: Settings) -> None:
@@ -77,7 +77,7 @@ def check_device(device: str) -> None:
         return
     name, _, index = device.partition(":")
     if name != "cuda" or (index and not index.isdigit()):
-        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, got {shown(device)}.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

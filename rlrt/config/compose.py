@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.options import content, inherited, option_file
-from rlrt.config.overrides import grammar, mapping_opened, parsed
+from rlrt.config.overrides import grammar, mapping_opened, parsed, refuse_no_option
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
@@ -45,8 +45,14 @@ def register() -> None:
 def run_name(*, _root_: Any) -> str:
     """Return the name of a run's folder: the typed overrides in readable form, and the run's identity."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [str(o) for o in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
+    typed: Any = OmegaConf.select(_root_, "hydra.overrides.task", default=[])
+    try:
+        overrides = [str(o) for o in typed]
+    except OmegaConfBaseException:  # an interpolation that leads nowhere: the run refuses it by its key
+        unresolved: Any = OmegaConf.to_container(typed, resolve=False)
+        overrides = [str(o) for o in unresolved]
     keys = [k for k in _root_ if k != "hydra"]
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, keys), resolve=True)
@@ -87,7 +93,8 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
         groups = set(loader.list_groups("")) | added_groups | {"hydra"}
         values = [o for o in overrides if is_value(o, groups)]
         choices = tuple(o for o in overrides if o not in values)
-        parsed(choices)
+        for choice in parsed(choices):
+            refuse_no_option(choice)
         if choices not in composed_choices:
             group_overrides = [*search_path, *study_sweeper(choices), *map(mapping_opened, choices)]
             whole = compose("config", overrides=group_overrides, return_hydra_config=True)
