@@ -14,6 +14,10 @@ LARGEST = 2**31 - 1
 """Largest whole number that a config may contain."""
 
 
+FLOAT32 = (1e-37, 1e38)
+"""Numbers that a 32-bit float holds, in size: what is computed with one that it does not hold is 0, infinite or NaN."""
+
+
 def key(
     meaning: str,
     unit: str = "",
@@ -64,6 +68,8 @@ def check_ranges(section: Any, path: str) -> None:
             raise UserError(f"{name}: expected a finite number, got {value}.")
         if isinstance(value, int) and abs(value) > LARGEST:
             raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {shown(value)}.")
+        if abs(value) > FLOAT32[1] or (limits["above"] == 0 and 0 < value < FLOAT32[0]):
+            raise UserError(f"{name}: expected a number from {FLOAT32[0]:g} to {FLOAT32[1]:g} in size, got {value:g}.")
         for bound, wrong, relation in (
             ("above", lambda v, b: v <= b, "above"),
             ("least", lambda v, b: v < b, "of at least"),

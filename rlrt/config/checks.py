@@ -42,6 +42,12 @@ def check(settings: Settings) -> None:
         from rlrt.records.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
+        if not settings.tracking.experiment.strip():
+            raise UserError("tracking.experiment: expected the name of an experiment of MLflow's, got an empty text.")
+    if train.keep_best is not None and "/" not in train.keep_best:
+        raise UserError(
+            f"train.keep_best: expected a metric such as eval/greedy or reward/mean, got {shown(train.keep_best)}."
+        )
 
 
 def check_ahead(settings: Settings) -> None:

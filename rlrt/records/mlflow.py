@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rlrt.errors import UserError
+from rlrt.records.files import nearest_existing
 from rlrt.records.secrets import masked, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
@@ -59,6 +60,14 @@ def check_uri(uri: str) -> None:
         _ = urlsplit(uri).port
     except ValueError:  # the ValueError's message may contain the password
         raise UserError(f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}.") from None
+    if scheme in ("http", "https") and (not urlsplit(uri).hostname or re.search(r"\s", uri)):
+        raise UserError(f"tracking.uri: expected HOST:PORT after {scheme}://, got {without_password(uri)!r}.")
+    if uri.startswith("sqlite:///"):
+        file = sqlite_file(uri)
+        if file.is_dir() or not nearest_existing(file.parent).is_dir():
+            raise UserError(
+                f"tracking.uri: expected a file that can be in {file.parent}, got {without_password(uri)!r}."
+            )
     if scheme not in SCHEMES:
         raise UserError(
             f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a scheme that "

@@ -21,7 +21,8 @@ LONG = "A" * 5000
 ODD = (
     "", "text", "null", "true", "nan", "inf", "-inf", "[]", "[1,a]", "[[]]", "{}", "{a:1}", "{a:{b:[1]}}", "[a,b", "{a", "'a",
     "a,b", "1,", ",", "=", "a=b", "(", "@x", "\\", "${nope}", "${seed}", "${oc.env:NOPE}", "${", "'${nope}'", "range(3)",
-    "glob(*)", "interval(0,1)", "choice(1,2)", "shuffle(1,2)", "???", "é", "'a\nb'", "' '", "'1'", "'null'", "/", "..", "~nobody/x", "a b",
+    "glob(*)", "interval(0,1)", "choice(1,2)", "shuffle(1,2)", "???", "é", "'a\nb'", "' '", "'1'", "'null'", "/", "..",
+    "~nobody/x", "a b", "--help=1",
     "0x10", "1_000", "--x", LONG, f"[{LONG}]", f"'{LONG}\n{LONG}'", "9" * 400, "9" * 5000, "1e400", "-0.0", "1e-400",
 )  # fmt: skip
 """Values that no key, or few keys, can have."""
@@ -92,4 +93,4 @@ def cases(seed: int) -> Iterator[Case]:
             if random_.random() < 0.2 and "-m" not in words:
                 line = ("-m", *line, "seed=0,1")
             typed_keys = [w.split("=", 1)[0].lstrip("+~") for w in line if w != "-m"]
-            yield Case("overrides", line, (*(k[:60] for k in typed_keys if k), repr(typed[:20])[:-1]))
+            yield Case("overrides", line, (key, *(k[:60] for k in typed_keys if k), repr(typed[:20])[:-1]))

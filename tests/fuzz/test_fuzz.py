@@ -38,7 +38,7 @@ def test_every_key_comes_once_before_one_comes_twice():
     first = list(itertools.islice(overrides.cases(SEED), len(keys)))
     assert len(keys) > 140
     for _, key, _ in keys:
-        assert any(key[:60] in case.names for case in first), key
+        assert any(name.startswith(key[:60]) for case in first for name in case.names), key
     assert {"hydra.launcher.max_queued", "hydra.sweeper.zip", "model.path", "seed"} <= {key for _, key, _ in keys}
 
 
