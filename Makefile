@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card torture bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -56,6 +56,13 @@ test-kills: setup
 # runs on a pretended GPU: devices that mix, waits, attention kernels; needs g++
 test-card: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m card tests/card
+
+# 300 odd inputs (overrides of every key, and whatever tests/fuzz/kinds.py lists), each judged by itself; fuzz: thousands, of a new seed
+test-fuzz: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m fuzz tests/fuzz
+
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),3000)
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md

@@ -42,3 +42,22 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, at most 200 characters, or the name of its type without a message."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+SHOWN = 80
+"""Characters of a value that a message repeats."""
+MOST = 600
+"""Characters of a message."""
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, as Python writes it; of a long one the beginning and the length."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def brief(message: str) -> str:
+    """Return a message on at most three lines; of one that is longer than ``MOST`` the beginning and the end."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    text = "\n".join(lines) if len(lines) <= 3 else " ".join(map(str.strip, lines))
+    return text if len(text) <= MOST else f"{text[: MOST - 200]} ... {text[-195:]}"

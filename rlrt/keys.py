@@ -8,10 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlrt.errors import UserError, nearest
+from rlrt.errors import UserError, nearest, shown
 
 LARGEST = 2**31 - 1
 """Largest whole number that a config may contain."""
+
+
+FLOAT32 = (1e-37, 1e38)
+"""Numbers that a 32-bit float holds, in size: what is computed with one that it does not hold is 0, infinite or NaN."""
 
 
 def key(
@@ -35,6 +39,11 @@ def key(
     return dataclasses.field(metadata={"meaning": meaning, "unit": unit, **limits})
 
 
+def finite(value: float) -> bool:
+    """True for every whole number, also one that is too large for a float, and for a float that is neither infinite nor NaN."""
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def check_ranges(section: Any, path: str) -> None:
     """Refuse values outside the range or choices that their ``key`` declares.
 
@@ -51,14 +60,16 @@ def check_ranges(section: Any, path: str) -> None:
             continue
         name = f"{path}.{field.name}" if path else field.name
         if limits["choices"] and value not in limits["choices"]:
-            hint = nearest(str(value), limits["choices"])
-            raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {value!r}.{hint}")
+            hint = nearest(str(value)[:99], limits["choices"])
+            raise UserError(f"{name}: expected one of {', '.join(limits['choices'])}, got {shown(value)}.{hint}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        if not math.isfinite(value):
+        if not finite(value):
             raise UserError(f"{name}: expected a finite number, got {value}.")
         if isinstance(value, int) and abs(value) > LARGEST:
-            raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {value}.")
+            raise UserError(f"{name}: expected a whole number of at most {LARGEST}, got {shown(value)}.")
+        if abs(value) > FLOAT32[1] or (limits["above"] == 0 and 0 < value < FLOAT32[0]):
+            raise UserError(f"{name}: expected a number from {FLOAT32[0]:g} to {FLOAT32[1]:g} in size, got {value:g}.")
         for bound, wrong, relation in (
             ("above", lambda v, b: v <= b, "above"),
             ("least", lambda v, b: v < b, "of at least"),

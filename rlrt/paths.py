@@ -29,15 +29,25 @@ def resolve_path(path: str) -> str:
     """Return the folder or hub id that ``model.path`` refers to; a run's folder refers to its newest checkpoint."""
     if path == "embedded":
         return str(EMBEDDED)
-    folder = Path(path).expanduser() if path.startswith("~") else Path(path)
-    saved = listed(folder / "checkpoints")
-    return str(saved[-1] if saved else folder if path.startswith("~") else path)
+    folder = existing(path)
+    saved = listed(folder / "checkpoints") if folder is not None else []
+    if saved:
+        return str(saved[-1])
+    return str(folder) if folder is not None and path.startswith("~") else path
 
 
 def local_folder(path: str) -> Path | None:
     """Return the existing file or folder that a path refers to on this machine, or None (a hub id, for example)."""
-    local = Path(resolve_path(path)).expanduser()
-    return local if local.exists() else None
+    return existing(resolve_path(path))
+
+
+def existing(path: str) -> Path | None:
+    """Return a path, ``~`` expanded, if it exists; None also for what no file system holds, such as a name that is too long."""
+    try:
+        expanded = Path(path).expanduser()
+        return expanded if expanded.exists() else None
+    except (OSError, RuntimeError, ValueError):  # RuntimeError: there is no such user
+        return None
 
 
 def listed(folder: Path) -> list[Path]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import register, with_tuned
-from rlrt.config.refused import guarded
+from rlrt.config.overrides import mapping_opened
+from rlrt.config.refused import guarded, refuse_out_of_place
 from rlrt.config.rerun import expand
 from rlrt.distributed.rank import is_main
-from rlrt.errors import RankLost, UserError
+from rlrt.errors import RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.folder import forget_empty
@@ -62,7 +63,7 @@ def job(config: Any, codes: Codes) -> float | None:
         return run_one(config, path, names, typed, codes)
     except UserError as error:
         if main:  # all ranks get the same error
-            print(f"error: {masked(str(error))}", file=sys.stderr)
+            print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
             forget_empty(path)
         codes.codes.append(2)
     except RankLost as error:
@@ -158,11 +159,16 @@ def main() -> None:
     register()
     codes = Codes()
     arguments: list[str] = []
-    refused = guarded(lambda: arguments.extend(expand(sys.argv[1:])), sys.argv[1:])
+
+    def read() -> None:
+        arguments.extend(expand(sys.argv[1:]))
+        refuse_out_of_place(arguments)
+
+    refused = guarded(read, sys.argv[1:])
     if refused:
         sys.exit(refused)
     several = bool({"-m", "--multirun"} & set(arguments))
-    arguments = arguments if several else with_tuned(arguments)
+    arguments = arguments if several else [mapping_opened(a) for a in with_tuned(arguments)]
     sys.argv[1:] = arguments  # hydra.main reads sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]
@@ -174,7 +180,8 @@ def main() -> None:
     study = next((a for a in overrides if a.startswith("+sweep=")), None)
     is_study = study is not None and (SWEEPS / "sweep" / f"{study.removeprefix('+sweep=')}.yaml").is_file()
     if is_study and not several and not {"--cfg", "-c", "--help", "--info", "-i"} & set(arguments):
-        print(f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}", file=sys.stderr)
+        sentence = f"error: {study}: a study is run with -m: python -m rlrt.run -m {' '.join(overrides)}"
+        print(brief(masked(sentence)), file=sys.stderr)
         sys.exit(2)
     decorated = hydra.main(version_base="1.3", config_path=str(CONFIG), config_name="config")(task)
     sys.exit(guarded((lambda: multirun(arguments, codes)) if several else decorated, arguments) or codes.worst())

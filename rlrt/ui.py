@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import composed
 from rlrt.config.refused import guarded
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError, first_line
-from rlrt.records.mlflow import absolute, check_uri
+from rlrt.records.mlflow import absolute, check_uri, sqlite_file
 from rlrt.records.secrets import masked, without_password
 
 HOST = "127.0.0.1"
@@ -36,7 +35,7 @@ def store(uri: str | None) -> tuple[str, str]:
     if tracking_uri is None:
         raise UserError("tracking.uri: the config names no MLflow; give one as --uri sqlite:///FILE.")
     check_uri(tracking_uri)
-    file = Path(absolute(tracking_uri).removeprefix("sqlite:///"))
+    file = sqlite_file(tracking_uri)
     if tracking_uri.startswith("sqlite:") and not file.is_file():
         raise UserError(f"--uri: expected a store of runs in {file}, found none; run something first, or give --uri.")
     return absolute(tracking_uri), str(tracking.experiment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError
+from rlrt.errors import UserError, shown
 
 
 def check(settings: Settings) -> None:
@@ -44,6 +44,12 @@ def check(settings: Settings) -> None:
         from rlrt.records.mlflow import check_uri
 
         check_uri(settings.tracking.uri)
+        if not settings.tracking.experiment.strip():
+            raise UserError("tracking.experiment: expected the name of an experiment of MLflow's, got an empty text.")
+    if train.keep_best is not None and "/" not in train.keep_best:
+        raise UserError(
+            f"train.keep_best: expected a metric such as eval/greedy or reward/mean, got {shown(train.keep_best)}."
+        )
 
 
 def lacking(settings: Settings) -> list[tuple[str, str]]:
@@ -110,7 +116,7 @@ def check_device(device: str) -> None:
         return
     name, _, index = device.partition(":")
     if name != "cuda" or (index and not index.isdigit()):
-        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, got {device!r}.")
+        raise UserError(f"device: expected auto, cpu, cuda or cuda:N, got {shown(device)}.")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.options import content, inherited, option_file
-from rlrt.config.overrides import grammar
+from rlrt.config.overrides import grammar, mapping_opened, parsed, refuse_no_option
+from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.identity import identity
@@ -44,8 +45,14 @@ def register() -> None:
 def run_name(*, _root_: Any) -> str:
     """Return the name of a run's folder: the typed overrides in readable form, and the run's identity."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [str(o) for o in OmegaConf.select(_root_, "hydra.overrides.task", default=[])]
+    typed: Any = OmegaConf.select(_root_, "hydra.overrides.task", default=[])
+    try:
+        overrides = [str(o) for o in typed]
+    except OmegaConfBaseException:  # an interpolation that leads nowhere: the run refuses it by its key
+        unresolved: Any = OmegaConf.to_container(typed, resolve=False)
+        overrides = [str(o) for o in unresolved]
     keys = [k for k in _root_ if k != "hydra"]
     try:
         plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(_root_, keys), resolve=True)
@@ -69,7 +76,6 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.core.override_parser.overrides_parser import OverridesParser
 
     register()
     GlobalHydra.instance().clear()
@@ -87,8 +93,10 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
         groups = set(loader.list_groups("")) | added_groups | {"hydra"}
         values = [o for o in overrides if is_value(o, groups)]
         choices = tuple(o for o in overrides if o not in values)
+        for choice in parsed(choices):
+            refuse_no_option(choice)
         if choices not in composed_choices:
-            group_overrides = [*search_path, *study_sweeper(choices), *choices]
+            group_overrides = [*search_path, *study_sweeper(choices), *map(mapping_opened, choices)]
             whole = compose("config", overrides=group_overrides, return_hydra_config=True)
             inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
             if [o for o in inherits if o.startswith(TUNED)]:
@@ -97,7 +105,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
             composed_choices[choices] = whole, inherits
         whole, inherits = composed_choices[choices]
         config = copy.deepcopy(whole)
-        loader._apply_overrides_to_config(OverridesParser.create().parse_overrides([*inherits, *values]), config)
+        loader._apply_overrides_to_config(parsed([*inherits, *map(mapping_opened, values)]), config)
         return config
 
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -234,7 +242,7 @@ def hydra_keys(arguments: Sequence[str]) -> list[str]:
     with composer() as compose:
         try:
             hydra = compose(group_overrides).hydra
-        except HydraException:
+        except (HydraException, UserError):
             hydra = compose([]).hydra
     return [*dotted(hydra.launcher, "hydra.launcher."), *dotted(hydra.sweeper, "hydra.sweeper.")]
 

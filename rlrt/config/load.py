@@ -14,7 +14,7 @@ from rlrt.config.options import key_of_other_options
 from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.engines import engine as engines
 from rlrt.engines.engine import Engine
-from rlrt.errors import UserError, first_line, nearest
+from rlrt.errors import UserError, first_line, nearest, shown
 from rlrt.keys import check_ranges, with_defaults
 from rlrt.tasks import base as tasks
 from rlrt.tasks.base import Task
@@ -35,9 +35,11 @@ def locate(path: str, where: str) -> Any:
     try:
         cls = getattr(importlib.import_module(module_name), name)
     except Exception as error:  # importing runs a user's module, which may raise anything
-        raise UserError(f"{where}: expected the import path of a class, got {path!r} ({error}).") from None
+        raise UserError(
+            f"{where}: expected the import path of a class, got {shown(path)} ({first_line(error)})."
+        ) from None
     if not dataclasses.is_dataclass(cls):
-        raise UserError(f"{where}: expected a dataclass whose fields are its config keys, got {path!r}.")
+        raise UserError(f"{where}: expected a dataclass whose fields are its config keys, got {shown(path)}.")
     return cls
 
 
@@ -90,9 +92,9 @@ def typed(cls: type, values: Mapping[str, Any], path: str) -> Any:
             if isinstance(values[name], str) and "${" in values[name]:  # a text; only Hydra's own composition resolves
                 raise OmegaConfBaseException("an interpolation")
             converted[name] = _converted(values[name], hints[name])
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, OverflowError):
             kind = _kind(hints[name])
-            came = f"{values[name]!r} ({type(values[name]).__name__})"
+            came = f"{shown(values[name])} ({type(values[name]).__name__})"
             raise UserError(f"{full}: expected {kind}, got {came}.") from None
     check_ranges_of(cls, converted, path)
     return cls(**converted)
@@ -166,7 +168,8 @@ def _kind(hint: Any) -> str:
         type(None): "null",
         list[str]: "a list of texts",
     }
-    return " or ".join(words.get(part, str(part)) for part in _parts(hint))
+    lists = {part: "a list [A,B]" for part in _parts(hint) if getattr(part, "__origin__", None) is list}
+    return " or ".join((lists | words).get(part, str(part)) for part in _parts(hint))
 
 
 def refuse_no_section(name: str, values: Any) -> None:
@@ -176,7 +179,7 @@ def refuse_no_section(name: str, values: Any) -> None:
         UserError: naming the section.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{name}: expected a section of keys ({name}.KEY=VALUE), got {values!r}.")
+        raise UserError(f"{name}: expected a section of keys ({name}.KEY=VALUE), got {shown(values)}.")
 
 
 def section(name: str, values: Any) -> Any:
@@ -219,7 +222,7 @@ def benchmark(name: str, values: Any) -> Benchmark:
     """One suite of ``eval.suites``."""
     path = f"eval.suites.{name}"
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected a section of keys ({path}.path=...), got {values!r}.")
+        raise UserError(f"{path}: expected a section of keys ({path}.path=...), got {shown(values)}.")
     refuse_unknown(values, fields_of(Benchmark), path)
     made: Benchmark = typed(Benchmark, values, path)
     made.name = name
@@ -236,10 +239,10 @@ def method(values: Mapping[str, Any], train: Any) -> Any:
         if name not in values:
             raise UserError(f"method.{name}: this key has no value; see conf/method/grpo.yaml.")
     if not isinstance(values["name"], str) or not values["name"]:
-        raise UserError(f"method.name: expected text, got {values['name']!r}.")
+        raise UserError(f"method.name: expected text, got {shown(values['name'])}.")
     auxiliary = values["auxiliary"]
     if not isinstance(auxiliary, list):
-        raise UserError(f"method.auxiliary: expected a list of class paths, got {auxiliary!r}.")
+        raise UserError(f"method.auxiliary: expected a list of class paths, got {shown(auxiliary)}.")
     wanted = [(slot, values[slot]) for slot in SLOTS if values[slot] is not None]
     wanted += [("auxiliary", path) for path in auxiliary]
     if values["advantage"] is None or values["credit"] is None:
@@ -305,6 +308,20 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
         )
 
 
+def unresolved(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """Return the sentence for an interpolation that has no value, naming its key.
+
+    Args:
+        overrides: what was typed, to show the value as it was typed.
+    """
+    key = str(getattr(error, "full_key", None) or "config")
+    typed = {o.split("=", 1)[0].lstrip("+~"): o.partition("=")[2] for o in overrides}
+    name = next((n for n in (key, key.split("[")[0]) if n in typed), key)
+    value = f" {shown(typed[name])}" if name in typed else ""
+    remedy = "name a key that is there, or write \\${ for a text"
+    return f"{name}: the value{value} cannot be resolved ({first_line(error)}); {remedy}."
+
+
 def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequence[str] = ()) -> Settings:
     """``Settings`` from a composed config.
 
@@ -324,7 +341,7 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     try:
         plain = copy.deepcopy(config) if isinstance(config, dict) else OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"config: {first_line(error)}") from None
+        raise UserError(unresolved(error, overrides)) from None
     plain.pop("hydra", None)
     components = ["method", "data", "engine"]
     top = fields_of(Top)

@@ -13,6 +13,7 @@ from rlrt.config.compose import GROUPS, composed, config_dirs_of
 from rlrt.config.overrides import grammar
 from rlrt.errors import UserError
 from rlrt.keys import leaves
+from rlrt.paths import existing
 from rlrt.records.files import read_json
 from rlrt.records.secrets import MASK
 from rlrt.records.stored_config import stored_config
@@ -82,7 +83,7 @@ def path_quoted(argument: str) -> str:
     too (``model.path=RUN``), have ``=`` and ``,`` in their names."""
     name, sign, value = argument.partition("=")
     special = re.search(r"[=,:(){}\[\]\s]", value) and value[0] not in "'\""
-    path = sign and name.endswith("path") and special and Path(value).expanduser().exists()
+    path = sign and name.endswith("path") and special and existing(value)
     return f"{name}={grammar(value)}" if path else argument
 
 

@@ -36,14 +36,20 @@ class Model:
     thinking: bool | None = key(
         "thinking mode of a hybrid model's chat template; null: the template has no such switch"
     )
-    sampling_temperature: float = key("temperature that its makers recommend; evaluation suites use it", above=0)
-    sampling_top_p: float = key("nucleus that its makers recommend; evaluation suites use it", above=0, most=1)
+    sampling_temperature: float = key(
+        "temperature that its makers recommend; evaluation suites use it", above=0, least=0.001, most=100
+    )
+    sampling_top_p: float = key(
+        "nucleus that its makers recommend; evaluation suites use it", above=0, least=1e-3, most=1
+    )
     sampling_top_k: int = key("top-k that its makers recommend, 0: none; evaluation suites use it", least=0)
     wording: str = key("how procedural tasks word their prompts for this model", choices=("symbols", "words"))
     attn_implementation: str = key("attention kernel of transformers", choices=("sdpa", "eager", "flash_attention_2"))
     gradient_checkpointing: bool = key("recompute activations in the backward pass to save memory")
     lora: int | None = key(
-        "rank of low-rank adapters that are trained instead of the weights (peft); null: all weights", least=1
+        "rank of low-rank adapters that are trained instead of the weights (peft); null: all weights",
+        least=1,
+        most=8192,
     )
     lora_alpha: float = key("scale of the adapters: their product is multiplied by lora_alpha / lora", above=0)
     lora_targets: list[str] = key("names of the linear layers that get an adapter")
@@ -69,7 +75,9 @@ class Train:
     aggregation: str = key("what a token weighs in the loss", choices=("token", "sequence", "constant"))
     kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
     kl_estimator: str = key("estimator of that KL", choices=("k1", "k2", "k3"))
-    max_refills: int = key("dynamic sampling: times that groups without signal are replaced by new prompts", least=0)
+    max_refills: int = key(
+        "dynamic sampling: times that groups without signal are replaced by new prompts", least=0, most=100
+    )
     overlong_cache: int = key(
         "soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0
     )
@@ -117,9 +125,9 @@ class Eval:
 
     samples_per_prompt: int = key("k of avg@k and of the largest pass@k", least=1)
     prompts: int = key("held-out prompts used; 0: all", least=0)
-    temperature: float = key("sampling temperature of avg@k and pass@k", above=0)
+    temperature: float = key("sampling temperature of avg@k and pass@k", above=0, least=0.001, most=100)
     top_p: float = key(
-        "nucleus of avg@k and pass@k: the fewest most likely tokens with this probability", above=0, most=1
+        "nucleus of avg@k and pass@k: the fewest most likely tokens with this probability", above=0, least=1e-3, most=1
     )
     top_k: int = key("most likely tokens that are considered in avg@k and pass@k; 0: all", least=0)
     seed: int = key("seed of the evaluation's samples, the same for every run so that runs compare", least=0)

@@ -13,7 +13,7 @@ from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.model.load import load
 from rlrt.model.lora import adapters
-from rlrt.paths import CHECKSUMS, resolve_path, step_of
+from rlrt.paths import CHECKSUMS, local_folder, step_of
 from rlrt.records import checkpoints
 from rlrt.records.files import read_json
 from rlrt.records.folder import RunFolder
@@ -35,8 +35,8 @@ def check_saved(path: str) -> None:
     Raises:
         UserError: naming the file.
     """
-    folder = Path(resolve_path(path)).expanduser()
-    wrong = checkpoints.damage(folder) if (folder / CHECKSUMS).is_file() else None
+    folder = local_folder(path)
+    wrong = checkpoints.damage(folder) if folder is not None and (folder / CHECKSUMS).is_file() else None
     if wrong is not None:
         raise UserError(f"model.path: the checkpoint {folder} is damaged ({wrong}); give another one's folder.")
 

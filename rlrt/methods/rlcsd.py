@@ -54,7 +54,7 @@ class ContrastiveCredit(Credit):
     needs_teacher = True
     multiplicative = False
 
-    rlcsd_wrong: int = key("wrong siblings contrasted with, at most", least=1)
+    rlcsd_wrong: int = key("wrong siblings contrasted with, at most", least=1, most=1024)
     rlcsd_scale: float = key("largest reward of a token before the limit", least=0)
     rlcsd_temperature: float = key("contrast at which tanh bends", "nats", above=0)
     rlcsd_limit: float = key("bound of a token's reward", least=0)

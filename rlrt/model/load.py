@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlrt.errors import UserError, first_line
+from rlrt.errors import UserError, first_line, shown
 from rlrt.model import packed
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.model.forward import evaluating
-from rlrt.paths import resolve_path
+from rlrt.paths import existing, resolve_path
 
 log = logging.getLogger("rlrt")
 UNLIMITED_CONTEXT = 1_000_000
@@ -40,12 +39,12 @@ def load(
     transformers_logging.set_verbosity_error()
     check_attention(attention)
     source = resolve_path(path)
-    folder = Path(source)
-    if folder.is_dir():
+    folder = existing(source)
+    if folder is not None and folder.is_dir():
         check_folder(folder)
-    elif folder.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1:
+    elif folder is not None or source.startswith((".", "/", "~")) or source.count("/") != 1:
         raise UserError(
-            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {path!r}, which is no folder."
+            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {shown(path)}, which is no folder."
         )
     else:
         revision = check_hub(source, revision)
@@ -63,7 +62,7 @@ def load(
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many types for one cause: the model cannot be loaded
-        if folder.is_dir():
+        if folder is not None:
             raise UserError(f"model.path: {path} could not be loaded: {first_line(error)}") from error
         raise not_on_hub_error(path, first_line(error), revision) from error
     model, report = loaded

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from rlrt.errors import UserError
+from rlrt.records.files import nearest_existing
 from rlrt.records.secrets import masked, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
@@ -59,6 +60,14 @@ def check_uri(uri: str) -> None:
         _ = urlsplit(uri).port
     except ValueError:  # the ValueError's message may contain the password
         raise UserError(f"tracking.uri: expected HOST:PORT after http://, got {without_password(uri)!r}.") from None
+    if scheme in ("http", "https") and (not urlsplit(uri).hostname or re.search(r"\s", uri)):
+        raise UserError(f"tracking.uri: expected HOST:PORT after {scheme}://, got {without_password(uri)!r}.")
+    if uri.startswith("sqlite:///"):
+        file = sqlite_file(uri)
+        if file.is_dir() or not nearest_existing(file.parent).is_dir():
+            raise UserError(
+                f"tracking.uri: expected a file that can be in {file.parent}, got {without_password(uri)!r}."
+            )
     if scheme not in SCHEMES:
         raise UserError(
             f"tracking.uri: expected sqlite:///FILE, http(s)://HOST or null, got {without_password(uri)!r}, a scheme that "
@@ -69,7 +78,15 @@ def check_uri(uri: str) -> None:
 def absolute(uri: str) -> str:
     """Make the path of a SQLite URI absolute, so that the printed command to open MLflow works from any folder."""
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)
-    return f"sqlite:///{Path(match[1]).resolve()}" if match else uri
+    if match is None:
+        return uri
+    here = str(Path.cwd()).translate({ord(sign): quote(sign) for sign in "%?#"})  # in a URI a path is quoted
+    return f"sqlite:///{os.path.normpath(f'{here}/{match[1]}')}"
+
+
+def sqlite_file(uri: str) -> Path:
+    """Return the file of a SQLite URI, which may be relative."""
+    return Path(unquote(absolute(uri).removeprefix("sqlite:///").split("?")[0]))
 
 
 def patient(uri: str) -> str:
@@ -285,7 +302,7 @@ def first_use_lock(uri: str) -> Iterator[None]:
         return
     from filelock import FileLock
 
-    file = Path(uri.removeprefix("sqlite:///"))
+    file = sqlite_file(uri)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
         yield

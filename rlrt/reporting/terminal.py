@@ -96,7 +96,9 @@ def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int
         ("length (tokens)", "eval/length_mean", ".1f"),
         ("truncated share", "eval/truncated_share", ".3f"),
     ):
-        cells = [f"{m[name]:{form}}" if name in m else "-" for m in (first, last)]
+        cells = [
+            f"{float(m[name]):{form}}" if name in m else "-" for m in (first, last)
+        ]  # a record holds "nan" as text
         rows.append([label, *cells])
     return table(rows)
 

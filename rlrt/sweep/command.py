@@ -16,14 +16,15 @@ from rlrt.paths import SWEEPS
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
-from rlrt.sweep.driver import Driver, dry_run
+from rlrt.sweep.driver import Driver
 from rlrt.sweep.jobs import (
     Compose,
     assign_folders,
     check,
     checked,
     folders_by_identity,
-    job_of,
+    grid_planned,
+    group_folders,
     job_overrides,
     plain,
     planned,
@@ -32,8 +33,9 @@ from rlrt.sweep.jobs import (
 )
 from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
-from rlrt.sweep.plan import Job, grid_jobs, is_axis
-from rlrt.sweep.settings import grid_of, launcher_of, search_of
+from rlrt.sweep.plan import Job, is_axis
+from rlrt.sweep.sbatch import check_folder
+from rlrt.sweep.settings import launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
 from rlrt.sweep.state import job_folders, job_state
 
@@ -59,8 +61,10 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         source, retries, first, jobs = source_of(base, overrides, folder, compose, launcher)
         launcher = with_gpus(launcher, jobs)
         launcher.check()
+        check_folder(folder, on_slurm=launcher.outlives_driver)
         if isinstance(launcher, SlurmLauncher) and launcher.dry_run:
-            return dry_run(launcher, first, folder)
+            print(launcher.script(min(first, launcher.room(0)), folder))
+            return 0
         folder.mkdir(parents=True, exist_ok=True)
         study = next((o.split("=", 1)[1] for o in overrides if o.startswith("+sweep=")), None)
         arguments = [*(part for path in config_dirs for part in ("--config-dir", path)), *overrides]
@@ -91,25 +95,27 @@ def source_of(
     values = plain(base.hydra.sweeper)
     kind = values.pop("kind", values.pop("_target_", "nothing"))
     if kind == "grid":
-        sweeper = grid_of(values)
-        axes = (job_overrides(overrides), sweeper.params or {}, sweeper.grids or [])
-        jobs = assign_folders(folder, grid_jobs(*axes, lambda o: job_of(folder, o, compose)))
+        sweeper, all_jobs = grid_planned(values, overrides, folder, compose, group_folders(base))
+        jobs = assign_folders(folder, all_jobs)
         for job in jobs:
             check(job, here=True)
             check_resume(job)
         check_disk(folder, [job for job in jobs if not job_state(job.folder).done], print)
         return Grid(jobs), sweeper.max_retries, len(jobs), jobs
     if kind == "optuna":
+        from rlrt.sweep.rehearsal import rehearse
         from rlrt.sweep.search import Search
 
         def make_job(typed: Sequence[str]) -> Job:
             return checked(folder, typed, compose, here=True)
 
-        plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher)
+        folders = group_folders(base)
+        plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher, folders)
+        rehearse(plan)
         typical = make_job(fixed)
         check_disk(folder, still_to_write(folder, typical, plan.n_trials * max(1, len(plan.seeds))), print)
-        folders = folders_by_identity(folder)
-        search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, folders))
+        known = folders_by_identity(folder)
+        search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, known))
         return search, retries, max(1, len(plan.seeds)), [typical]
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
 

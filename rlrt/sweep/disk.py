@@ -44,10 +44,9 @@ def checkpoint_bytes(job: Job) -> int | None:
     size = one_checkpoint(job)
     if size is None:
         return None
-    train = job.plain["train"]
-    every = train["save_every"] or train["steps"]
-    saved = math.ceil(train["steps"] / every)
-    count = saved if train["keep_last"] == 0 else min(saved, train["keep_last"] + 1)
+    steps, every, kept = (int(job.plain["train"][name]) for name in ("steps", "save_every", "keep_last"))  # "7" is 7
+    saved = math.ceil(steps / (every or steps))
+    count = saved if kept == 0 else min(saved, kept + 1)
     return size * count
 
 

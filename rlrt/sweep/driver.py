@@ -32,17 +32,15 @@ from rlrt.sweep.launchers import (
     slurm_states,
     submitted_as,
 )
+from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
 from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, why
 from rlrt.sweep.table import Live, Row, counted, table
 
 POLL_S = 0.5
 """Seconds between two polls of the active jobs."""
-
-PAUSE_S = 30.0
-"""Seconds before jobs that SLURM refused are submitted again, while other jobs are active."""
 
 
 @dataclass
@@ -91,7 +89,8 @@ class Driver:
         self._rows: dict[Path, Row] = {}
         self._tags: dict[str, str] = {}
         self._queue: list[Path] = []
-        self._stop, self._pause, self._slurm = 0, 0.0, SlurmView()
+        self._stop, self._slurm = 0, SlurmView()
+        self._limit, self._submitted = Limit(PAUSE_S), False
         self._live = Live(self.out)
 
     def run(self) -> int:
@@ -301,18 +300,19 @@ class Driver:
                 self._add(more)
                 self._poll()
                 room = self.launcher.room(len(self._alive))
-        batch = list(self._waiting)[: max(0, room)]
-        if not batch or time.monotonic() < self._pause:
+        allowed = self._limit.room(len(self._alive))
+        batch = list(self._waiting)[: max(0, room if allowed is None else min(room, allowed))]
+        if not batch:
             return
-        size = array_limit() if self.launcher.outlives_driver else len(batch)
-        try:
-            for start in range(0, len(batch), size):
-                self._submit(batch[start : start + size])
-        except UserError as error:
-            if not self._alive:
-                raise
-            self._live.say(f"WARNING: {error} It is tried again in {PAUSE_S:.0f} s.")
-            self._pause = time.monotonic() + PAUSE_S
+        error = submit_all(batch, array_limit() if self.launcher.outlives_driver else len(batch), self._submit)
+        if error is None:
+            self._limit.taken()
+            return
+        waits = self._submitted and isinstance(error, Refused) and LIMIT.search(str(error))
+        if not self._alive and not waits:
+            raise error
+        if said := self._limit.refused(error, len(self._alive)):
+            self._live.say(said)
 
     def _submit(self, folders: Sequence[Path]) -> None:
         """Start jobs; on SLURM as one array. Its name is stored before the submission, its ids afterwards."""
@@ -321,7 +321,13 @@ class Driver:
         for index, folder in enumerate(folders):
             where = {"slurm_name": name, "slurm_place": array_suffix(folders, index)} if slurm else {"slurm_name": None}
             self._note(folder, slurm_id=None, place=self.launcher.limits(), **where)
-        ids = self.launcher.submit(folders, self.sweep, name)
+        try:
+            ids = self.launcher.submit(folders, self.sweep, name)
+        except Refused:
+            for folder in folders:
+                self._note(folder, slurm_name=None)
+            raise
+        self._submitted = True
         for folder in folders:
             again = self._entries[folder].state.name in ("failed", "lost")
             retries = int(self._entries[folder].spec.get("retries", 0)) + again
@@ -349,7 +355,7 @@ class Driver:
     def _row(self, folder: Path) -> Row:
         entry = self._entries[folder]
         records = last_records(folder) if entry.state.name != "queued" else []
-        steps = entry.job.plain.get("train", {}).get("steps") or planned_steps(folder)
+        steps = int(entry.job.plain.get("train", {}).get("steps") or planned_steps(folder))  # may be the text "7"
         return Row(folder.name, entry.state, records, steps)
 
     def _show(self) -> None:
@@ -365,7 +371,7 @@ class Driver:
         print(f"{counted(rows)}; {self.sweep}", file=self.out)
         for folder, state in self._ended.items():
             if not state.done:
-                print(f"{state.name}: {folder.name}: {self._why(folder, state)}", file=self.out)
+                print(f"{state.name}: {folder.name}: {why(folder, state, self.sweep, self.max_retries)}", file=self.out)
         for line in closing.lines:
             print(line, file=self.out)
         if self._stop:
@@ -374,22 +380,8 @@ class Driver:
                 file=self.out,
             )
             return 130
+        if self._waiting:
+            print(f"{len(self._waiting)} jobs are not submitted yet; the same command submits them", file=self.out)
         if self._alive:
             print(f"watch: python -m rlrt.status {self.sweep}; the same command drives it again", file=self.out)
         return closing.code
-
-    def _why(self, folder: Path, state: JobState) -> str:
-        """Say why a job will not be started again, and what the user can do."""
-        if state.name == "interrupted":
-            return "it was cancelled; the same command resumes it"
-        why = state.error or f"its process ended without an error message, see {self.sweep / 'submitit'}"
-        if state.failure in LATER:
-            return f"{why}; the same command tries it again; log: {folder / 'log.txt'}"
-        tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
-        return f"{why}; log: {folder / 'log.txt'}{tried if state.retries >= self.max_retries else ''}"
-
-
-def dry_run(launcher: SlurmLauncher, jobs: int, sweep: Path, out: TextIO | None = None) -> int:
-    """Print the sbatch script of a sweep without submitting it; return the exit code."""
-    print(launcher.script(jobs, sweep), file=out or sys.stdout)
-    return 0

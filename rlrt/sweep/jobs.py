@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlrt.config.checks import check_installed
 from rlrt.config.load import load
-from rlrt.errors import UserError, first_line
+from rlrt.config.refused import explain
+from rlrt.errors import UserError
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
 from rlrt.sweep.plan import Job, grid_jobs
-from rlrt.sweep.settings import grid_of, search_of
+from rlrt.sweep.settings import GridKeys, grid_of, search_of
 from rlrt.sweep.state import job_folders
 
 Compose = Callable[[Sequence[str]], Any]
@@ -32,7 +33,7 @@ def checked(folder: Path, overrides: Sequence[str], compose: Compose, here: bool
     try:
         job = job_of(folder, tuple(overrides), compose)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"{' '.join(overrides)}: {first_line(error)}") from None
+        raise UserError(f"{explain(error, overrides)} (in the job {' '.join(overrides)})") from None
     check(job, here)
     return job
 
@@ -67,13 +68,42 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
     values = plain(base.hydra.sweeper)
     if values.pop("kind", None) == "optuna":
         plan, fixed, _ = search_of(
-            values, job_overrides(overrides), lambda o: checked(folder, o, compose), LocalLauncher(1, None, 1, 1, None)
+            values,
+            job_overrides(overrides),
+            lambda o: checked(folder, o, compose),
+            LocalLauncher(1, None, 1, 1, None),
+            group_folders(base),
         )
         return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
-    sweeper = grid_of(values)
-    axes = (job_overrides(overrides), sweeper.params or {}, sweeper.grids or [])
-    jobs = grid_jobs(*axes, lambda o: job_of(folder, o, compose))
+    _, jobs = grid_planned(values, overrides, folder, compose, group_folders(base))
     return jobs, len(jobs)
+
+
+def grid_planned(
+    values: Mapping[str, Any], overrides: Sequence[str], folder: Path, compose: Compose, folders: Sequence[Path]
+) -> tuple[GridKeys, list[Job]]:
+    """Return the checked ``hydra.sweeper`` of a grid, and its jobs.
+
+    Raises:
+        UserError: for settings that cannot work, or too many jobs.
+    """
+    sweeper = grid_of(values)
+    jobs = grid_jobs(
+        job_overrides(overrides),
+        sweeper.params or {},
+        sweeper.grids or [],
+        lambda o: job_of(folder, o, compose),
+        zipped=sweeper.zip or [],
+        max_jobs=sweeper.max_jobs,
+        folders=folders,
+    )
+    return sweeper, jobs
+
+
+def group_folders(base: Any) -> list[Path]:
+    """Return the folders in which Hydra looked for config groups: the shipped ones, and those that were given."""
+    sources = base.hydra.runtime.config_sources
+    return [Path(str(source.path)) for source in sources if source.schema == "file"]
 
 
 def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence[str]], Any]) -> Job:

@@ -24,6 +24,8 @@ from rlrt.errors import UserError
 from rlrt.execution.stop import GRACE
 from rlrt.keys import key
 from rlrt.sweep import worker
+from rlrt.sweep.limit import Refused
+from rlrt.sweep.sbatch import check_texts, options
 
 SLURM_POLL_S = 2.0
 """Seconds between two queries to SLURM."""
@@ -35,6 +37,8 @@ MOST_JOBS = 1_000_000
 """Upper limit on submitted jobs, more than any sweep has: SLURM itself queues them."""
 CPU_JOBS = 2
 """Jobs at a time on a machine without GPUs."""
+LOST = re.compile(r"timed out|unable to contact|communication|connection", re.IGNORECASE)
+"""Words of sbatch after which SLURM may have taken the jobs nevertheless."""
 YEAR_MIN = 60 * 24 * 365
 """Timeout in minutes for submitit's local executor, which otherwise ends a job after two minutes."""
 
@@ -161,6 +165,10 @@ class SlurmLauncher:
     timeout_min: int = key("time limit of a job; it saves before and is requeued", "minutes", least=1)
     signal_delay_s: int = key("time between the signal to save and the limit", "seconds", least=1)
     array_parallelism: int = key("jobs of the array that run at a time", least=1)
+    max_queued: int | None = key(
+        "the most jobs that SLURM has at a time, waiting or running; the others follow; null: as many as it takes",
+        least=1,
+    )
     setup: list[str] = key("shell lines to run before a job")
     additional_parameters: dict[str, Any] = key("more sbatch options by name")
     dry_run: bool = key("print the sbatch script and submit nothing")
@@ -169,11 +177,13 @@ class SlurmLauncher:
     outlives_driver = True
 
     def check(self) -> None:
-        """Refuse a machine without SLURM, and a time limit that leaves no time before the signal to save.
+        """Refuse a machine without SLURM, texts that would break the script, and a time limit that leaves no time to save.
 
         Raises:
             UserError: with the key to change.
         """
+        check_texts({"partition": self.partition, "account": self.account, "qos": self.qos}, self.setup)
+        options(self.additional_parameters)
         if self.signal_delay_s >= self.timeout_min * 60:
             raise UserError(
                 f"hydra.launcher.signal_delay_s: expected fewer seconds than the time limit ({self.timeout_min} min), got "
@@ -186,8 +196,8 @@ class SlurmLauncher:
             )
 
     def room(self, alive: int) -> int:
-        """Return how many more jobs may be submitted: no real limit, since SLURM itself enforces ``array_parallelism``."""
-        return MOST_JOBS - alive
+        """Return how many more jobs may be submitted: by ``max_queued`` alone, since SLURM itself enforces the rest."""
+        return (self.max_queued or MOST_JOBS) - alive
 
     def limits(self) -> str:
         """Describe what limits a job's memory: a job that ran out of memory is retried only if this text changed."""
@@ -229,7 +239,7 @@ class SlurmLauncher:
                 f"export {GRACE}={self.signal_delay_s}",
                 *self.setup,
             ],
-            "additional_parameters": {"requeue": True, **self.additional_parameters},
+            "additional_parameters": options({"requeue": True, **self.additional_parameters}),
             "stderr_to_stdout": True,
             "srun_args": ["--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else None,
         }
@@ -246,18 +256,23 @@ class SlurmLauncher:
         """Submit one array under ``name``; return the SLURM job id of every folder.
 
         Raises:
-            UserError: with sbatch's message, if SLURM refuses.
+            Refused: with sbatch's message, if SLURM refuses.
+            UserError: if it is not known whether SLURM took the jobs; what it took is cancelled.
         """
-        from submitit.core.utils import FailedJobError
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         executor = self._executor(sweep, name)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
-        except FailedJobError as error:
+        except (FailedJobError, FailedSubmissionError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            raise UserError(f"hydra/launcher=slurm: sbatch refused the jobs: {lines[-1] if lines else error}") from None
+            said = f"hydra/launcher=slurm: sbatch refused the jobs: {lines[-1] if lines else error}"
+            if isinstance(error, FailedJobError) and not LOST.search(str(error)):
+                raise Refused(said) from None
+            subprocess.run(["scancel", "--name", name], capture_output=True, check=False)
+            raise UserError(said) from None
         return {folder: job.job_id for folder, job in zip(folders, jobs, strict=True)}
 
 
@@ -271,7 +286,7 @@ def free_port() -> int:
 
 def new_name(sweep: Path) -> str:
     """Return a unique name for one submission: ``squeue`` finds it if the driver dies before it has stored the id."""
-    return f"rlrt-{sweep.name[-8:]}-{secrets.token_hex(4)}"
+    return f"rlrt-{re.sub('[^A-Za-z0-9_.=-]', '_', sweep.name[-8:])}-{secrets.token_hex(4)}"
 
 
 def array_suffix(folders: Sequence[Path], index: int) -> str:

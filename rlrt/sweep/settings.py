@@ -6,18 +6,21 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlrt.config.load import fields_of, load, refuse_unknown, typed
+from rlrt.config.options import content
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError
-from rlrt.keys import key
+from rlrt.errors import UserError, shown
+from rlrt.keys import LARGEST, key
+from rlrt.paths import CONFIG
 from rlrt.records.identity import identity
 from rlrt.statistics import ladder
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
-from rlrt.sweep.plan import Job
+from rlrt.sweep.plan import Job, at_most
 from rlrt.sweep.search import Plan
-from rlrt.sweep.space import described, space_of
+from rlrt.sweep.space import described, grid_size, space_of
 
 LAUNCHERS: Mapping[str, type[LocalLauncher | SlurmLauncher]] = {"local": LocalLauncher, "slurm": SlurmLauncher}
 FINAL = ("eval/", "reward/", "policy/entropy")
@@ -30,6 +33,8 @@ class GridKeys:
 
     params: dict[str, Any] | None = key("axes: key to its values, as a list or as on the command line")
     grids: list[Any] | None = key("a list of sections like params; the union of their grids is run")
+    zip: list[Any] | None = key("lists of keys whose values go together, first with first; null: every combination")
+    max_jobs: int = key("the most jobs of a grid; they are counted before one is planned", least=1)
     max_retries: int = key("times that a failed or lost job is started again", least=0)
 
 
@@ -42,27 +47,58 @@ class SearchKeys:
     direction: Any = key("maximize or minimize, or one for each objective")
     n_trials: int = key("trials of the study, over all its interruptions", least=1)
     n_jobs: int = key("trials that run at a time", least=1)
+    max_jobs: int = key("the most jobs of a search: n_trials times trial.seeds, or the points of sampler=grid", least=1)
     seed: int = key("seed of the sampler", least=0)
     sampler: dict[str, Any] = key("Optuna's sampler, which proposes trials; set by hydra/sweeper/sampler")
     pruner: dict[str, Any] = key("Optuna's pruner, which ends hopeless trials early; set by hydra/sweeper/pruner")
     max_retries: int = key("times that a failed or lost job is started again", least=0)
 
 
+def with_shipped(group: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section with the shipped value of every key that it lacks: a file of the user's own may be older than a key."""
+    shipped = content(CONFIG / "hydra" / group / f"{name}.yaml")
+    return {k: v for k, v in shipped.items() if k not in ("kind", "defaults")} | dict(values)
+
+
 def grid_of(values: Mapping[str, Any]) -> GridKeys:
-    """Return the grid that ``hydra.sweeper`` describes; ``params`` and ``grids`` are never null.
+    """Return the grid that ``hydra.sweeper`` describes; ``params``, ``grids`` and ``zip`` are never null, and ``zip`` is a list
+    of lists.
 
     Raises:
         UserError: for an unknown key or a wrong shape.
     """
     where = "hydra.sweeper"
     refuse_unknown(values, fields_of(GridKeys), where)
+    values = with_shipped("sweeper", "grid", values)
     params, grids = values.get("params") or {}, values.get("grids") or []
     if not isinstance(params, dict):
         raise UserError(f"{where}.params: expected keys with their values, got {params!r}.")
     if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids):
         raise UserError(f"{where}.grids: expected a list of sections like params, got {grids!r}.")
-    keys: GridKeys = typed(GridKeys, {**values, "params": params, "grids": grids}, where)
+    groups = zip_of(values.get("zip") or [])
+    keys: GridKeys = typed(GridKeys, {**values, "params": params, "grids": grids, "zip": groups}, where)
     return keys
+
+
+def zip_of(value: Any) -> list[list[str]]:
+    """Return ``hydra.sweeper.zip`` as a list of lists of keys; a single list of keys is one group.
+
+    Raises:
+        UserError: for another shape, or a key that appears twice.
+    """
+    groups = [value] if isinstance(value, list) and all(isinstance(name, str) for name in value) and value else value
+    fits = isinstance(groups, list) and all(
+        isinstance(group, list) and len(group) > 1 and all(isinstance(name, str) for name in group) for group in groups
+    )
+    if not fits:
+        raise UserError(
+            f"hydra.sweeper.zip: expected lists of two or more keys, such as [[train.lr,train.steps]], got {shown(value)}."
+        )
+    names = [name.lstrip("+~") for group in groups for name in group]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"hydra.sweeper.zip: {twice} appears twice; a key goes together with one group.")
+    return [[name.lstrip("+~") for name in group] for group in groups]
 
 
 def search_of(
@@ -70,22 +106,25 @@ def search_of(
     arguments: Sequence[str],
     job: Callable[[Sequence[str]], Job],
     launcher: Launcher,
+    folders: Sequence[Path] = (),
 ) -> tuple[Plan, list[str], int]:
     """Return the search that ``hydra.sweeper`` describes: (plan, overrides shared by all trials, ``max_retries``).
+
+    ``folders`` are further folders with config groups.
 
     Raises:
         UserError: for an unknown key, a wrong shape, or settings that cannot work together.
     """
     where = "hydra.sweeper"
     refuse_unknown(values, fields_of(SearchKeys), where)
+    values = with_shipped("sweeper", "optuna", values)
     keys: SearchKeys = typed(SearchKeys, values, where)
-    fixed, space = space_of(keys.params or {}, [a for a in arguments if not a.startswith("trial.")])
+    fixed, space = space_of(keys.params or {}, [a for a in arguments if not a.startswith("trial.")], folders)
     settings = load(job([*fixed, *[a for a in arguments if a.startswith("trial.")]]).plain)
     objectives, directions = objectives_of(keys, settings)
     refuse_impossible(keys, objectives, settings, launcher)
-    seeds = settings.trial.seeds or []
-    if len(set(seeds)) < len(seeds) or any(seed < 0 for seed in seeds):
-        raise UserError(f"trial.seeds: expected different whole numbers of at least 0, got {seeds}.")
+    seeds = seeds_of(settings, space)
+    refuse_too_many(keys, space, max(1, len(seeds)))
     same = [identity(settings.plain), described(space), objectives, directions, seeds]
     plan = Plan(
         space=space,
@@ -100,6 +139,51 @@ def search_of(
         identity=hashlib.sha256(json.dumps(same).encode()).hexdigest()[:8],
     )
     return plan, fixed, keys.max_retries
+
+
+def seeds_of(settings: Settings, space: Mapping[str, Any]) -> list[int]:
+    """Return ``trial.seeds``; [] for one run with the config's seed.
+
+    Raises:
+        UserError: for an empty list, a seed that no run can have, or a search that varies the seed as well.
+    """
+    seeds = settings.trial.seeds
+    if seeds is None:
+        return []
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= LARGEST for seed in seeds):
+        raise UserError(
+            f"trial.seeds: expected one or more different whole numbers from 0 to {LARGEST}, got {shown(seeds)}; leave it out "
+            "for one run with the config's seed."
+        )
+    if "seed" in {name.lstrip("+~") for name in space}:
+        raise UserError(
+            "trial.seeds: they are the seeds of every trial, so seed cannot be searched; leave one of them out."
+        )
+    return seeds
+
+
+def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> None:
+    """Refuse a search without an end.
+
+    Args:
+        runs: runs of one trial.
+
+    Raises:
+        UserError: with the number of its jobs or grid points.
+    """
+    is_grid = str(keys.sampler.get("_target_", "")).endswith("GridSampler")
+    points = grid_size(space) if is_grid else 0
+    if points > keys.max_jobs:
+        raise UserError(
+            f"hydra.sweeper.max_jobs: this grid has {at_most(points)} points, more than the {keys.max_jobs} that are allowed; "
+            "give a key fewer values, or set a larger hydra.sweeper.max_jobs."
+        )
+    total = min(keys.n_trials, points or keys.n_trials) * runs
+    if total > keys.max_jobs:
+        raise UserError(
+            f"hydra.sweeper.n_trials: this search has {total} jobs, more than the {keys.max_jobs} of hydra.sweeper.max_jobs; "
+            f"set fewer trials, or hydra.sweeper.max_jobs={total}."
+        )
 
 
 def objectives_of(keys: SearchKeys, settings: Settings) -> tuple[list[str], list[str]]:
@@ -175,5 +259,5 @@ def launcher_of(values: Mapping[str, Any]) -> Launcher:
         raise UserError(f"hydra/launcher: expected local or slurm, got {name}; other launchers cannot be used here.")
     cls = LAUNCHERS[name]
     refuse_unknown(rest, fields_of(cls), "hydra.launcher")
-    launcher: Launcher = typed(cls, rest, "hydra.launcher")
+    launcher: Launcher = typed(cls, with_shipped("launcher", name, rest), "hydra.launcher")
     return launcher

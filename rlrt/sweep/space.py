@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from rlrt.config.load import refuse_unknown
-from rlrt.errors import UserError, first_line
+from rlrt.config.overrides import parsed, written
+from rlrt.errors import UserError, first_line, shown
+from rlrt.keys import LARGEST, finite
+from rlrt.sweep.plan import count, values_of
 
 KINDS: Mapping[str, tuple[list[str], list[str]]] = {
     "float": (["low", "high"], ["log", "step"]),
@@ -17,12 +23,17 @@ KINDS: Mapping[str, tuple[list[str], list[str]]] = {
 """Required and optional fields of each type of space."""
 
 
-def space_of(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def space_of(
+    params: Mapping[str, Any], arguments: Sequence[str], folders: Sequence[Path] = ()
+) -> tuple[list[str], dict[str, Any]]:
     """Return the overrides that all trials share, and the distribution of every searched key.
+
+    A text among the values of a distribution is in Hydra's grammar, ready for an override.
 
     Args:
         params: ``hydra.sweeper.params``.
         arguments: the command line's overrides, without those of Hydra's own section.
+        folders: further folders with config groups.
 
     Returns:
         (overrides, key to an ``optuna.distributions`` distribution).
@@ -30,15 +41,12 @@ def space_of(params: Mapping[str, Any], arguments: Sequence[str]) -> tuple[list[
     Raises:
         UserError: for an invalid space, or if no key has a space.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    parse = OverridesParser.create().parse_override
     typed = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
     fixed: list[str] = []
     space: dict[str, Any] = {}
 
     def take(argument: str) -> None:
-        override = parse(argument)
+        (override,) = parsed([argument], folders)
         if override.is_sweep_override():
             space[override.get_key_element()] = from_grammar(override)
         else:
@@ -69,8 +77,6 @@ def from_section(name: str, section: Mapping[str, Any]) -> Any:
     Raises:
         UserError: naming the key.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     where = f"hydra.sweeper.params.{name}"
     kind = str(section.get("type"))
     if kind not in KINDS:
@@ -83,43 +89,103 @@ def from_section(name: str, section: Mapping[str, Any]) -> Any:
         raise UserError(f"{where}.{lacking[0]}: a space of type {kind} needs it.")
     if kind == "choice":
         if not isinstance(fields["choices"], list) or not fields["choices"]:
-            raise UserError(f"{where}.choices: expected a list of values, got {fields['choices']!r}.")
+            raise UserError(f"{where}.choices: expected a list of values, got {shown(fields['choices'])}.")
         wrong = [c for c in fields["choices"] if c is not None and not isinstance(c, (bool, int, float, str))]
         if wrong:
-            raise UserError(f"{where}.choices: expected numbers, texts, true, false or null, got {wrong[0]!r}.")
-        return guarded(where, lambda: CategoricalDistribution(fields["choices"]))
-    if isinstance(fields.get("log", False), str):
-        raise UserError(f"{where}.log: expected true or false, got {fields['log']!r}.")
-    whole = kind == "int"
+            raise UserError(f"{where}.choices: expected numbers, texts, true, false or null, got {shown(wrong[0])}.")
+        return choice(where, [written(c) if isinstance(c, str) else c for c in fields["choices"]])
+    return numbers(where, kind == "int", {k: v for k, v in fields.items() if v is not None})
+
+
+def choice(where: str, values: Sequence[Any]) -> Any:
+    """Build the distribution of a choice; a value that appears twice counts once, as in a grid.
+
+    Values that Optuna could not tell apart (1, 1.0 and true) become texts of Hydra's grammar, which it can.
+    """
+    from optuna.distributions import CategoricalDistribution
+
+    different = list({text_of(value): value for value in values}.values())
+    alike = len(set(different)) < len(different)
+    return guarded(where, lambda: CategoricalDistribution([text_of(v) if alike else v for v in different]))
+
+
+def numbers(where: str, whole: bool, fields: Mapping[str, Any]) -> Any:
+    """Build a distribution of numbers from ``low``, ``high`` and perhaps ``log`` and ``step``.
+
+    Raises:
+        UserError: for a bound that is no finite number, or bounds without a number between them.
+    """
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if not isinstance(fields.get("log", False), bool):
+        raise UserError(f"{where}.log: expected true or false, got {shown(fields['log'])}.")
     for bound in ("low", "high", "step"):
-        value = fields.get(bound)
-        bad = isinstance(value, bool) or not isinstance(value, int if whole else (int, float))
-        if bad and not (bound == "step" and value is None):
-            raise UserError(f"{where}.{bound}: expected a {'whole ' if whole else ''}number, got {value!r}.")
-    numbers = {k: v for k, v in fields.items() if v is not None}
-    return guarded(where, lambda: (IntDistribution if whole else FloatDistribution)(**numbers))
+        value = fields.get(bound, 1)
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            raise UserError(f"{where}.{bound}: expected a {'whole ' if whole else ''}number, got {shown(value)}.")
+        if not finite(value) or (isinstance(value, int) and abs(value) > LARGEST):
+            limit = f"number of at most {LARGEST}" if isinstance(value, int) else "finite number"
+            raise UserError(f"{where}.{bound}: expected a {limit}, got {shown(value)}.")
+    low, high, step = fields["low"], fields["high"], fields.get("step")
+    if low > high:
+        raise UserError(f"{where}: expected low to be at most high, got low={low} and high={high}.")
+    if not math.isfinite(high - low):
+        raise UserError(f"{where}: expected bounds whose difference is a finite number, got {low} and {high}.")
+    if fields.get("log") and low <= 0:
+        raise UserError(f"{where}: expected low to be above 0 on a logarithmic scale, got {low}.")
+    if step is not None:
+        fields = {**fields, "high": last_point(where, low, high, step)}
+    return guarded(where, lambda: (IntDistribution if whole else FloatDistribution)(**fields))
+
+
+def last_point(where: str, low: Any, high: Any, step: Any) -> Any:
+    """Return the largest of low, low + step, ... that is at most high; Optuna would take it too, with a warning.
+
+    Raises:
+        UserError: for a step that leads nowhere, or to more points than a range can have.
+    """
+    if step <= 0 or (low < high and step > high - low):
+        raise UserError(
+            f"{where}.step: expected a number above 0 and of at most high - low = {high - low}, got {step}."
+        )
+    steps = (high - low) / step
+    if steps > LARGEST:
+        raise UserError(f"{where}.step: expected at most {LARGEST} steps from {low} to {high}, got the step {step}.")
+    exact = [Decimal(str(number)) for number in (low, high, step)]
+    last = exact[0] + (exact[1] - exact[0]) // exact[2] * exact[2]
+    return int(last) if isinstance(low, int) and isinstance(step, int) else float(last)
 
 
 def from_grammar(override: Any) -> Any:
-    """Build a distribution from Hydra's ``interval(a,b)``, ``tag(log,interval(a,b))``, ``a,b,c`` or ``range(a,b,step)``."""
+    """Build a distribution from Hydra's ``interval(a,b)``, ``tag(log,interval(a,b))``, ``a,b,c`` or ``range(a,b,step)``.
+
+    Raises:
+        UserError: naming the key.
+    """
     from hydra.core.override_parser.types import IntervalSweep, RangeSweep
 
-    where, value = override.get_key_element(), override.value()
+    where, value = override.get_key_element(), override._value
     tags = set(getattr(value, "tags", ()))
+    if unknown := sorted(tags - {"log", "int", "float"}):
+        raise UserError(f"{override.input_line}: expected the tags log, int or float, got {', '.join(unknown)}.")
     if isinstance(value, IntervalSweep):
-        bounds = [float(bound or 0) for bound in (value.start, value.end)]  # Hydra gives ints or floats
+        bounds = [
+            float(0 if bound is None else bound) for bound in (value.start, value.end)
+        ]  # Hydra gives ints or floats
         whole = "int" in tags
         low, high = (int(bound) if whole and bound.is_integer() else bound for bound in bounds)
-        section = {"type": "int" if whole else "float", "low": low, "high": high, "log": "log" in tags}
-        return from_section(where, section)
+        return from_section(
+            where, {"type": "int" if whole else "float", "low": low, "high": high, "log": "log" in tags}
+        )
+    number = count(override)
     if isinstance(value, RangeSweep):
-        values = list(value.range())
-        if not values:
-            raise UserError(f"{override.input_line}: this range has no values.")
-        whole = all(isinstance(v, int) for v in values)
-        section = {"type": "int" if whole else "float", "low": values[0], "high": values[-1], "step": value.step}
-        return from_section(where, section)
-    return from_section(where, {"type": "choice", "choices": list(override.sweep_string_iterator())})
+        first: Any = value.start
+        step: Any = value.step
+        whole = all(isinstance(v, int) for v in (first, value.stop, step))
+        last = first + (number - 1) * step if whole else float(Decimal(str(first)) + (number - 1) * Decimal(str(step)))
+        section = {"low": min(first, last), "high": max(first, last), "step": abs(step)}
+        return from_section(where, {"type": "int" if whole else "float", **section})
+    return choice(where, values_of(override))
 
 
 def guarded(where: str, make: Callable[[], Any]) -> Any:
@@ -135,7 +201,7 @@ def guarded(where: str, make: Callable[[], Any]) -> Any:
 
 
 def text_of(value: Any) -> str:
-    """Format a value in Hydra's override grammar; text stays unchanged, as on the command line."""
+    """Format a value in Hydra's override grammar; a text is in it already."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -158,15 +224,29 @@ def described(space: Mapping[str, Any]) -> str:
 
 
 def grid_size(space: Mapping[str, Any]) -> int:
-    """Return the number of combinations in a grid over the space.
+    """Return the number of combinations in a grid over the space, without making them.
 
     Raises:
         UserError: for a range of numbers without steps.
     """
-    size = 1
-    for values in grid_values(space).values():
-        size *= len(values)
-    return size
+    return math.prod(points(name, over) for name, over in space.items())
+
+
+def points(name: str, over: Any) -> int:
+    """Return the number of values of a key on a grid.
+
+    Raises:
+        UserError: for a range of numbers without steps.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if isinstance(over, CategoricalDistribution):
+        return len(over.choices)
+    if over.log or (isinstance(over, FloatDistribution) and over.step is None):
+        raise UserError(
+            f"hydra/sweeper/sampler=grid: {name} is a range of numbers without steps; give it a step, or choices."
+        )
+    return round((over.high - over.low) / over.step) + 1
 
 
 def grid_values(space: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -175,17 +255,11 @@ def grid_values(space: Mapping[str, Any]) -> dict[str, list[Any]]:
     Raises:
         UserError: for a range of numbers without steps.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.distributions import CategoricalDistribution
 
     values: dict[str, list[Any]] = {}
     for name, over in space.items():
-        if isinstance(over, CategoricalDistribution):
-            values[name] = list(over.choices)
-            continue
-        if over.log or (isinstance(over, FloatDistribution) and over.step is None):
-            raise UserError(
-                f"hydra/sweeper/sampler=grid: {name} is a range of numbers without steps; give it a step, or choices."
-            )
-        count = round((over.high - over.low) / over.step) + 1
-        values[name] = [over.low + i * over.step for i in range(count)]
+        number = points(name, over)
+        categorical = isinstance(over, CategoricalDistribution)
+        values[name] = list(over.choices) if categorical else [over.low + i * over.step for i in range(number)]
     return values

@@ -109,6 +109,17 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
     )
 
 
+def why(folder: Path, state: JobState, sweep: Path, max_retries: int) -> str:
+    """Say why a job that did not finish will not be started again, and what the user can do."""
+    if state.name == "interrupted":
+        return "it was cancelled; the same command resumes it"
+    reason = state.error or f"its process ended without an error message, see {sweep / 'submitit'}"
+    if state.failure in LATER:
+        return f"{reason}; the same command tries it again; log: {folder / 'log.txt'}"
+    tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
+    return f"{reason}; log: {folder / 'log.txt'}{tried if state.retries >= max_retries else ''}"
+
+
 def holds_object(file: Path) -> bool:
     """True if a file contains a JSON object, possibly an empty one."""
     try:

@@ -23,3 +23,4 @@ def test_tables_line_up():
     lines = table([["a", "long heading"], ["longer", "1"]]).splitlines()
     assert lines == ["a       long heading", "------  ------------", "longer             1"]
     assert "avg@8" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": 0.2}, 8)
+    assert "nan" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": "nan"}, 8)  # as a record holds it

@@ -175,7 +175,7 @@ def test_jobs_here_see_gpus_of_those_that_their_driver_sees(tmp_path, monkeypatc
     class Looking(LocalLauncher):
         work = staticmethod(look)
 
-    launcher = Looking(n_jobs=1, threads_per_job=None, tasks_per_node=1, gpus_per_node=None)
+    launcher = Looking(n_jobs=1, threads_per_job=None, nodes=1, tasks_per_node=1, gpus_per_node=None)
     launcher.submit([tmp_path], tmp_path, "x")
     launcher.settle()
     assert (tmp_path / "seen").read_text() == repr(given)
