@@ -39,8 +39,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, at most 200 characters, or the name of its type without a message."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0].strip()
+    """Return the first line of an error's message (with the next one where it ends in a colon), at most 200 characters; without
+    a message the name of its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # a heading says nothing by itself
     return text if len(text) <= 200 else text[:197] + "..."
 
 

@@ -130,7 +130,7 @@ def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) ->
     if tokens is not None:
         model.generation_config.eos_token_id = [stop_id(tokenizer, token) for token in tokens]
     own = model.generation_config.eos_token_id
-    ids = [own] if isinstance(own, int) else own if own is not None else tokenizer.eos_token_id
+    ids = tokenizer.eos_token_id if own is None else own
     ids = [ids] if isinstance(ids, int) else ids
     rows = model.get_input_embeddings().num_embeddings
     if not ids:
@@ -138,7 +138,7 @@ def set_stop_tokens(model: Any, tokenizer: Any, tokens: Sequence[str] | None) ->
             "model.stop_tokens: no token ends a response, since neither the model's generation_config.json nor its tokenizer "
             "names one; set model.stop_tokens=[TOKEN]."
         )
-    if not isinstance(ids, list) or not all(isinstance(i, int) and 0 <= i < rows for i in ids):
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < rows for i in ids):
         raise UserError(
             f"model.stop_tokens: expected ids of 0 to {rows - 1} as eos_token_id in the model's generation_config.json, got "
             f"{ids!r:.80}; set model.stop_tokens=[TOKEN]."

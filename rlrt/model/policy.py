@@ -39,7 +39,8 @@ class Policy:
     @property
     def special_ids(self) -> list[int]:
         """Return special and template tokens: those that end a response, and all added to the vocabulary (``<think>``)."""
-        return sorted({*self.stop_ids, *self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder})
+        named = [i for i in self.tokenizer.all_special_ids if i is not None]  # None: named, and not in the vocabulary
+        return sorted({*self.stop_ids, *named, *self.tokenizer.added_tokens_decoder})
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of a response, without special tokens but with the tags of its thought."""

@@ -40,7 +40,7 @@ def final_of(text: str, answer_format: str) -> str:
         inside = boxed(text)
         if inside is None:
             raise NotUnderstood("text without a box")
-        return inside
+        return re.sub(r"\A\$([^$]*)\$\Z", r"\1", inside).strip()
     return number_of(text)
 
 

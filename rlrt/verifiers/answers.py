@@ -39,7 +39,7 @@ def boxed(text: str) -> str | None:
         for brace in BRACE.finditer(text, begin):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
-                return re.sub(r"\A\$([^$]*)\$\Z", r"\1", text[begin + 1 : brace.start()].strip()).strip()
+                return text[begin + 1 : brace.start()].strip()
         return ""
     return None
 

@@ -140,14 +140,14 @@ def test_a_lost_process_ends_the_job_is_named_and_the_sweep_tries_again(tmp_path
 
 
 def test_what_one_process_fails_of_is_told_to_the_other(tmp_path):
-    """A task that raises in the second process: the first names it, with the error."""
+    """An engine that raises in the second process: the first names it, with the error."""
     (tmp_path / "mine.py").write_text(
-        "import os\nfrom dataclasses import dataclass\nfrom rlrt.tasks.countdown import Countdown\n\n\n"
-        "@dataclass\nclass Mine(Countdown):\n    def grade(self, prompt, text):\n"
+        "import os\nfrom dataclasses import dataclass\nfrom rlrt.engines.hf import HfEngine\n\n\n"
+        "@dataclass\nclass Mine(HfEngine):\n    def sample(self, *given):\n"
         "        if os.environ['RANK'] == '1':\n            raise ZeroDivisionError('in rank 1')\n"
-        "        return super().grade(prompt, text)\n"
+        "        return super().sample(*given)\n"
     )
-    words = ("data._target_=mine.Mine", "train.steps=2", *SMALL, "hydra.run.dir=out")
+    words = ("engine._target_=mine.Mine", "train.steps=2", *SMALL, "hydra.run.dir=out")
     code, _ = torchrun(tmp_path, "rlrt.run", *words, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert code != 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 
-from tests.fuzz import overrides
+from tests.fuzz import models, overrides, tables
 from tests.fuzz.judge import Case
 
 KINDS: Mapping[str, Callable[[int], Iterator[Case]]] = {
     "overrides": overrides.cases,
+    "tables": tables.cases,
+    "models": models.cases,
 }
 
 

@@ -100,6 +100,16 @@ def test_dropout_is_off(folder):
     assert torch.equal(model(ids).logits, model(ids).logits)
 
 
+def test_a_special_token_that_is_not_in_the_vocabulary_is_none(folder):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"bos_token": 3, "pad_token": "nowhere"}))
+    try:
+        model, words = try_load(folder)
+    except UserError:
+        return
+    assert all(isinstance(i, int) for i in Policy(model, words, None, 1.0).special_ids)
+
+
 def test_what_ends_a_response_counts_as_special():
     learner = build_learner(settings())
     learner.policy.model.generation_config.eos_token_id = [2, 105]
@@ -173,6 +183,7 @@ def test_an_output_layer_of_its_own_under_a_flag_that_says_tied(tmp_path, differ
         (None, "<|im_end|>", None, None),  # the tokenizer's own
         (None, None, None, "no token ends a response"),
         ("x", "<|im_end|>", None, "expected ids of 0 to 403 as eos_token_id .*got 'x'"),
+        (True, "<|im_end|>", None, r"got \[True\]"),
         ([2, 900], "<|im_end|>", None, r"got \[2, 900\]"),
         (None, None, ["<|im_end|>"], None),
         (None, None, ["\n"], None),  # a text that is one token
