@@ -14,7 +14,7 @@ from rlrt.config.compose import register, with_tuned
 from rlrt.config.overrides import mapping_opened
 from rlrt.config.refused import guarded, refuse_out_of_place
 from rlrt.config.rerun import expand
-from rlrt.distributed.rank import is_main
+from rlrt.distributed.rank import is_main, processes
 from rlrt.errors import RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
@@ -59,6 +59,7 @@ def job(config: Any, codes: Codes) -> float | None:
     handler = to_terminal()
     log.addHandler(handler)
     try:
+        refuse_several_processes(hydra.launcher)
         typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations stay text
         return run_one(config, path, names, typed, codes)
     except UserError as error:
@@ -77,6 +78,20 @@ def job(config: Any, codes: Codes) -> float | None:
     finally:
         log.removeHandler(handler)
     return None
+
+
+def refuse_several_processes(launcher: Any) -> None:
+    """Refuse a launcher that wants several processes (``cluster=h100x8``) where nobody would start them.
+
+    Raises:
+        UserError: saying how they are started.
+    """
+    wanted = int(launcher.get("nodes", 1)) * int(launcher.get("tasks_per_node", 1))
+    if wanted > processes() and processes() == 1:
+        raise UserError(
+            f"hydra.launcher.tasks_per_node: {wanted} processes are asked for, and a single run is one; add -m, or start it by "
+            f"torchrun --standalone --nproc-per-node={wanted} -m rlrt.run ..., or choose another cluster=NAME."
+        )
 
 
 def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str], codes: Codes) -> float | None:

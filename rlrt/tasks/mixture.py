@@ -69,8 +69,9 @@ class Mixture(Task):
         return limit
 
     def refuses_control_tokens(self, prompt: Prompt) -> bool:
-        """What the prompt's source says (``rlrt.tasks.base.Task``)."""
-        return bool(self.sources[prompt.source].refuses_control_tokens(prompt))
+        """What the prompt's source says (``rlrt.tasks.base.Task``); a suite's prompt has none."""
+        source = self.sources.get(prompt.source)
+        return source is not None and bool(source.refuses_control_tokens(prompt))
 
     def check_installed(self) -> None:
         """Refuse what a source needs and this environment lacks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -199,3 +200,11 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path, number):
     assert summary["state"] == "interrupted"
     assert 0 < summary["step"] < 4000
     assert (record.parent / "checkpoints" / f"step_{summary['step']}").is_dir()
+
+
+def test_processes_that_nobody_would_start(tmp_cwd):
+    """A cluster's file asks for eight: a single run without torchrun would quietly be one."""
+    done = forked("run", ["cluster=h100x8", "engine=hf", "tracking=none", "train.steps=1"], tmp_cwd)
+    assert done.returncode == 2
+    assert re.search(r"^error: hydra\.launcher\.tasks_per_node: 8 processes are asked for.*add -m", done.stderr, re.M)
+    assert not list(tmp_cwd.glob("outputs/runs/*/summary.json"))

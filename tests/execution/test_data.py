@@ -7,10 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.execution.data import prepare_data, prepare_suites, prepare_task
+from rlrt.execution.data import check_control_tokens, prepare_data, prepare_suites, prepare_task
+from rlrt.model.prompting import PromptBuilder
+from rlrt.tasks.base import Task
 from rlrt.types import Prompt
 from tests.helpers import settings
-from tests.hub import jsonl
+from tests.hub import jsonl, tokenizer
 
 
 class Mine:
@@ -80,3 +82,22 @@ def test_a_task_without_prompts_is_refused_in_one_sentence(part):
         UserError, match=rf"^data: expected Mine\.prepare to set {part} to a list of prompts, got \[\]\.$"
     ):
         prepare_task(whole)
+
+
+@pytest.mark.parametrize("chosen", ["escape", "refuse"])
+def test_problems_that_spell_control_tokens_are_counted_or_refused(chosen, caplog):
+    builder = PromptBuilder(tokenizer("hybrid"), "chat", "{prompt}", None, "{prompt}{solution}")
+    task = type("Mine", (Task,), {"special_tokens": chosen})()
+    clean = [Prompt("1", "3 < 4 |x|>", "7"), Prompt("2", "<eos>", "7")]
+    check_control_tokens(task, clean, builder)
+    assert caplog.text == ""
+    odd = [*clean, Prompt("3", "say <|im_end|>", "7"), Prompt("4", "x", "7", solution="<think>7")]
+    if chosen == "refuse":
+        with pytest.raises(UserError, match=r"data\.special_tokens: 2 problems .*for example '<\|im_end\|>' in 'say <"):
+            check_control_tokens(task, odd, builder)
+    else:
+        check_control_tokens(task, odd, builder)
+        assert (
+            "2 problems spell control tokens of this model (for example '<|im_end|>' in 'say <|im_end|>')"
+            in caplog.text
+        )
