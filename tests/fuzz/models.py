@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -35,21 +36,22 @@ def template() -> Path:
     return model_folder(Path(tempfile.mkdtemp(prefix="fuzz-model")) / "m", "hybrid")
 
 
-def entry(file: str, key: str | None, value: Any) -> Change:
-    """Set a key of a JSON file, at a random place of its own; None: take one away."""
+def edited(file: str, edit: Callable[[dict[str, Any]], Any]) -> Change:
+    """Edit what a JSON file holds; one that an earlier harm took away or damaged stays as it is."""
 
     def change(folder: Path) -> None:
         path = folder / file
-        if not path.exists():
-            return
-        values = json.loads(path.read_text())
-        if key is None:
-            values.pop(sorted(values)[0], None)
-        else:
-            values[key] = value
-        path.write_text(json.dumps(values))
+        with contextlib.suppress(OSError, ValueError):
+            values = json.loads(path.read_text())
+            edit(values)
+            path.write_text(json.dumps(values))
 
     return change
+
+
+def entry(file: str, key: str, value: Any) -> Change:
+    """Set a key of a JSON file."""
+    return edited(file, lambda values: values.__setitem__(key, value))
 
 
 def bytes_of(file: str, cut: float, byte: int | None) -> Change:
@@ -79,14 +81,10 @@ def index(value: Any) -> Change:
 def renumbered(by: int) -> Change:
     """Shift the ids of a tokenizer's vocabulary."""
 
-    def change(folder: Path) -> None:
-        path = folder / "tokenizer.json"
-        if path.exists():
-            values = json.loads(path.read_text())
-            values["model"]["vocab"] = {token: i + by for token, i in values["model"]["vocab"].items()}
-            path.write_text(json.dumps(values))
+    def shift(values: dict[str, Any]) -> None:
+        values["model"]["vocab"] = {token: i + by for token, i in values["model"]["vocab"].items()}
 
-    return change
+    return edited("tokenizer.json", shift)
 
 
 def change(random_: random.Random) -> Change:
