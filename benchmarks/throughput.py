@@ -22,10 +22,9 @@ from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.execution.memory.estimate import Layout, Lengths, estimate, persistent, total
+from rlrt.execution.memory.estimate import HEADROOM, Layout, Lengths, estimate, persistent, total
 from rlrt.execution.memory.sizes import Sizes, sizes_of
 from rlrt.model.packed import pack
-from rlrt.preflight.forecast.decoding import RESERVE
 from rlrt.preflight.forecast.rates import H100, MEANINGS, Rates, read_rates
 from rlrt.preflight.forecast.step import PHASES, Step, forecast
 from rlrt.preflight.forecast.work import TAUGHT, TRAINED, Work
@@ -65,7 +64,7 @@ def work_of(model: str, cards: int, engine: str, mean: int, rates: Rates = H100)
     layout = Layout("cuda", cards, cards > 1, int(rates.memory.value))
     lengths = Lengths(PROMPT, settings.teacher.max_context_tokens)
     if engine == "vllm":
-        left = 1 - (total(persistent(one, settings, layout)) + RESERVE) / rates.memory.value
+        left = 1 - (total(persistent(one, settings, layout)) + HEADROOM) / rates.memory.value
         changed = dataclasses.replace(settings.engine, gpu_memory_utilization=max(0.0, left))
         settings = dataclasses.replace(settings, engine=changed)
     return Work(one, settings, lengths, layout, rates, float(mean), settings.eval.prompts)
@@ -134,7 +133,7 @@ Written by `{words} > docs/throughput.md`: do not edit.
 - Assumed of the rollouts: prompts of {PROMPT} tokens, {SHARES}.
 - Several cards share weights and optimiser (`distributed.strategy=fsdp`).
 - `engine=vllm` samples in the trainer's process with `engine.release_memory=true`. It has what weights and optimiser leave of
-  the card, less {RESERVE / 1e9:.0f} GB.
+  the card, less {HEADROOM / 1e9:.0f} GB.
 - In brackets: rows that a card decodes at once. *No room*: it does not fit a card, by the memory estimate.
 - `rlrt/preflight/forecast/step.py` and `decoding.py` beside it say what the sums leave out. Take them as good to a factor of 2.
 """

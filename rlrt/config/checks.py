@@ -92,7 +92,7 @@ def check_ahead(settings: Settings) -> None:
     if settings.engine.exact:
         raise UserError(
             "train.sample_ahead: expected an engine with weights of its own, got one that samples by the trainer's, which "
-            "change meanwhile; set engine=vllm_server or engine=vllm, or train.sample_ahead=false."
+            "change meanwhile; set engine=vllm_server, engine=vllm engine.release_memory=false, or train.sample_ahead=false."
         )
     if settings.train.max_refills:
         raise UserError(

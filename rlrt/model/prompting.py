@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlrt.errors import UserError, first_line
-from rlrt.model.plain_text import END_OF_THOUGHT, THOUGHT, PlainText, beginning
+from rlrt.model.plain_text import END_OF_THOUGHT, TAGS, THOUGHT, PlainText, beginning
 from rlrt.types import Prompt
 
 
@@ -84,7 +84,8 @@ class PromptBuilder:
 
     def control_tokens(self, prompt: Prompt) -> list[str]:
         """Return the control tokens that a problem's texts spell, which are encoded as plain text."""
-        return self._texts.control_tokens(f"{prompt.text}\n{prompt.solution or ''}")
+        solution = self._texts.control_tokens(prompt.solution or "")
+        return self._texts.control_tokens(prompt.text) + [token for token in solution if token not in TAGS]
 
     def check_parity(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts where student and teacher differ by more than the teacher context.

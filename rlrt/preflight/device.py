@@ -97,7 +97,9 @@ def kind_of(settings: Settings, launcher: Any, memory_gb: float | None) -> str:
     if settings.device != "auto":
         return settings.device.partition(":")[0]
     if isinstance(launcher, SlurmLauncher):
-        return "cuda" if launcher.gpus_per_node else "cpu"
+        more = launcher.additional_parameters
+        asked = any("gpu" in key for key in more) or "gpu" in str(more.get("gres", ""))
+        return "cuda" if launcher.gpus_per_node or asked else "cpu"
     return "cuda" if torch.cuda.is_available() or memory_gb is not None else "cpu"
 
 

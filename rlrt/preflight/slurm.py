@@ -68,13 +68,22 @@ def check_signal(launcher: SlurmLauncher, step_s: float | None, checkpoint: int)
     """Check that a job has time to save between the signal and the limit."""
     delay, results = launcher.signal_delay_s, []
     if step_s is not None:
-        need = needed_s(step_s, checkpoint)
+        need, least = needed_s(step_s, checkpoint), needed_s(0.0, checkpoint)
         sentence = (
             f"a step of {step_s:.0f} s and its checkpoint may take {need:.0f} s, of {delay} s between signal and limit"
         )
-        if need > delay:
-            sentence = f"{sentence}; set hydra.launcher.signal_delay_s={int(need) + 1}"
-        results.append(Finding("problem" if need > delay else "ok", "signal", sentence))
+        if least > delay:  # not even the checkpoint of the step before
+            sentence = f"a checkpoint may take {least:.0f} s, of {delay} s between signal and limit"
+            results.append(
+                Finding("problem", "signal", f"{sentence}; set hydra.launcher.signal_delay_s={int(need) + 1}")
+            )
+        elif need > delay:
+            sentence = f"{sentence}: the step in progress is dropped and done again"
+            results.append(
+                Finding("warning", "signal", f"{sentence}; set hydra.launcher.signal_delay_s={int(need) + 1}")
+            )
+        else:
+            results.append(Finding("ok", "signal", sentence))
     elif delay < USUAL_S:
         sentence = (
             f"{delay} s for the step in progress and its checkpoint are few; set hydra.launcher.signal_delay_s=120"

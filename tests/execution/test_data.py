@@ -91,7 +91,7 @@ def test_problems_that_spell_control_tokens_are_counted_or_refused(chosen, caplo
     clean = [Prompt("1", "3 < 4 |x|>", "7"), Prompt("2", "<eos>", "7")]
     check_control_tokens(task, clean, builder)
     assert caplog.text == ""
-    odd = [*clean, Prompt("3", "say <|im_end|>", "7"), Prompt("4", "x", "7", solution="<think>7")]
+    odd = [*clean, Prompt("3", "say <|im_end|>", "7"), Prompt("4", "x", "7", solution="<|im_start|>7")]
     if chosen == "refuse":
         with pytest.raises(UserError, match=r"data\.special_tokens: 2 problems .*for example '<\|im_end\|>' in 'say <"):
             check_control_tokens(task, odd, builder)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from rlrt.preflight import slurm
+from rlrt.preflight.device import kind_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.slurm import check_nodes, gpus_of
 from rlrt.sweep.settings import launcher_of
+from tests.helpers import settings
 
 RECORDED = Path(__file__).parent / "recorded"
 CONFIG = slurm.config_values((RECORDED / "config.txt").read_text())
@@ -96,7 +99,10 @@ def test_time_between_signal_and_limit():
     assert states(slurm.check_signal(launcher(), None, 0)) == [("ok", "signal")]
     assert states(slurm.check_signal(launcher(signal_delay_s=30), None, 0)) == [("warning", "signal")]
     (found,) = slurm.check_signal(launcher(), 70, 4 * 10**9)  # 1.5 x (70 + 20) = 135
+    assert (found.state, found.sentence.rpartition("set ")[2]) == ("warning", "hydra.launcher.signal_delay_s=136")
+    (found,) = slurm.check_signal(launcher(signal_delay_s=29), 70, 4 * 10**9)  # the checkpoint alone: 1.5 x 20 = 30
     assert (found.state, found.sentence.rpartition("set ")[2]) == ("problem", "hydra.launcher.signal_delay_s=136")
+    assert slurm.check_signal(launcher(signal_delay_s=30), 70, 4 * 10**9)[0].state == "warning"
     assert states(slurm.check_signal(launcher(signal_delay_s=136), 70, 4 * 10**9)) == [("ok", "signal")]
     assert states(slurm.check_signal(launcher(timeout_min=10), 1, 0)) == [("ok", "signal"), ("warning", "limit")]
     assert states(slurm.check_signal(launcher(timeout_min=2), 1, 0))[-1] == ("problem", "limit")
@@ -164,3 +170,18 @@ def test_gpus_that_a_node_has(text, most):
     wanted = f"gpus_per_node={most}" if most else "partition=NAME to one with GPUs"
     assert wanted in found.sentence
     assert check_nodes(launcher(gpus_per_node=9), None) == []  # nobody knows
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"gres": "gpu:h100:1"}, "cuda"),
+        ({"gpus": "2"}, "cuda"),
+        ({"gpus_per_task": 1}, "cuda"),
+        ({"gres": "nvme:1"}, "cpu"),
+        ({}, "cpu"),
+    ],
+)
+def test_a_gpu_may_be_asked_for_in_other_words(more, kind):
+    asked = launcher(gpus_per_node=0, additional_parameters=more)
+    assert kind_of(dataclasses.replace(settings(), device="auto"), asked, 80.0) == kind

@@ -14,11 +14,9 @@ import dataclasses
 import math
 from typing import Any
 
-from rlrt.execution.memory.estimate import estimate, persistent, samples_in_process, total
+from rlrt.execution.memory.estimate import HEADROOM, estimate, persistent, samples_in_process, total
 from rlrt.preflight.forecast.work import Work
 
-RESERVE = 6e9
-"""Bytes that neither the trainer nor vLLM counts on a shared card, where vLLM's share is not given. Assumed."""
 SERVER_SHARE = 0.9
 """Share of a card that a vLLM server takes: vLLM's own default. The server is assumed to have one card."""
 
@@ -127,7 +125,7 @@ def vllm_cache(work: Work) -> float:
     """Return the bytes of a card that vLLM has for keys and values: its share without its own copy of the weights."""
     share = SERVER_SHARE if on_server(work) else work.settings.engine.gpu_memory_utilization
     if share is None:
-        taken = work.device_bytes - total(persistent(work.sizes, work.settings, work.layout)) - RESERVE
+        taken = work.device_bytes - total(persistent(work.sizes, work.settings, work.layout)) - HEADROOM
     else:
         taken = share * work.device_bytes
     return taken - work.number * work.sizes.weights
