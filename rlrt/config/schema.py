@@ -30,7 +30,8 @@ class Model:
         "what the model is asked: {prompt} stands for the problem, {instruction} for how the data wants the answer given"
     )
     bos: str = key(
-        "whether a plain prompt begins with the beginning of sequence; auto: as the tokenizer begins a text",
+        "whether a plain prompt begins with the beginning of sequence; auto: as the tokenizer begins a text; always: wherever "
+        "the tokenizer has one",
         choices=("auto", "always", "never"),
     )
     thinking: bool | None = key(

@@ -155,18 +155,11 @@ def beginning_of(tokenizer: Any, bos: str) -> list[int]:
     """Return the tokens that begin a plain prompt.
 
     Args:
-        bos: ``auto``, ``always`` or ``never``.
-
-    Raises:
-        UserError: for ``always`` and a tokenizer without a beginning of sequence.
+        bos: ``auto``, ``always`` (wherever the tokenizer has one) or ``never``.
     """
     if bos == "auto":
         return beginning(tokenizer)
-    if bos == "never":
-        return []
-    if tokenizer.bos_token_id is None:
-        raise UserError("model.bos: expected auto or never, since this model's tokenizer has no bos_token, got always.")
-    return [tokenizer.bos_token_id]
+    return [] if bos == "never" or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
 
 
 def filled(template: str, **texts: str) -> str:

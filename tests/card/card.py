@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 HERE = Path(__file__).parent
 PACKAGE = f"{Path(importlib.util.find_spec('rlrt').origin).parent}/"
@@ -214,6 +215,7 @@ PRETENDED = {
     "synchronize": lambda *_: None,
     "is_initialized": lambda: False,
     "empty_cache": lambda: None,
+    "get_device_properties": lambda *_: SimpleNamespace(total_memory=80 * 10**9),
     "get_device_name": lambda *_: "a pretended card",
     "get_device_capability": lambda *_: (9, 0),
     "get_arch_list": lambda: ["sm_90"],

@@ -125,7 +125,7 @@ def vllm_cache(work: Work) -> float:
     """Return the bytes of a card that vLLM has for keys and values: its share without its own copy of the weights."""
     share = SERVER_SHARE if on_server(work) else work.settings.engine.gpu_memory_utilization
     if share is None:
-        taken = work.device_bytes - total(persistent(work.sizes, work.settings, work.layout)) - HEADROOM
+        taken: float = work.device_bytes - total(persistent(work.sizes, work.settings, work.layout)) - HEADROOM
     else:
         taken = share * work.device_bytes
     return taken - work.number * work.sizes.weights
