@@ -35,13 +35,43 @@ def boxed(text: str) -> str | None:
             if bare is None:
                 continue  # the command is mentioned, not used
             return bare[0].strip() if END.match(text, bare.end()) else ""  # where does it end?
-        depth = 0
-        for brace in BRACE.finditer(text, begin):
-            depth += {"{": 1, "}": -1}.get(brace[0], 0)
-            if depth == 0:
-                return text[begin + 1 : brace.start()].strip()
-        return ""
+        end = closed(text, begin)
+        if end is None:
+            return ""
+        outer = around(text, begin, end)
+        return text[begin + 1 : end].strip() if outer is None else outer
     return None
+
+
+def closed(text: str, begin: int) -> int | None:
+    """Return the place of the brace that closes the one at ``begin``; None if none does."""
+    depth = 0
+    for brace in BRACE.finditer(text, begin):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if depth == 0:
+            return brace.start()
+    return None
+
+
+def around(text: str, begin: int, end: int) -> str | None:
+    r"""Return the content of the outermost box around the last one, whose braces are at ``begin`` and ``end``.
+
+    None if there is none that closes, or if the last box ends it and is the only one in it: ``\boxed{x = \boxed{2}}``.
+    """
+    boxes = [m.end() for m in BOX.finditer(text, 0, begin)]
+    known = set(boxes)
+    opened: list[int] = []
+    for brace in BRACE.finditer(text, 0, begin):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif brace[0] == "}" and opened:
+            opened.pop()
+    first = next((place for place in opened if place in known), None)
+    last = None if first is None else closed(text, first)
+    if first is None or last is None:
+        return None
+    alone = set(opened).issuperset(place for place in boxes if first < place < begin)
+    return None if alone and not text[end:last].strip("{}$. \t\r\n") else text[first + 1 : last].strip()
 
 
 def final_answer(text: str) -> str:
