@@ -68,8 +68,8 @@ class Mixture(Task):
             share, least = min((share, name) for name, share in self.shares.items())
             if share < SMALLEST_SHARE:
                 raise UserError(
-                    f"data.weights: expected shares of at least {SMALLEST_SHARE:g}, got {share:.2g} for {least}, of which no step "
-                    "would have a prompt; raise its weight or leave the source out."
+                    f"data.weights: expected shares of at least {SMALLEST_SHARE:g}, got {share:.2g} for {least}, of which "
+                    "no step would have a prompt; raise its weight or leave the source out."
                 )
 
     def prompt_limit(self, prompt: Prompt) -> int | None:

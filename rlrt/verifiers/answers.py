@@ -11,6 +11,8 @@ BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])\s*")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 r"""Braces that group; ``\{`` is a sign."""
 LETTER = re.compile(r"[A-Za-z]")
+FACTOR = re.compile(r"(?:[-+*/^_(\[,;\d|]|\\(?:cdot|times|pm|div|frac|sqrt|neg|not|ne))\s*\{*\s*\\[a-z]+\s*\Z")
+"""What makes an inner box a part of the outer one."""
 END = re.compile(r"\.?(?:\s*(?:\$|\\\)|\\\]|\n|\Z)|\s+[A-Z])")
 """What follows the content of a box without braces: the end of a line, a sentence or its mathematics."""
 
@@ -71,7 +73,8 @@ def around(text: str, begin: int, end: int) -> str | None:
     if first is None or last is None:
         return None
     alone = set(opened).issuperset(place for place in boxes if first < place < begin)
-    return None if alone and not text[end:last].strip("{}$. \t\r\n") else text[first + 1 : last].strip()
+    alone = alone and not text[end:last].strip("{}$. \t\r\n") and not FACTOR.search(text, first, begin)
+    return None if alone else text[first + 1 : last].strip()
 
 
 def final_answer(text: str) -> str:
