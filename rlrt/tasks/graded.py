@@ -74,7 +74,7 @@ def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
 VERIFIERS = "exact, math or the import path of a function (expected answer, response) -> bool"
 
 
-def function_at(path: str, where: str = "verifier", expected: str = VERIFIERS, arguments: int = 2) -> Any:
+def function_at(path: str, where: str = "data.verifier", expected: str = VERIFIERS, arguments: int = 2) -> Any:
     """Return the function at a dotted import path.
 
     Args:
