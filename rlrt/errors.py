@@ -43,6 +43,7 @@ def first_line(error: BaseException) -> str:
     a message the name of its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]  # a heading says nothing by itself
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a character can be neither printed nor logged
     return text if len(text) <= 200 else text[:197] + "..."
 
 

@@ -74,6 +74,12 @@ def finite(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= LARGEST_REWARD else None
 
 
+def truth(value: Any) -> bool | None:
+    """A verdict as a bool, also from numpy and torch; None for what is none: None, a text, several values, 0.5."""
+    number = finite(value)
+    return bool(number) if number in (0.0, 1.0) else None
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.

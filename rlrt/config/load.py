@@ -34,7 +34,7 @@ def locate(path: str, where: str) -> Any:
     module_name, _, name = str(path).rpartition(".")
     try:
         cls = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # importing runs a user's module, which may raise anything
+    except (Exception, SystemExit) as error:  # importing runs a user's module, which may raise anything
         raise UserError(
             f"{where}: expected the import path of a class, got {shown(path)} ({first_line(error)})."
         ) from None

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlrt.errors import UserError, first_line
-from rlrt.types import Grade, finite
+from rlrt.types import Grade, finite, truth
 
 log = logging.getLogger("rlrt")
 ERROR = Grade(correct=False, reward=0.0, error=True)
@@ -39,7 +39,7 @@ class Door:
             pending = start()
         except UserError:
             raise
-        except Exception as error:  # a grader may raise anything
+        except (Exception, SystemExit) as error:  # a grader may raise anything
             self._tell(raised(error))
             return lambda: ERROR
         return lambda: self._wait(pending)
@@ -49,7 +49,7 @@ class Door:
             given = pending()
         except UserError:
             raise
-        except Exception as error:  # a grader may raise anything
+        except (Exception, SystemExit) as error:  # a grader may raise anything
             self._tell(raised(error))
             return ERROR
         grade = self.settled(given)
@@ -76,7 +76,7 @@ class Door:
                 )
         if given.error:
             return ERROR
-        correct, reward = verdict(given.correct), finite(given.reward)
+        correct, reward = truth(given.correct), finite(given.reward)
         parts = {name: finite(value) for name, value in given.parts.items()}
         known = {name: value for name, value in parts.items() if value is not None}
         if correct is None or reward is None or len(known) < len(parts):
@@ -94,16 +94,6 @@ class Door:
             )
 
 
-def raised(error: Exception) -> str:
+def raised(error: BaseException) -> str:
     """Return what a grader raised, in words."""
     return f"raised {type(error).__name__}: {first_line(error)}"
-
-
-def verdict(value: Any) -> bool | None:
-    """Return a verdict as a bool, also numpy's and torch's; None for what is none (None, not a number, a text, several)."""
-    if value is None or isinstance(value, (str, bytes)):
-        return None
-    try:
-        return bool(value) if value == value else None
-    except Exception:  # arrays of several values, and types of users
-        return None

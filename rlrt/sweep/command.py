@@ -6,7 +6,7 @@ Hydra's own sweepers and launchers are not used: see docs/architecture.md, "Plug
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +105,40 @@ def source_of(
     if kind == "optuna":
         from rlrt.sweep.rehearsal import rehearse
         from rlrt.sweep.search import Search
+        from rlrt.sweep.space import overrides_of
 
         def make_job(typed: Sequence[str]) -> Job:
             return checked(folder, typed, compose, here=True)
 
         folders = group_folders(base)
         plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher, folders)
-        rehearse(plan)
+        proposed = rehearse(plan)
         typical = make_job(fixed)
+        refuse_unknown_key(plan.space, lambda: make_job([*fixed, *overrides_of(proposed)]))
         check_disk(folder, still_to_write(folder, typical, plan.n_trials * max(1, len(plan.seeds))), print)
         known = folders_by_identity(folder)
         search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, known))
         return search, retries, max(1, len(plan.seeds)), [typical]
     raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
+
+
+def refuse_unknown_key(names: Iterable[str], make: Callable[[], Job]) -> None:
+    """Refuse a search over a key that is not there, where the keys that there are depend on no choice of the search.
+
+    Args:
+        names: of what the search varies.
+        make: makes a trial's job.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if any("." not in name and name not in ("seed", "threads") for name in names):
+        return  # method=a,b: a trial may lack what another one has, and fails alone
+    try:
+        make()
+    except UserError as error:
+        if "there is no such key" in str(error):
+            raise
 
 
 def still_to_write(sweep: Path, job: Job, total: int) -> list[Job]:

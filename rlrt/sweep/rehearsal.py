@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from rlrt.errors import UserError, first_line
 from rlrt.sweep.search import Plan, built, is_grid
 from rlrt.sweep.space import grid_values
 
 
-def rehearse(plan: Plan) -> None:
-    """Let the sampler propose one trial of the space, and the pruner judge one report of it.
+def rehearse(plan: Plan) -> dict[str, Any]:
+    """Let the sampler propose one trial of the space, and the pruner judge one report of it; return its parameters.
 
     Raises:
         UserError: naming the section, with what Optuna said.
@@ -37,3 +38,4 @@ def rehearse(plan: Plan) -> None:
         raise UserError(
             f"hydra.sweeper.{what}: {section.get('_target_')} cannot {does} ({first_line(error)}); check its keys."
         ) from None
+    return dict(trial.params)

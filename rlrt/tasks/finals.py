@@ -8,6 +8,7 @@ from fractions import Fraction
 from rlrt.tasks.cells import NotUnderstood
 from rlrt.verifiers.answers import boxed
 from rlrt.verifiers.literals import LONGEST_NUMBER, NUMBER, written
+from rlrt.verifiers.units import scales
 
 FORMATS = ("plain", "hash", "boxed", "number")
 THOUSANDS = re.compile(r"[-+−]?\\?\$?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?:\\?%)?")
@@ -100,4 +101,6 @@ def is_unit(rest: str) -> bool:
     words = [word for word in words if word]
     if touching and len(words[0]) == 1 and words[0] not in _SYMBOLS:
         return False
-    return all(_WORD.fullmatch(w) and (w.lower() not in _CHANGES or (w in _SYMBOLS)) for w in words)
+    return all(
+        _WORD.fullmatch(w) and (w in _SYMBOLS or not (w.lower() in _CHANGES or scales(w.lower()))) for w in words
+    )

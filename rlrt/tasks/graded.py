@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 import importlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
 from rlrt.keys import key
 from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
@@ -73,21 +74,30 @@ def verifier_of(name: str, timeout_s: float, workers: int) -> Verifier:
 VERIFIERS = "exact, math or the import path of a function (expected answer, response) -> bool"
 
 
-def function_at(path: str, where: str = "verifier", expected: str = VERIFIERS) -> Any:
+def function_at(path: str, where: str = "data.verifier", expected: str = VERIFIERS, arguments: int = 2) -> Any:
     """Return the function at a dotted import path.
 
     Args:
         where: the key that names it, for messages.
         expected: what the key takes, for messages.
+        arguments: the number of values that it is called with.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or it cannot be called so.
     """
     module_name, _, name = path.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # importing runs a user's module, which may raise anything
-        raise UserError(f"{where}: expected {expected}, got {path!r} ({error}).") from None
+    except (Exception, SystemExit) as error:  # importing runs a user's module, which may raise anything
+        raise UserError(f"{where}: expected {expected}, got {path!r} ({first_line(error)}).") from None
     if not callable(function):
         raise UserError(f"{where}: {path} is no function.")
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
+        raise UserError(f"{where}: {path} must return its value; a generator and a coroutine do not.")
+    try:
+        inspect.signature(function).bind(*range(arguments))
+    except TypeError as error:
+        raise UserError(f"{where}: expected {expected}; {path} cannot be called so ({first_line(error)}).") from None
+    except ValueError:
+        pass  # a function of C may have no signature
     return function

@@ -19,6 +19,8 @@ from rlrt.types import Grade, Prompt
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 RESERVED = ("mean",)
 """Names that metrics have already."""
+SMALLEST_SHARE = 1e-6
+"""Of a step's prompts: one prompt in a million."""
 HELD_OUT = "training question that is nearly one that another source holds out"
 REPEATED = "question that another source has too"
 
@@ -60,8 +62,15 @@ class Mixture(Task):
             lacking = [name for name in self.sources if name not in self.weights]
             if lacking:
                 raise UserError(f"data.weights: expected a weight for every source, got none for {lacking[0]}.")
-            total = sum(self.weights.values())
-            self.shares = {name: self.weights[name] / total for name in self.sources}
+            scale = 1.0 if sum(self.weights.values()) < float("inf") else max(self.weights.values())
+            total = sum(weight / scale for weight in self.weights.values())
+            self.shares = {name: self.weights[name] / scale / total for name in self.sources}
+            share, least = min((share, name) for name, share in self.shares.items())
+            if share < SMALLEST_SHARE:
+                raise UserError(
+                    f"data.weights: expected shares of at least {SMALLEST_SHARE:g}, got {share:.2g} for {least}, of which "
+                    "no step would have a prompt; raise its weight or leave the source out."
+                )
 
     def prompt_limit(self, prompt: Prompt) -> int | None:
         """The longest prompt that the prompt's source takes."""

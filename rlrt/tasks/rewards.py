@@ -77,8 +77,8 @@ def asked(name: str, function: Reward, prompt: Prompt, text: str) -> float:
         RuntimeError: if it raises, or gives no finite number.
     """
     try:
-        given = function(prompt.text, text, prompt.row if prompt.row is not None else {})
-    except Exception as error:  # a user's function raises anything
+        given = function(prompt.text, text, dict(prompt.row or {}))  # its own: what it changes is no other answer's row
+    except (Exception, SystemExit) as error:  # a user's function raises anything
         raise RuntimeError(f"data.rewards.{name}: {type(error).__name__}: {first_line(error)}") from error
     reward = finite(given)
     if reward is None:
@@ -103,6 +103,5 @@ def reward_of(name: str, value: Any, section: str) -> tuple[Reward, float]:
     weight, path = entry.get("weight", 1.0), entry["function"]
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
         raise UserError(f"{where}.weight: expected a finite number, got {weight!r:.80}.")
-    return function_at(str(path), where, "the import path of a function (question, response, row) -> float"), float(
-        weight
-    )
+    expected = "the import path of a function (question, response, row) -> float"
+    return function_at(str(path), where, expected, arguments=3), float(weight)

@@ -79,9 +79,10 @@ def from_parquet(source: Any) -> Iterator[Row]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(source) as table:
+        refuse_twice(table.schema_arrow.names)
         for batch in table.iter_batches():
             batch.validate(full=True)
-            yield from batch.to_pylist()
+            yield from as_written(batch).to_pylist()
 
 
 def from_arrow(content: bytes) -> Iterator[Row]:
@@ -92,7 +93,38 @@ def from_arrow(content: bytes) -> Iterator[Row]:
     with opened(pyarrow.BufferReader(content)) as table:
         rows = table.read_all()
     rows.validate(full=True)  # pyarrow trusts offsets: a damaged file would crash the process
-    yield from rows.to_pylist()
+    refuse_twice(rows.schema.names)
+    yield from as_written(rows).to_pylist()
+
+
+def refuse_twice(names: list[str]) -> None:
+    """Refuse two columns of one name, of which a row would keep the last.
+
+    Raises:
+        ValueError: naming it.
+    """
+    twice = next((name for name, count in Counter(names).items() if count > 1 and name), None)
+    if twice is not None:
+        raise ValueError(f"two columns have the name {twice!r}")
+
+
+def as_written(rows: Any) -> Any:
+    """Return an Arrow table or batch whose floats of 32 bits have the value that is written with the fewest digits: 0.1, not
+    0.10000000149."""
+    import pyarrow
+
+    def of(kind: Any, narrow: Any) -> Any:
+        if pyarrow.types.is_float32(kind):
+            return narrow
+        if pyarrow.types.is_struct(kind):
+            return pyarrow.struct([field.with_type(of(field.type, narrow)) for field in kind])
+        return pyarrow.list_(of(kind.value_type, narrow)) if pyarrow.types.is_list(kind) else kind
+
+    def schema(narrow: Any) -> Any:
+        return pyarrow.schema([field.with_type(of(field.type, narrow)) for field in rows.schema])
+
+    written, wide = schema(pyarrow.string()), schema(pyarrow.float64())
+    return rows if written == rows.schema else rows.cast(written).cast(wide)
 
 
 def decoded(content: bytes, file: Path, key: str) -> str:

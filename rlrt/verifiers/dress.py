@@ -73,6 +73,7 @@ _RENAMED = (
     (re.compile(r"\\textcolor ?\{[^{}]*\}"), ""),
     (re.compile(r"\*\*(?=[\w({\\-])(?<=[\w)}]\*\*)"), "^"),
     (re.compile(r"(?<=\d)\{,\}(?=\d)"), ","),
+    (re.compile(r"\\\\ ?\[ ?-?[\d.]+ ?(?:pt|em|ex|mm|cm|in)\]"), r"\\\\"),
     (re.compile(r"\\%"), "%"),
     (re.compile(r"\\#"), "#"),
     (re.compile(r"\\(?:&|_)(?=\s)"), " "),
@@ -111,6 +112,7 @@ def undressed(answer: str) -> str:
     text = in_text(text)
     text = rooted("".join(part if part.startswith("\\text{") else named(part) for part in _TEXT.split(text)))
     text = re.sub(r"\b([aApP])\. ?([mM])\b\.?", r"\1\2", text)
+    text = re.sub(r"(?<=:\d\d) ?([aApP][mM])\b", lambda m: f" {m[1].lower()}", text)
     return bare(re.sub(r" +", " ", text).strip())
 
 

@@ -17,7 +17,7 @@ Symbolic = Callable[[str, str], bool]
 """(expected expression, given expression) -> True if they are equal."""
 
 _TUPLES = ("()", "<>")
-_UNREADABLE = re.compile(r"\\ldots|\\[pb]?mod(?![a-z])|\d ?['\"]|\\approx|_ ?\{? ?\\text")
+_UNREADABLE = re.compile(r"\\ldots|\\[pb]?mod(?![a-z])|\d ?['\"]|\\approx|_ ?\{? ?\\text|\d ?_ ?\{? ?[A-Za-z]")
 """What math-verify drops or misreads: such an expression is equal to the same text alone."""
 _NAMED_ALIKE = re.compile(r"y|[fgh]\([a-z]\)")
 
@@ -60,6 +60,8 @@ def same_value(expected: Form, given: Form, symbolic: Symbolic) -> bool:
         return expected.words == given.words
     if kinds <= {"number", "expression"}:
         return same_expression(expected, given, symbolic)
+    if named_apart(expected) != named_apart(given):
+        return same_in_order(expected, given, symbolic)
     if kinds in ({"set"}, {"list"}, {"set", "list"}, {"union"}):
         return same_members(expected.members, given.members, symbolic)
     if expected.kind == given.kind or kinds <= {*_TUPLES, "list"}:
@@ -71,6 +73,24 @@ def same_value(expected: Form, given: Form, symbolic: Symbolic) -> bool:
     if kinds <= {"set", "number", "expression"}:
         return same_single(expected, given, symbolic)
     return False
+
+
+def named_apart(form: Form) -> bool:
+    """True for a list of values of different names: ``x = 2, y = 3``, not ``x_1 = 2, x_2 = 3``, which are roots."""
+    names = [m.name.partition("_")[0] for m in form.members] if form.kind == "list" else []
+    return len(names) > 1 and all(names) and len(set(names)) == len(names)
+
+
+def same_in_order(expected: Form, given: Form, symbolic: Symbolic) -> bool:
+    """True if values of different names are those of a collection without names, in order: that of the names in a tuple."""
+    named, other = (expected, given) if named_apart(expected) else (given, expected)
+    if other.kind not in (*_TUPLES, "list", "set") or other.name or any(m.name for m in other.members):
+        return False
+    members = sorted(named.members, key=lambda m: m.name) if other.kind in _TUPLES else named.members
+    pairs = list(zip(members, other.members, strict=False))
+    return len(members) == len(other.members) and all(
+        same(*((m, o) if named is expected else (o, m)), symbolic) for m, o in pairs
+    )
 
 
 def same_expression(expected: Form, given: Form, symbolic: Symbolic) -> bool:

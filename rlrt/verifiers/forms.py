@@ -56,9 +56,12 @@ _SEPARATOR = re.compile(
 _UNION = re.compile(r" ?\\cup ?| (?:or|and) | ?\\text\{ ?or ?\} ?| ?\\(?:lor|vee) ?| ?, ?(?:or )?")
 _RELATION = re.compile(r" ?(?:\\(?:le|ge)(?![A-Za-z])|[<>]) ?")
 _ANY_RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|approx|equiv|in|sim|to|mid|Rightarrow|implies)(?![A-Za-z])")
-_NAME = r"[A-Za-z](?:_\{?\w+\}?)?|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|omega|rho|sigma|angle [A-Z]+|text\{[A-Za-z ]+\})"
+_NAME = (
+    r"[A-Z]{2,3}(?![A-Za-z])|[A-Za-z](?:_\{?\w+\}?)?"
+    r"|\\(?:theta|alpha|beta|gamma|lambda|mu|phi|omega|rho|sigma|angle [A-Z]+|text\{[A-Za-z ]+\})"
+)
 _ASSIGNED = re.compile(
-    rf"(?P<name>(?:{_NAME})(?: ?\((?:{_NAME}|, ?)+\))?|\((?:{_NAME})(?:, ?(?:{_NAME}))+\)) ?= ?"
+    rf"(?P<name>(?:{_NAME})(?: ?\((?:{_NAME}|-?\d+|, ?)+\))?|\((?:{_NAME})(?:, ?(?:{_NAME}))+\)) ?= ?"
     r"(?:(?:(?! or | and |\\text|\\lor)[^=,;])+=)*(?P<value>[^=]+)"
 )
 """A value with a name, also at the end of a chain of equations: ``A = \\pi r^2 = 9\\pi``."""
@@ -73,7 +76,7 @@ _CHOICE = re.compile(
     r"(?:\. |: |\\ )?(?P<rest>.*)",
     re.DOTALL,
 )
-_LETTER = re.compile(r"(?:\\text\{ ?)?(?:(?:[Oo]ption|[Cc]hoice) )?(?P<a>[A-Z])(?: ?\})?")
+_LETTER = re.compile(r"(?:\\text\{ ?)?(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer) )?(?P<a>[A-Z])(?: ?\})?")
 _SMALL_LETTER = re.compile(r"\\text\{ ?(?P<a>[a-j]) ?\}")
 _MATRIX = re.compile(
     r"\\begin ?\{(?P<kind>[pbvBV]?matrix|smallmatrix|array)\}(?:\{[lcr|]+\})?(?P<inside>.*)\\end ?\{(?P=kind)\}",
@@ -124,7 +127,7 @@ def as_choice(text: str, depth: int) -> Form | None:
         return None
     label, rest = match["a"] or match["b"] or match["c"], match["rest"].strip()
     if re.match(r"[\^_+*/=<>,;!(\[|-]|\\(?:cdot|times|cup|le|ge|ne|in|text\{ ?(?:or|and))", rest) or re.match(
-        r"(?:or|and)\b", rest
+        r"(?:or|and)\b|(?:is|was) (?:not|wrong|incorrect|false)\b|is(?:n't|n’t)|wrong\b|incorrect\b", rest
     ):
         return None
     if re.search(r"\([A-J]\)|(?<![A-Za-z])[B-J][.):](?: |\Z)", rest) or (label.islower() and rest):
@@ -185,11 +188,12 @@ def interval_of(text: str, parts: list[str], signs: list[str], depth: int) -> Fo
 
 def as_matrix(text: str, depth: int) -> Form | None:
     """Read a matrix by its entries."""
-    match = _MATRIX.fullmatch(text)
+    framed = re.fullmatch(r"[(\[] ?(\\begin ?\{(?:array|matrix|smallmatrix)\}.*) ?[)\]]", text, re.DOTALL)
+    match = _MATRIX.fullmatch(framed[1].strip() if framed is not None else text)
     if match is None or "\\begin" in match["inside"]:
         return None
     rows = [row.split("&") for row in re.split(r"\\\\", match["inside"].strip().removesuffix("\\\\"))]
-    kind = "matrix" if match["kind"][0] in "pbBs" else match["kind"]
+    kind = "matrix" if match["kind"][0] in "pbBs" or framed is not None else match["kind"]
     members = tuple(
         Form(" & ".join(row), "row", members=tuple(read(cell.strip(), depth + 1) for cell in row)) for row in rows
     )
@@ -251,6 +255,7 @@ def as_list(text: str, depth: int) -> Form | None:
             one_name
             and all(m.kind in ("()", "[]", "(]", "[)", "set") for m in members)
             and ("\\cup" in text or members[0].name)
+            and not (members[0].name and re.search(r" and |\\text\{ ?and ?\}", text))
         ):
             return Form(text, "union", members=tuple(replace(m, name="") for m in members), name=members[0].name)
     assigned = re.fullmatch(rf"(?P<name>{_NAME}) ?= ?(?P<value>[^=]+)", text)

@@ -18,7 +18,7 @@ from rlrt.verifiers.verifier import InProcesses
 LONGEST = 20_000
 """Characters at a response's end that are searched for a box: answers are there, and parsing takes time."""
 
-WHOLE = r"(0|-?[1-9]\d{0,14})"
+WHOLE = r"(0|-?[1-9][0-9]{0,14})"
 """Pattern of a whole number that is compared without being read."""
 
 

@@ -57,6 +57,19 @@ WORDS = (
     | {"one hundred": 100, "hundred": 100, "one thousand": 1000}
 )
 """Numbers in words."""
+_PARTS = "half third fourth fifth sixth seventh eighth ninth tenth".split()  # noqa: SIM905
+PARTS = (
+    {"half": Fraction(1, 2)}
+    | {f"{one}{sep}{part}": Fraction(1, i) for i, part in enumerate(_PARTS, 2) for one in ("a", "one") for sep in "- "}
+    | {
+        f"{_ONES[n]}{sep}{part}s": Fraction(n, i)
+        for i, part in enumerate(_PARTS[1:], 3)
+        for n in range(2, 10)
+        for sep in "- "
+    }
+)
+PARTS |= {word.replace("fourth", "quarter"): value for word, value in PARTS.items()}
+"""Fractions in words."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,11 @@ def number_of(text: str) -> Number | None:
     word = text.removeprefix("\\text{").removesuffix("}").lower()
     if word in WORDS:
         return Number(Fraction(WORDS[word]))
+    if word in PARTS:
+        return Number(PARTS[word])
+    if below := re.fullmatch(r"(?:minus|negative) (?P<rest>[a-z\d].*)", word):
+        number = number_of(below["rest"]) if not re.match("minus|negative", below["rest"]) else None
+        return None if number is None else Number(-number.value, number.figures, number.last)
     if not re.search(r"\d", text):
         return None
     return decimal_of(text) or fraction_of(text) or repeating_of(text)

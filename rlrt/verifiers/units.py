@@ -47,6 +47,20 @@ NO_UNIT = (
     )
 ) - {"in", "per"}
 """Words behind a number that are no unit: they change what it says."""
+SCALING = frozenset(
+    """
+    doubled halved tripled quadrupled inverted inverse reciprocal repeating repeated recurring gross score lakh crore googol
+    myriad mil kilo mega giga wrong incorrect
+    """.split()  # noqa: SIM905
+)
+"""Words that make a number another one, or deny it, wherever they stand beside it."""
+_PARTS = re.compile(
+    r"(?:[a-z]*illion|[a-z]*illiard|hundred|thousand|ten)s?"
+    r"|(?:fif|six|seven|eigh|nin|ten|eleven|twelf|[a-z]+teen|[a-z]+tie|hundred|thousand|[a-z]*illion)ths?"
+)
+"""Names of scales and of parts: ``quadrillion``, ``hundredths``."""
+_MEGA = re.compile(r"M(Hz|Wh|W|J|Pa|V|N|A|eV|g|m|s|l|L|bit|b|B)")
+"""Units whose capital is a million times another unit, and not its other spelling: ``MW`` and ``mW``."""
 _CURRENCIES = {
     DOLLAR: "dollar",
     "€": "euro",
@@ -135,12 +149,27 @@ def words_off(text: str) -> tuple[str, str]:
     return rest.strip(), spelling(names[::-1])
 
 
+def scales(word: str) -> bool:
+    """True for a word, in lower case, that makes a number beside it another one, or denies it."""
+    return not SCALING.isdisjoint((word, singular(word))) or _PARTS.fullmatch(word) is not None
+
+
+def cased(word: str) -> str:
+    """Return a word in lower case, with a capital that makes it another unit spelt out."""
+    mega = _MEGA.fullmatch(word)
+    if mega is None:
+        return word.lower()
+    return "mega" + ("bit" if mega[1] == "b" else mega[1].lower())
+
+
 def name_of(words: str, head: str, in_text: bool, aside: bool) -> str | None:
     """Return the one name of unit words behind ``head``; None if they are no unit."""
     parts = words.split()
     if not parts or len(parts) > 4:
         return None
-    lower = [p.lower() for p in parts]
+    lower = [cased(p) for p in parts]
+    if parts in (["k"], ["M"]):  # thousand and million, or kelvin and molar
+        return None
     if all(p in NAMES or p == "per" for p in lower):
         plain = not in_text and len(parts) == 1
         if plain and (lower[0] in _AMBIGUOUS or len(parts[0]) == 1) and not re.search(r"\d \Z", head):
@@ -148,7 +177,7 @@ def name_of(words: str, head: str, in_text: bool, aside: bool) -> str | None:
         if plain and len(parts[0]) == 1 and parts[0] not in "mgshLNJWVK":
             return None
         return " ".join("per" if p == "per" else NAMES[p] for p in lower)
-    if any(p in NO_UNIT or not p.isalpha() for p in lower):
+    if any(scales(p) or not NO_UNIT.isdisjoint((p, singular(p))) or not p.isalpha() for p in lower):
         return None
     number = number_of(re.sub(r"(?: ?[A-Za-z]+)* ?\Z", "", head.strip())) is not None
     if in_text and not aside:

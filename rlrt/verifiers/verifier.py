@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
-from rlrt.types import Grade
+from rlrt.types import Grade, truth
 from rlrt.verifiers.answers import after_thinking, final_answer, spaced
 
+log = logging.getLogger("rlrt")
 Pending = Callable[[], list[Grade]]
 """A function that waits for the requested grades and returns them in order."""
 FIRST_S = 60.0
@@ -71,6 +73,7 @@ class InProcesses:
         self._judge, self._timeout_s, self._workers = judge, timeout_s, workers
         self._reduced, self._warm_up, self._at_sight = reduced, warm_up, at_sight
         self._pool: Any = None
+        self._told = False
         self._asked: dict[tuple[Hashable, str], Any] = {}
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
@@ -101,12 +104,20 @@ class InProcesses:
             self._asked[pair] = self._processes().schedule(self._judge, args=pair, timeout=self._timeout_s)
         return self._asked[pair]
 
-    @staticmethod
-    def _result(future: Any) -> Grade:
+    def _result(self, future: Any) -> Grade:
         try:
-            return verdict(bool(future.result()))
+            given = future.result()
         except Exception:  # timed out, crashed, or raised by the function
             return Grade(correct=False, reward=0.0, error=True)
+        correct = truth(given)
+        if correct is not None:
+            return verdict(correct)
+        if not self._told:
+            self._told = True
+            log.warning(
+                "data.verifier: expected True or False, got %.80r; such an answer is counted as an error", given
+            )
+        return Grade(correct=False, reward=0.0, error=True)
 
     def _processes(self) -> Any:
         if self._pool is None:

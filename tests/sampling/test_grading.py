@@ -12,8 +12,8 @@ import torch
 
 from rlrt.errors import UserError
 from rlrt.sampling.draw import Draw, carries_signal, is_mixed, rollout_metrics
-from rlrt.sampling.grading import ERROR, Door, verdict
-from rlrt.types import Grade, finite
+from rlrt.sampling.grading import ERROR, Door
+from rlrt.types import Grade, finite, truth
 from tests.helpers import rollout
 
 NAN = float("nan")
@@ -64,8 +64,23 @@ def test_a_reward_is_a_finite_float_or_an_error(reward, number):
 
 def test_a_verdict_is_a_bool_or_an_error():
     good = [True, False, 1, 0, np.bool_(True), torch.tensor(False), np.int32(1), 0.0]
-    assert [verdict(v) for v in good] == [True, False, True, False, True, False, True, False]
-    assert [verdict(v) for v in (None, NAN, "yes", np.array([True, False]))] == [None] * 4
+    assert [truth(v) for v in good] == [True, False, True, False, True, False, True, False]
+    bad = [
+        None,
+        NAN,
+        "yes",
+        "False",
+        np.array([True, False]),
+        (False, "why"),
+        [],
+        {},
+        {"correct": False},
+        0.5,
+        2,
+        object(),
+    ]
+    assert [truth(v) for v in bad] == [None] * len(bad)
+    assert Door("Mine").settled(Grade((False, "why"), 1.0)) == ERROR
     assert Door("Mine").settled(Grade(None, 1.0)) == ERROR
     assert type(Door("Mine").settled(Grade(np.bool_(1), np.float32(1))).correct) is bool
 

@@ -202,6 +202,32 @@ def test_a_search_survives_its_driver(tmp_path, held):
     assert {f: f.stat().st_mtime_ns for f in before} == before
 
 
+@pytest.mark.parametrize(
+    ("space", "key"),
+    [
+        ("hydra.sweeper.params={nope.x: {type: float, low: 0, high: 1}}", "nope.x"),
+        ("method.lamda_init=interval(0,1)", "method.lamda_init"),
+        ("hydra.sweeper.params={train.stepz: {type: int, low: 1, high: 3}}", "train.stepz"),
+        ("model.loraa=16,32", "model.loraa"),
+    ],
+)
+def test_a_search_over_a_key_that_is_not_there_is_refused_before_a_trial(tmp_path, space, key):
+    code, output = quick(tmp_path, "-m", "hydra/sweeper=optuna", "method=rlrt", *SMALL, space)
+    assert code == 2, output
+    assert f"{key}: there is no such key." in output
+    assert not list(tmp_path.rglob("study.journal"))
+
+
+def test_a_search_over_methods_may_vary_a_key_that_only_one_has(tmp_path):
+    more = ("train.steps=1", "hydra.sweeper.n_trials=2", "hydra/sweeper/sampler=random", "train.eval_every=0")
+    code, output = quick(
+        tmp_path, "-m", "hydra/sweeper=optuna", *SMALL, *more, "method=rlrt,grpo", "method.lambda_init=interval(0,1)"
+    )
+    assert "error:" not in output, output
+    assert len(trial_states(only(tmp_path))) == 2
+    assert code in (0, 1)
+
+
 def test_a_search_prunes_jobs_while_they_run(tmp_path):
     """A threshold that every trial is under at once: pruned at the first report, long before the last step."""
     pruner = ("hydra.sweeper.pruner._target_=optuna.pruners.ThresholdPruner", "+hydra.sweeper.pruner.lower=2.0")

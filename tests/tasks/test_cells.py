@@ -363,6 +363,7 @@ def test_a_number_with_its_unit(text, answer):
         "9 or 10", "2 hours 30 minutes", "3 million", "5 dozen", "5:30", "3:4", "10 (students); 5 (teachers)", "yes", "x = 9",
         "9x", "9 + 1", "9 - x", "2 pi", "5 and a half", "at least 9", "4 + 7", "4k", "3M", "5!", "(1,2)", "1,2", "007",
         "2^10", "7 pm", "2nd", "9 plus tax", "A", "9 (or 10)", "9 or more",
+        "5 hundredths", "5 tenths", "3 crore", "2 dozens", "5 quadrillion", "5 (incorrect)", "0.3 recurring", "5 doubled",
     ],
 )  # fmt: skip
 def test_what_is_not_one_number_with_a_unit_is_named(text):

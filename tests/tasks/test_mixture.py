@@ -148,6 +148,24 @@ def test_a_source_with_too_few_problems_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("weights", "share"),
+    [("{a: 1, b: 1e-300}", None), ("{a: 1, b: 5e-324}", None), ("{a: 1e9, b: 1}", None), ("{a: 1e308, b: 1e308}", 0.5)],
+)
+def test_weights_of_any_size_are_shares_or_are_refused(tmp_path, weights, share):
+    a, b = (rows(*(f"{name}{n}" for n in range(20))) for name in "ab")
+    more = [f"data.weights={weights}", "train.prompts_per_step=4"]
+    if share is None:
+        with pytest.raises(
+            UserError, match=r"^data\.weights: expected shares of at least 1e-06, got .* for b, of which no step"
+        ):
+            mixture(tmp_path, more, a=a, b=b)
+        return
+    data = prepared(tmp_path, more, a=a, b=b)
+    assert data.shares == {"a": share, "b": share}
+    assert Counter(p.source for p in step_prompts(data.train, 0, 1, 4, data.shares)) == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         ([], r"^data\.sources: expected at least one data set, got none; add \+data@data\.sources\.NAME=gsm8k"),

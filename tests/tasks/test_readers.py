@@ -159,6 +159,36 @@ def test_arrow_files_and_streams(tmp_path):
     assert found(tmp_path / "a.feather") == (EXPECTED, "")
 
 
+def test_floats_of_32_bits_are_read_as_they_are_written(tmp_path):
+    """0.1 of 32 bits is 0.10000000149 of 64, an answer that nobody gives."""
+    short = pyarrow.float32()
+    columns = {
+        "prompt": pyarrow.array(["a?", "b?", "c?"]),
+        "answer": pyarrow.array([0.1, 25.0, 2.675], short),
+        "listed": pyarrow.array([[0.1], [25.0], [2.675]], pyarrow.list_(short)),
+        "nested": pyarrow.array([{"x": 0.1}, {"x": 25.0}, {"x": 2.675}], pyarrow.struct([("x", short)])),
+    }
+    table = pyarrow.table(columns)
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    pyarrow.feather.write_feather(table, tmp_path / "a.feather")
+    for name in ("a.parquet", "a.feather"):
+        for column in ("answer", "listed", "nested.x"):
+            problems, _ = found(tmp_path / name, f"data.answer_field={column}")
+            assert problems == [("a?", "0.1"), ("b?", "25"), ("c?", "2.675")]
+
+
+@pytest.mark.parametrize("twice", ["answer", "prompt", "extra"])
+def test_two_columns_of_one_name_are_refused_in_arrow_and_parquet(tmp_path, twice):
+    texts = pyarrow.array(["1", "2", "3"])
+    table = pyarrow.table([texts] * 4, names=["prompt", "answer", "extra", twice])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pyarrow.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(UserError, match=f"two columns have the name '{twice}'"):
+            found(tmp_path / name)
+
+
 PACK = {
     "gz": gzip.compress,
     "bz2": bz2.compress,

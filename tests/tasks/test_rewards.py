@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -29,6 +30,34 @@ def broken(prompt, response, row):
 
 def nothing(prompt, response, row):
     return None
+
+
+def leaves(prompt, response, row):
+    sys.exit("no more")
+
+
+def half(prompt, response, row):
+    raise ValueError("half a \ud800")
+
+
+def takes(prompt, response, row):
+    return float(row.pop("level"))
+
+
+def yields(prompt, response, row):
+    yield 1.0
+
+
+async def waits(prompt, response, row):
+    return 1.0
+
+
+def of_two(prompt, response):
+    return 1.0
+
+
+def named_alone(*, prompt, response, row):
+    return 1.0
 
 
 @pytest.fixture
@@ -89,6 +118,11 @@ def test_without_rewards_nothing_changes_and_no_row_is_kept(table):
         (f"{{x: {HERE}.HERE}}", r"data\.rewards\.x: .*HERE is no function"),
         (f"[{HERE}.short]", r"data\.rewards: expected a mapping \{NAME: VALUE\} or null"),
         ("{x: null}", r"data\.rewards\.x: expected an import path"),
+        (f"{{x: {HERE}.of_two}}", r"data\.rewards\.x: .*of_two cannot be called so \(too many positional"),
+        (f"{{x: {HERE}.named_alone}}", r"data\.rewards\.x: .*named_alone cannot be called so"),
+        ("{x: os.getcwd}", r"data\.rewards\.x: .*os\.getcwd cannot be called so"),
+        (f"{{x: {HERE}.yields}}", r"data\.rewards\.x: .*yields must return its value"),
+        (f"{{x: {HERE}.waits}}", r"data\.rewards\.x: .*waits must return its value"),
     ],
 )
 def test_what_is_no_reward_is_refused(table, value, message):
@@ -97,12 +131,35 @@ def test_what_is_no_reward_is_refused(table, value, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("broken", "KeyError: 'level'"), ("nothing", "expected a finite number, got None")]
+    ("name", "said"),
+    [
+        ("broken", "KeyError: 'level'"),
+        ("nothing", "expected a finite number, got None"),
+        ("leaves", "SystemExit: no more"),
+        ("half", r"ValueError: half a \\ud800"),
+    ],
 )
 def test_a_function_that_fails_is_named(table, name, said):
     data = data_of(table, f"data.rewards={{x: {HERE}.{name}}}")
     with pytest.raises(RuntimeError, match=rf"data\.rewards\.x: {said}"):
         data.grade(data.train[0], "\\boxed{1}")
+
+
+def test_a_function_changes_the_row_of_no_other_answer(table):
+    data = data_of(table, f"data.rewards={{x: {HERE}.takes, y: {HERE}.level}}")
+    prompt = data.train[0]
+    given = [data.grade(prompt, text).parts for text in ("1", "2", "3")]
+    assert given == [{"x": prompt.row["level"], "y": prompt.row["level"]}] * 3
+
+
+@pytest.mark.parametrize("key", ["data.verifier={}.judge", "data.rewards={{x:{}.reward}}", "data._target_={}.Task"])
+def test_a_module_that_ends_the_process_is_refused(tmp_path, monkeypatch, table, key):
+    (tmp_path / "ends_it.py").write_text(
+        "import argparse\n\nargparse.ArgumentParser(exit_on_error=True).parse_args(['-x'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"got 'ends_it\.\w+' \(2\)"):
+        settings("data=file", table, key.format("ends_it"))
 
 
 def test_the_code_of_a_reward_belongs_to_the_run_and_is_not_started_unasked():

@@ -25,6 +25,13 @@ from rlrt.verifiers.verifier import ExactMatch
         ("\\boxed{\\left\\{1,2\\right.}", "\\left\\{1,2\\right."),
         ("\\boxed{\\{1\\}}", "\\{1\\}"),
         ("\\boxedx{1}\nb", "b"),
+        ("\\boxed{x=\\boxed{5}, y=\\boxed{6}}", "x=\\boxed{5}, y=\\boxed{6}"),
+        ("\\boxed{\\fbox{42} + 1}", "\\fbox{42} + 1"),
+        ("\\boxed{x = \\boxed{42}}", "42"),
+        ("\\boxed{-\\boxed{5}}", "-\\boxed{5}"),
+        ("\\boxed{2 \\cdot \\fbox{5}}", "2 \\cdot \\fbox{5}"),
+        ("\\boxed{ never closed \\boxed{42}", "42"),
+        ("{\\boxed{1}} so \\boxed{\\framebox{2}.}", "2"),
     ],
 )
 def test_final_answer(text, answer):

@@ -215,3 +215,21 @@ def test_what_fails_at_sight_is_left_to_a_process():
         assert [g.correct for g in verifier.start([("1", "1"), ("1", "2")])()] == [True, False]
     finally:
         verifier.close()
+
+
+def given_back(expected, response):
+    return expected
+
+
+def test_what_is_no_verdict_is_an_error_and_is_told_once(caplog):
+    """A text and a tuple are true in Python: an answer that was judged wrong would count as right."""
+    verifier = InProcesses(given_back, 10.0, 1, str)
+    verdicts = [True, 0, "False", (False, "why"), None, 0.5]
+    try:
+        grades = verifier.start([(value, "x") for value in verdicts])()
+    finally:
+        verifier.close()
+    assert [(g.correct, g.error) for g in grades] == [(True, False), (False, False)] + [(False, True)] * 4
+    assert [r.getMessage() for r in caplog.records] == [
+        "data.verifier: expected True or False, got 'False'; such an answer is counted as an error"
+    ]
