@@ -16,9 +16,10 @@ from rlrt.config.rerun import TRUST
 from rlrt.errors import UserError
 from rlrt.execution.parts import Parts, parts_of
 from rlrt.preflight import checks
-from rlrt.preflight.device import processes_of
+from rlrt.preflight.device import kind_of, processes_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import findings, groups_of, memory_report
+from rlrt.preflight.forecast.earlier import earlier
 from rlrt.preflight.forecast.hours import check_time
 from rlrt.preflight.forecast.rates import Rates, read_rates
 from rlrt.preflight.host import host_memory
@@ -70,17 +71,17 @@ def data_of(planned: Planned) -> list[Finding]:
     return list(dict.fromkeys(results))
 
 
-def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: bool) -> list[Finding]:
+def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: float | None) -> list[Finding]:
     """Run every check except that of memory.
 
     Args:
         step_s: seconds of a step; None: not said.
-        elsewhere: True if another machine is meant, whose GPUs are not counted here.
+        memory_gb: a GPU's memory; None: not said, and the GPUs of this machine are counted.
     """
     job, settings = planned.jobs[0]
     launcher = planned.launcher
     results = data_of(planned)
-    if isinstance(launcher, LocalLauncher) and (launcher.nodes > 1 or not elsewhere):
+    if isinstance(launcher, LocalLauncher) and (launcher.nodes > 1 or memory_gb is None):
         try:
             launcher.check()
         except UserError as error:
@@ -90,14 +91,15 @@ def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: boo
     results += checks.check_ports(settings, processes_of(launcher), isinstance(launcher, SlurmLauncher))
     results.append(checks.check_tracking(settings.tracking.uri))
     if isinstance(launcher, SlurmLauncher):
-        known = step_s if step_s is not None else checks.earlier_step_s(settings)
+        before = earlier(settings, processes_of(launcher), kind_of(settings, launcher, memory_gb))
+        known = step_s if step_s is not None or before is None else before.slowest_s
         results += check_slurm(launcher, planned.count, known, one_checkpoint(job) or 0)
     return results
 
 
 def preflight(planned: Planned, memory_gb: float | None, step_s: float | None, rates: Rates | None = None) -> int:
     """Run all checks, print their findings, and return the exit code."""
-    results = checks_besides_memory(planned, step_s, memory_gb is not None)
+    results = checks_besides_memory(planned, step_s, memory_gb)
     groups, unknown = groups_of(planned, memory_gb)
     if groups:
         print(f"{memory_report(groups, planned.several)}\n")

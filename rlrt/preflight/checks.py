@@ -8,7 +8,6 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from rlrt.config.checks import lacking
@@ -221,19 +220,3 @@ def check_tracking(uri: str | None) -> Finding:
     if os.access(existing, os.W_OK):
         return Finding("ok", "tracking", f"{file} can be written")
     return Finding("warning", "tracking", f"{existing} cannot be written; set tracking.uri=sqlite:///FILE or null")
-
-
-def earlier_step_s(settings: Settings, outputs: Path = Path("outputs")) -> float | None:
-    """Return the seconds of the slowest step of earlier runs of this method and model, without evaluations and first steps."""
-    from rlrt.records.files import read_json
-    from rlrt.records.jsonlines import JsonLines
-
-    slowest: list[float] = []
-    names: dict[str, Any] = {name: settings.names.get(name) for name in ("method", "model")}
-    for manifest in [*outputs.glob("runs/*/manifest.json"), *outputs.glob("sweeps/*/*/manifest.json")]:
-        choices = read_json(manifest).get("choices", {})
-        if any(choices.get(name) != value for name, value in names.items()):
-            continue
-        records = JsonLines(manifest.parent / "metrics.jsonl").read()
-        slowest += [float(r["time/step_s"]) for r in records if "time/step_s" in r and "eval/greedy" not in r]
-    return max(slowest, default=None)

@@ -227,6 +227,6 @@ def test_earlier_runs_that_are_not_like_this_one(tmp_cwd):
     assert earlier(made, 1, "cpu") is None
     ran(place / "cpu_beside_a_gpu", ["method=rlrt", "device=cpu"], [1.0, 3.0], gpus=["NVIDIA H100"])
     ran(place / "other_evaluation", ["method=rlrt", "eval.prompts=9"], [4.0], [(10.0, 5.0)])
-    assert earlier(made, 1, "cpu") == Earlier(step_s=3.5, evaluation_s=None, steps=4, runs=2)
+    assert earlier(made, 1, "cpu") == Earlier(step_s=3.5, slowest_s=5.0, evaluation_s=None, steps=4, runs=2)
     ran(place / "like_it", ["method=rlrt"], [], [(10.0, 8.0)])
-    assert earlier(made, 1, "cpu") == Earlier(step_s=3.0, evaluation_s=8.0, steps=5, runs=3)
+    assert earlier(made, 1, "cpu") == Earlier(step_s=3.0, slowest_s=5.0, evaluation_s=8.0, steps=5, runs=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 import socket
@@ -212,20 +211,6 @@ def test_memory_of_a_machine_and_of_a_control_group(tmp_path):
     (tmp_path / "memory.max").write_text("4096000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
     assert ram(tmp_path / "meminfo", tmp_path) == (3096000, 4096000)
-
-
-def test_seconds_of_a_step_come_from_earlier_runs_of_the_same_kind(tmp_cwd):
-    made = dataclasses.replace(settings(), names={"method": "rlrt", "model": "tiny"})
-    assert checks.earlier_step_s(made) is None
-    for name, method, steps in (("a", "rlrt", [2.0, 7.0]), ("b", "sd", [90.0])):
-        folder = tmp_cwd / "outputs" / "runs" / name
-        folder.mkdir(parents=True)
-        (folder / "manifest.json").write_text(json.dumps({"choices": {"method": method, "model": "tiny"}}))
-        lines = [{"step": i, "time/step_s": s} for i, s in enumerate(steps)] + [
-            {"step": 9, "time/step_s": 50.0, "eval/greedy": 0}
-        ]
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert checks.earlier_step_s(made) == 7.0
 
 
 def test_sharding_is_proposed_where_it_helps(big):

@@ -28,15 +28,17 @@ EVALUATED = ("samples_per_prompt", "prompts")
 
 @dataclass(frozen=True)
 class Earlier:
-    """Medians over earlier runs.
+    """Seconds of earlier runs: medians, and the slowest step.
 
     Attributes:
         step_s: seconds of a step, its evaluation taken off.
+        slowest_s: seconds of the slowest step, its evaluation taken off.
         evaluation_s: seconds of an evaluation; None if no run has one like it.
         steps, runs: how many were counted.
     """
 
     step_s: float
+    slowest_s: float
     evaluation_s: float | None
     steps: int
     runs: int
@@ -71,7 +73,8 @@ def earlier(settings: Settings, processes: int, kind: str, outputs: Path = Path(
             evaluated += [took for r in rows if (took := seconds(r, "time/evaluation_s"))]
     if not steps:
         return None
-    return Earlier(statistics.median(steps), statistics.median(evaluated) if evaluated else None, len(steps), runs)
+    evaluation_s = statistics.median(evaluated) if evaluated else None
+    return Earlier(statistics.median(steps), max(steps), evaluation_s, len(steps), runs)
 
 
 def modified(file: Path) -> float:
