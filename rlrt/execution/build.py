@@ -39,6 +39,7 @@ from rlrt.sampling.sampler import Sampler
 from rlrt.sampling.source import Source
 from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
+from rlrt.training.importance import Rule
 from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
 from rlrt.training.teacher import Teacher, frozen_copy, holds_copy, runs_again
@@ -129,7 +130,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
         max_new_tokens=settings.engine.max_new_tokens,
         context_length=context_length(model, settings.model.context_length),
         world=world,
-        importance_clip=settings.engine.importance_clip,
+        importance=Rule.of(train_config, settings.engine.importance_clip),
     )
 
 
