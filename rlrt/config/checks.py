@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError, shown
@@ -124,10 +125,11 @@ def check_importance(settings: Settings) -> None:
         )
     for name in names:
         bounds = getattr(train, name)
-        if bounds is not None and not (len(bounds) == 2 and 0 <= bounds[0] <= 1 <= bounds[1] and bounds[0] < bounds[1]):
+        if bounds is not None and not around_one(bounds):
+            example = "[0.99,1.01]" if "geometric" in name else "[0.5,2]"
             raise UserError(
-                f"train.{name}: expected [LOW,HIGH] around 1, the ratio of what agrees, got {shown(bounds)}; set for "
-                f"example '{name_example(name)}'."
+                f"train.{name}: expected [LOW,HIGH], two ratios around 1, got {shown(bounds)}; set for example "
+                f"train.{name}={example}."
             )
     if train.importance_veto is not None and train.importance_veto >= 1:
         raise UserError(
@@ -141,9 +143,9 @@ def check_importance(settings: Settings) -> None:
         )
 
 
-def name_example(name: str) -> str:
-    """Return a usual value of a key of bounds, as typed."""
-    return f"train.{name}={'[0.99,1.01]' if 'geometric' in name else '[0.5,2]'}"
+def around_one(bounds: Sequence[float]) -> bool:
+    """True for two finite ratios of which the first is at most 1, the ratio of what agrees, and the second at least 1."""
+    return len(bounds) == 2 and 0 <= bounds[0] <= 1 <= bounds[1] < math.inf and bounds[0] < bounds[1]
 
 
 def check_device(device: str) -> None:

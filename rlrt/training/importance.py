@@ -189,9 +189,10 @@ def metrics(rule: Rule, logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Tenso
         "sampler/kl": float((ratio_N - 1 - gap_N).mean()),
     }
     by_level = {"token": gap_N, "sequence": found.log_sequence_B[found.known_B]}[rule.level]
-    weight = by_level.clamp(max=MAX_LOG_GAP).exp()
-    numbers["sampler/importance_mean"] = float(weight.mean())
-    numbers["sampler/importance_clipped_share"] = 0.0 if rule.clip is None else share(weight > rule.clip)
+    numbers["sampler/importance_mean"] = float(by_level.clamp(max=MAX_LOG_GAP).exp().mean())
+    numbers["sampler/importance_clipped_share"] = share(
+        outside(by_level, None if rule.clip is None else (0.0, rule.clip))
+    )
     for name, log_B in (("sequence", found.log_sequence_B), ("geometric", found.log_geometric_B)):
         ratio = log_B[found.known_B].clamp(-MAX_LOG_GAP, MAX_LOG_GAP).exp()
         numbers[f"sampler/{name}_ratio_mean"] = float(ratio.mean())
