@@ -157,11 +157,16 @@ def assemble(
     config, engine = settings.train, parts.engine
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
-    engine.asked_to_end = learner.asked_to_end = pace.too_late  # type: ignore[method-assign]
+    learner.asked_to_end = pace.too_late
     sampler = Sampler(
         engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
     )
     source = Source(sampler, config, settings.seed, position + 1, pending)
+
+    def asked_to_end() -> bool:  # one rank of several may not end alone: the others' threads would meet it no more
+        return pace.too_late() or (world.size == 1 and source.closing())
+
+    engine.asked_to_end = asked_to_end  # type: ignore[method-assign]
 
     def save(step: int) -> None:
         folder.record.sync()
@@ -185,7 +190,7 @@ def assemble(
         keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
         save=save,
         save_due=SaveRule(config, folder.checkpoints, learner.world),
-        release=engine.release,
+        release=(lambda: None) if config.sample_ahead else engine.release,
         stop_requested=stop_requested,
     )
 

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rlrt.methods.grpo import MAX_LOG_GAP
@@ -113,15 +112,13 @@ class Weights:
         return self.keep_BT.to(self.ratio_BT.dtype) if in_ratio else torch.where(self.keep_BT, self.ratio_BT, 0.0)
 
 
-def ratios(
-    logp_BT: Float[Tensor, "B T"], sampler_logp_BT: Float[Tensor, "B T"], mask_BT: Bool[Tensor, "B T"]
-) -> Ratios:
+def ratios(logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Tensor) -> Ratios:
     """The ratios of every token, sequence and geometric mean.
 
     Args:
         logp_BT: the trainer's log-probabilities of the sampled tokens.
         sampler_logp_BT: the engine's.
-        mask_BT: the response tokens.
+        mask_BT: bool; the response tokens.
     """
     finite_BT = sampler_logp_BT.isfinite()
     log_BT = (logp_BT.detach() - sampler_logp_BT).double()
@@ -132,9 +129,9 @@ def ratios(
 
 def weights(
     rule: Rule,
-    logp_BT: Float[Tensor, "B T"],
-    sampler_logp_BT: Float[Tensor, "B T"],
-    mask_BT: Bool[Tensor, "B T"],
+    logp_BT: Tensor,
+    sampler_logp_BT: Tensor,
+    mask_BT: Tensor,
 ) -> Weights:
     """The importance weights of rollouts; for the arguments see ``ratios``.
 

@@ -46,7 +46,7 @@ def minibatch_step(
     importance_BT = importance(learner, signals)
     term_weights = [own_BT * importance_BT for own_BT in auxiliary_weights(learner, signals, has_B, weight_BT, dense)]
     advantage_BT = policy_loss_advantage(learner, signals, has_B, credited)
-    touched_B = method.touched_rows(advantage_BT, has_B, signals) & (importance_BT != 0).any(1)
+    touched_B = method.touched_rows(advantage_BT, has_B, signals) & ((importance_BT != 0) & signals.mask_BT).any(1)
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Importance weights, masks and rejections, worked by hand on rollouts of three tokens and fewer; and what they do to gradients.
+"""Importance weights, masks and rejections, by hand on rollouts of at most three tokens; and what they do to gradients.
 
 rollout   ratios r_t       R = product   G = geometric mean
 0         2, 1/2, 4        4             4^(1/3) = 1.587401
