@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError, shown
@@ -39,6 +40,7 @@ def check(settings: Settings) -> None:
         raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
     if train.sample_ahead:
         check_ahead(settings)
+    check_importance(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow import check_uri
@@ -104,6 +106,46 @@ def check_ahead(settings: Settings) -> None:
             "train.sample_ahead: the engine works while the update runs, so it cannot give its memory back for it; set "
             "engine.release_memory=false or train.sample_ahead=false."
         )
+
+
+def check_importance(settings: Settings) -> None:
+    """Refuse importance weights where all ratios are 1, and bounds that reject what agrees.
+
+    Raises:
+        UserError: naming the key.
+    """
+    train, engine = settings.train, settings.engine
+    names = [f"importance_{name}_bounds" for name in ("token", "sequence", "geometric")]
+    asked = [name for name in (*names, "importance_veto") if getattr(train, name) is not None]
+    asked += ["importance_level"] if train.importance_level != "token" else []
+    if asked and engine.exact:
+        raise UserError(
+            f"train.{asked[0]}: expected an engine with weights or arithmetic of its own, got one that samples by the "
+            f"trainer's, where every ratio is 1; set engine=vllm, or leave train.{asked[0]} out."
+        )
+    for name in names:
+        bounds = getattr(train, name)
+        if bounds is not None and not around_one(bounds):
+            example = "[0.99,1.01]" if "geometric" in name else "[0.5,2]"
+            raise UserError(
+                f"train.{name}: expected [LOW,HIGH], two ratios around 1, got {shown(bounds)}; set for example "
+                f"train.{name}={example}."
+            )
+    if train.importance_veto is not None and train.importance_veto >= 1:
+        raise UserError(
+            f"train.importance_veto: expected a ratio below 1, got {train.importance_veto:g}, which would reject every "
+            "rollout; set train.importance_veto=1e-4."
+        )
+    if train.importance_level != "token" and engine.importance_clip is None:
+        raise UserError(
+            f"train.importance_level: {type(engine).__name__} has no importance_clip, so all weights are 1; give the engine "
+            "that key, or leave train.importance_level out."
+        )
+
+
+def around_one(bounds: Sequence[float]) -> bool:
+    """True for two finite ratios of which the first is at most 1, the ratio of what agrees, and the second at least 1."""
+    return len(bounds) == 2 and 0 <= bounds[0] <= 1 <= bounds[1] < math.inf and bounds[0] < bounds[1]
 
 
 def check_device(device: str) -> None:

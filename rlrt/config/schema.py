@@ -86,6 +86,25 @@ class Train:
         "sample the next step's rollouts while this one's update runs, by the weights from before it; importance weights "
         "correct for that (engines with weights of their own)"
     )
+    importance_level: str = key(
+        "engines with weights of their own: a token's loss is multiplied by its own ratio trainer / sampler, or by the product "
+        "of its rollout's ratios; either at most engine.importance_clip",
+        choices=("token", "sequence"),
+    )
+    importance_token_bounds: list[float] | None = key(
+        "[LOW,HIGH]: a token whose ratio trainer / sampler is outside adds nothing to the gradient; null: none"
+    )
+    importance_sequence_bounds: list[float] | None = key(
+        "[LOW,HIGH]: a rollout whose product of the tokens' ratios is outside adds nothing to the gradient; null: none"
+    )
+    importance_geometric_bounds: list[float] | None = key(
+        "[LOW,HIGH]: a rollout whose geometric mean of the tokens' ratios is outside, such as [0.99,1.01], adds nothing to the "
+        "gradient; null: none"
+    )
+    importance_veto: float | None = key(
+        "a rollout with a token whose ratio is below this, such as 1e-4, adds nothing to the gradient; null: none",
+        above=0,
+    )
     token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
     save_minutes: float = key(

@@ -39,6 +39,7 @@ from rlrt.sampling.sampler import Sampler
 from rlrt.sampling.source import Source
 from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
+from rlrt.training.importance import Rule
 from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
 from rlrt.training.teacher import Teacher, frozen_copy, holds_copy, runs_again
@@ -129,7 +130,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
         max_new_tokens=settings.engine.max_new_tokens,
         context_length=context_length(model, settings.model.context_length),
         world=world,
-        importance_clip=settings.engine.importance_clip,
+        importance=Rule.of(train_config, settings.engine.importance_clip),
     )
 
 
@@ -156,11 +157,16 @@ def assemble(
     config, engine = settings.train, parts.engine
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
-    engine.asked_to_end = learner.asked_to_end = pace.too_late  # type: ignore[method-assign]
+    learner.asked_to_end = pace.too_late
     sampler = Sampler(
         engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
     )
     source = Source(sampler, config, settings.seed, position + 1, pending)
+
+    def asked_to_end() -> bool:  # one rank of several may not end alone: the others' threads would meet it no more
+        return pace.too_late() or (world.size == 1 and source.closing())
+
+    engine.asked_to_end = asked_to_end  # type: ignore[method-assign]
 
     def save(step: int) -> None:
         folder.record.sync()
@@ -184,7 +190,7 @@ def assemble(
         keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
         save=save,
         save_due=SaveRule(config, folder.checkpoints, learner.world),
-        release=engine.release,
+        release=(lambda: None) if config.sample_ahead else engine.release,
         stop_requested=stop_requested,
     )
 

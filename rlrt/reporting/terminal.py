@@ -104,8 +104,8 @@ def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int
 
 
 def phases(records: Sequence[Mapping[str, Any]]) -> str:
-    """Format the mean seconds per step of every ``time/`` metric."""
-    names = sorted({n for r in records for n in r if n.startswith("time/")})
+    """Format the mean seconds per step of every phase (``time/..._s``)."""
+    names = sorted({n for r in records for n in r if n.startswith("time/") and n.endswith("_s")})
     rows = [["phase", "s per step"]]
     for name in names:
         values = [r[name] for r in records if name in r]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlrt.sampling.sampler import Sampler, refill_prompts
 from rlrt.types import Prompt, Rollout
@@ -40,6 +40,7 @@ class Draw:
         sampled: tokens sampled in all, discarded groups included.
         attempts: times that groups were drawn again.
         replaced: groups that were replaced.
+        seconds: of the wall clock, by the name of the metric.
     """
 
     rollouts: list[Rollout]
@@ -47,6 +48,7 @@ class Draw:
     sampled: int
     attempts: int = 0
     replaced: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def with_refills(

@@ -1,8 +1,20 @@
-"""A step's rollouts: sampled when they are asked for, or while the update before them runs (``train.sample_ahead``)."""
+"""A step's rollouts: sampled when they are asked for, or while the update before them runs (``train.sample_ahead``).
+
+With ``train.sample_ahead`` a thread samples and grades the rollouts of step n + 1 while the update of step n runs:
+
+    take(n)          waits for the rollouts of step n
+    begin(n + 1)     hands the weights of now to the engine, those of n - 1 updates, and lets the thread begin
+    update n         runs beside the thread
+    settled, state   an evaluation and a checkpoint wait for the thread
+
+Only the hand-over holds up both sides. A failure in the thread is raised by whatever waits for it first.
+"""
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -33,6 +45,7 @@ class Source:
         self._pool = ThreadPoolExecutor(1, "rlrt-ahead") if train.sample_ahead else None
         self._future: Future[Draw] | None = None
         self._version = sampler.policy.version
+        self._closing = Event()
         self.staleness = 0
         if pending is not None:
             rollouts = restored(pending["rollouts"], sampler, self._prompts(first))
@@ -43,42 +56,58 @@ class Source:
         task = self.sampler.task
         return step_prompts(task.train, self._seed, step, self._train.prompts_per_step, task.shares)
 
-    def _draw(self, step: int, load: bool) -> Draw:
+    def _draw(self, step: int, ahead: bool) -> Draw:
         samples, refills = self._train.rollouts_per_prompt, self._train.max_refills
-        return with_refills(self.sampler, self._prompts(step), samples, step, refills, load)
+        begin, waited = perf_counter(), self.sampler.waited_s
+        draw = with_refills(self.sampler, self._prompts(step), samples, step, refills, load=not ahead)
+        draw.seconds["time/grading_s"] = self.sampler.waited_s - waited
+        if ahead:
+            draw.seconds["time/sampling_s"] = perf_counter() - begin
+        return draw
 
     def take(self, step: int) -> Draw:
-        """The rollouts of a step; waits for them where they are being sampled."""
+        """The rollouts of a step; waits for them where they are being sampled, and notes for how long."""
         if self._future is not None:
+            begin = perf_counter()
             draw, self._future = self._future.result(), None
+            draw.seconds["time/wait_s"] = perf_counter() - begin
             self.staleness = self.sampler.policy.version - self._version
             return draw
         self.staleness = 0
-        return self._draw(step, load=True)
+        return self._draw(step, ahead=False)
 
     def begin(self, step: int) -> None:
         """Start to sample a step's rollouts by the weights of now; nothing unless ``train.sample_ahead``."""
         if self._pool is not None and step <= self._train.steps:
             self._version = self.sampler.policy.version
             self.sampler.load()
-            self._future = self._pool.submit(self._draw, step, False)
+            self._future = self._pool.submit(self._draw, step, True)
 
     def settled(self) -> None:
-        """Wait until nothing is being sampled: the engine is wanted for something else."""
+        """Wait until nothing is being sampled: the engine is wanted for something else.
+
+        Raises:
+            Exception: what the thread ended by, if it failed.
+        """
         if self._future is not None:
-            self._future.exception()
+            self._future.result()
 
     def state(self) -> dict[str, Any] | None:
-        """The rollouts that were sampled ahead, for a checkpoint; None if there are none."""
+        """The rollouts that were sampled ahead, for a checkpoint; waits for them. None if there are none."""
         if self._future is None:
             return None
         rollouts = self._future.result().rollouts
         return {"staleness": self.sampler.policy.version - self._version, "rollouts": [plain(r) for r in rollouts]}
 
+    def closing(self) -> bool:
+        """True once the run is over: whatever is still sampled ahead is wanted no more."""
+        return self._closing.is_set()
+
     def close(self) -> None:
-        """Wait for the thread."""
+        """Wait for the thread, which ends with the responses that are there where the engine asks ``closing``."""
+        self._closing.set()
         if self._pool is not None:
-            self._pool.shutdown()
+            self._pool.shutdown(cancel_futures=True)
 
 
 def done(draw: Draw) -> Future[Draw]:

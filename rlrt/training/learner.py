@@ -12,6 +12,7 @@ from rlrt.methods.contexts import Context
 from rlrt.methods.method import Method
 from rlrt.model.policy import Policy
 from rlrt.model.prompting import PromptBuilder
+from rlrt.training.importance import Rule
 from rlrt.training.teacher import Teacher
 
 
@@ -28,8 +29,7 @@ class Learner:
         max_new_tokens: of the engine; the constant denominator of Dr.GRPO.
         context_length: tokens that a prompt and its response may have together.
         world: the ranks that share scoring and update.
-        importance_clip: where rollouts come from an engine with weights or arithmetic of its own, the largest importance weight
-            of a token; None for the trainer's own weights.
+        importance: the importance weights of rollouts by an engine with weights or arithmetic of its own.
         asked_to_end: True if the run should end before the step does.
     """
 
@@ -44,7 +44,7 @@ class Learner:
     max_new_tokens: int
     context_length: int
     world: World = ALONE
-    importance_clip: float | None = None
+    importance: Rule = Rule()
     asked_to_end: Callable[[], bool] = lambda: False
 
     def check_stop(self, joint: bool = False) -> None:

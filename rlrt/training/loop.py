@@ -33,7 +33,7 @@ class Run:
         keep_samples: called with (step, rollouts, what the update left of them).
         save: writes a checkpoint of the given step.
         save_due: whether the step's end must be saved; called with (step, metrics).
-        release: lets the engine give back what memory it holds, for the update.
+        release: lets the engine give back what memory it holds, for the update; nothing where it samples beside it.
         stop_requested: True once the run should save and end early.
     """
 
@@ -81,11 +81,11 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
     """One step's metrics, and its seconds by phase."""
     config, sampler = run.train, run.source.sampler
     seconds, begin = dict[str, float](), perf_counter()
-    waited = sampler.waited_s
+    handed = sampler.handed_s
     with clock(seconds, "time/rollout_s"):
         draw = run.source.take(step)
         run.source.begin(step + 1)
-    seconds["time/grading_s"] = sampler.waited_s - waited  # of the rollout's: grades not yet there at its end
+    seconds |= draw.seconds | {"time/handover_s": sampler.handed_s - handed}
     run.release()
     signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
     lr = learning_rate(config, step)
@@ -97,6 +97,8 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
         with clock(seconds, "time/evaluation_s"):
             metrics |= evaluation(run)
     seconds["time/step_s"] = perf_counter() - begin
+    if "time/wait_s" in seconds:
+        seconds["time/wait_share"] = seconds["time/wait_s"] / seconds["time/step_s"]
     return metrics, seconds
 
 

@@ -13,6 +13,7 @@ from rlrt.methods.aggregate import kl_penalty, token_weights
 from rlrt.methods.grpo import policy_ratio
 from rlrt.methods.signals import Credited, Signals, TeacherSignal
 from rlrt.training.batch import Batch
+from rlrt.training.importance import weights
 from rlrt.training.learner import Learner
 from rlrt.training.passes import Pass, forward_pass, has_old_logp, passes
 
@@ -42,9 +43,10 @@ def minibatch_step(
     weight_BT = token_weights(
         signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT, credited.select_weight
     )
-    term_weights = auxiliary_weights(learner, signals, has_B, weight_BT, dense)
+    importance_BT = importance(learner, signals)
+    term_weights = [own_BT * importance_BT for own_BT in auxiliary_weights(learner, signals, has_B, weight_BT, dense)]
     advantage_BT = policy_loss_advantage(learner, signals, has_B, credited)
-    touched_B = method.touched_rows(advantage_BT, has_B, signals)
+    touched_B = method.touched_rows(advantage_BT, has_B, signals) & ((importance_BT != 0) & signals.mask_BT).any(1)
     if learner.reference is not None:
         touched_B = torch.ones_like(touched_B)
     index = touched_B.nonzero()[:, 0]
@@ -54,7 +56,9 @@ def minibatch_step(
     for chosen, counted, last in passes(learner, batch.rows, index):
         with sharding.gradients_stay(learner.policy.model, hold=not last):
             done = forward_pass(learner, batch, chosen) if ready is None else ready
-            loss, numbers, counts = micro_loss(learner, done, advantage_BT, weight_BT, term_weights)
+            loss, numbers, counts = micro_loss(
+                learner, done, advantage_BT, weight_BT, term_weights, weight_BT * importance_BT
+            )
             # gradients are averaged over the ranks, and the loss is a sum over the rollouts of all ranks
             (loss * (learner.world.size if counted else 0.0)).backward()
         if not counted:
@@ -76,21 +80,22 @@ def policy_loss_advantage(learner: Learner, signals: Signals, has_B: Tensor, cre
     """advantage_BT of the policy loss: the credit's, 0 on rollouts left to an exclusive term, times the importance weights."""
     left_B1 = learner.method.left_to_terms(has_B, signals)[:, None]
     advantage_BT = torch.where(left_B1, torch.zeros_like(credited.advantage_BT), credited.advantage_BT)
-    return advantage_BT * importance(signals, learner.importance_clip)
+    return advantage_BT * importance(learner, signals)
 
 
-def importance(signals: Signals, clip: float | None) -> Tensor:
-    """Truncated importance weights of the policy loss's tokens, min(pi_old / pi_sampler, clip); 1 everywhere for an exact
-    engine.
+def importance(learner: Learner, signals: Signals, in_ratio: bool = False) -> Tensor:
+    """Importance weights of the tokens (``rlrt.training.importance``); 1 everywhere for an exact engine.
 
-    pi_old is the trainer's probability at the weights at which this step's updates begin, so the weight corrects for the
-    sampler's other arithmetic and for its older weights alike (Yao et al., On the Rollout-Training Mismatch in Modern RL
-    Systems, 2025).
+    pi_old is the trainer's probability at the weights at which this step's updates begin, so the weights correct for the
+    sampler's other arithmetic and for its older weights alike. Every term of the loss is multiplied by them: each is an
+    expectation over what the policy samples, and the sampler sampled it.
+
+    Args:
+        in_ratio: whether the loss has pi_sampler in its own ratio: masks and rejections alone are left.
     """
-    if signals.sampler_logp_BT is None or clip is None:
+    if signals.sampler_logp_BT is None:
         return torch.ones_like(signals.logp_BT)
-    weight_BT = (signals.logp_BT - signals.sampler_logp_BT).exp().clamp(max=clip)
-    return torch.where(signals.mask_BT, weight_BT, torch.ones_like(weight_BT))
+    return weights(learner.importance, signals.logp_BT, signals.sampler_logp_BT, signals.mask_BT).full(in_ratio)
 
 
 def auxiliary_weights(
@@ -124,13 +129,18 @@ def auxiliary_weights(
 
 
 def micro_loss(
-    learner: Learner, done: Pass, advantage_BT: Tensor, weight_BT: Tensor, term_weights: Sequence[Tensor]
+    learner: Learner,
+    done: Pass,
+    advantage_BT: Tensor,
+    weight_BT: Tensor,
+    term_weights: Sequence[Tensor],
+    kl_weight_BT: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """All loss terms over the rollouts of one forward pass.
 
     Args:
         done: the pass.
-        advantage_BT, weight_BT, term_weights: of the whole mini-batch; ``term_weights`` has one for each term.
+        advantage_BT, weight_BT, term_weights, kl_weight_BT: of the whole mini-batch; ``term_weights`` has one for each term.
 
     Returns:
         the weighted sum with its gradient; what each term adds to the loss; and sums over tokens that, divided by the tokens
@@ -138,7 +148,9 @@ def micro_loss(
     """
     method, device, signals = learner.method, learner.policy.device, done.signals
     mask_BT, advantage_BT = signals.mask_BT.to(device), advantage_BT[done.index].to(device)
-    weight_N, *term_weight_N = (w[done.index].to(device)[mask_BT].float() for w in (weight_BT, *term_weights))
+    weight_N, kl_weight_N, *term_weight_N = (
+        w[done.index].to(device)[mask_BT].float() for w in (weight_BT, kl_weight_BT, *term_weights)
+    )
     logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, done.logp_N)
     known_B1 = has_old_logp(learner, signals).to(device)[:, None]
     logp_old_BT = torch.where(known_B1, signals.logp_BT.to(device), logp_BT.detach())
@@ -158,6 +170,6 @@ def micro_loss(
         total = total + term_loss
     if learner.reference is not None and signals.reference_logp_BT is not None:
         kl_N = kl_penalty(done.logp_N, signals.reference_logp_BT.to(device)[mask_BT], learner.train.kl_estimator)
-        total = total + learner.train.kl_coef * (kl_N * weight_N).sum()
+        total = total + learner.train.kl_coef * (kl_N * kl_weight_N).sum()
         counts["policy/kl_reference"] = kl_N.detach().sum()
     return total, numbers, counts

@@ -26,6 +26,7 @@ from rlrt.methods.signals import Credited, Signals, TeacherSignal
 from rlrt.methods.statistic import Statistic
 from rlrt.model.forward import Row, micro_batches
 from rlrt.model.forward import score as scored
+from rlrt.training import importance
 from rlrt.training.batch import Batch
 from rlrt.training.learner import Learner
 from rlrt.training.passes import Pass, forward_pass
@@ -238,23 +239,13 @@ def teacher_signal(
 
 
 def mismatch(learner: Learner, signals: Signals) -> dict[str, float]:
-    """Distance between the sampler's and the trainer's probabilities of the tokens, and the effect of truncating the weights.
+    """Distance between the sampler's and the trainer's probabilities of the tokens, and the effect of the importance weights.
 
-    The weights (``importance``) correct for the sampler's other arithmetic and for older weights alike. Empty for an engine
-    that samples by the trainer's own weights.
+    Empty for an engine that samples by the trainer's own weights.
     """
     if signals.sampler_logp_BT is None:
         return {}
-    mask_BT, clip = signals.mask_BT, learner.importance_clip
-    gap_N = (signals.logp_BT - signals.sampler_logp_BT)[mask_BT].double()
-    weight_N = gap_N.exp()
-    return {
-        "sampler/logp_gap_abs_mean": float(gap_N.abs().mean()),
-        "sampler/logp_gap_abs_max": float(gap_N.abs().max()),
-        "sampler/kl": float((weight_N - 1 - gap_N).mean()),
-        "sampler/importance_mean": float(weight_N.mean()),
-        "sampler/importance_clipped_share": float((weight_N > clip).double().mean()) if clip is not None else 0.0,
-    }
+    return importance.metrics(learner.importance, signals.logp_BT, signals.sampler_logp_BT, signals.mask_BT)
 
 
 def take_entropies(rollouts: Sequence[Rollout], signals: Signals) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rlrt.execution.execute import execute
 from rlrt.paths import saved_steps
+from tests.helpers import settings
 from tests.sweep.test_driver import finish, only, run, start, wait_for
 
 SMALL = ("train.prompts_per_step=4", "eval.prompts=8", "tracking=none", "train.eval_every=0")
@@ -51,6 +53,20 @@ def test_the_gradient_is_that_of_one_process(found, strategy):
         assert numbers["apart"] < 1e-6, (name, numbers)
         assert numbers["metrics"] < 1e-6, (name, numbers)
     assert mine[f"sd, two mini-batches, {strategy}"]["steps"] == 2
+
+
+def test_two_processes_sample_ahead_as_one_does(tmp_path):
+    """The thread's collectives have a channel of their own beside the update's; the numbers are one process's."""
+    words = (
+        *SMALL, "engine._target_=tests.engines.copying.CopyingEngine", "+engine.importance_clip=2.0", "+engine.off=0.0",
+        "train.sample_ahead=true", "train.steps=4", "train.minibatches=2", "train.lr=1e-3", "train.save_every=2",
+    )  # fmt: skip
+    code, output = torchrun(tmp_path, "rlrt.run", *words, f"hydra.run.dir={tmp_path / 'two'}", PYTHONPATH=ROOT)
+    assert code == 0, output
+    execute(settings(*words), tmp_path / "one", lambda line: None, lambda: False, progress=False)
+    for one, two in zip(records(tmp_path / "one"), records(tmp_path / "two"), strict=True):
+        assert alike(one, two)
+    assert [row["rollout/staleness"] for row in records(tmp_path / "two")[1:]] == [0, 2, 2, 2]
 
 
 @pytest.mark.parametrize(("grace", "reached"), [("60", 6), ("1", 5)])

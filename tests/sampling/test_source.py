@@ -13,6 +13,7 @@ from rlrt.execution.execute import execute
 from rlrt.execution.parts import parts_of
 from rlrt.sampling.sampler import Sampler
 from rlrt.training.batch import signals_of
+from rlrt.training.importance import Rule
 from rlrt.training.loss import importance
 from rlrt.training.update import learn
 from tests.execution.test_resume import numbers
@@ -58,17 +59,19 @@ def gradient_of(learner, rollouts):
 
 
 def test_importance_weights_by_hand():
-    _, rollouts = stepped("grpo")
+    learner, rollouts = stepped("grpo")
     signals = signals_of(rollouts, 1, [], exact=False)
     signals.sampler_logp_BT = torch.full_like(signals.logp_BT, -1.0)
     signals.logp_BT = torch.full_like(signals.logp_BT, -0.5)
     signals.logp_BT[0] = -3.0
-    weight_BT = importance(signals, 1.5)
+    learner.importance = Rule(clip=1.5)
+    weight_BT = importance(learner, signals)
     real = signals.mask_BT
     assert weight_BT[1:][real[1:]] == pytest.approx(1.5)  # e^.5 = 1.649, cut
     assert weight_BT[0][real[0]] == pytest.approx(0.1353353, abs=1e-6)  # e^-2
     assert bool((weight_BT[~real] == 1).all())
-    assert bool((importance(signals, None) == 1).all())
+    learner.importance = Rule()
+    assert bool((importance(learner, signals) == 1).all())
 
 
 @pytest.mark.parametrize("minibatches", [1, 2])
