@@ -147,6 +147,7 @@ class OverTokens(torch.autograd.Function):
             pieces.append([column.detach() for column in columns])
             if len(task.chunks) == 1:
                 ctx.kept = logp_CV, columns
+            del logp_CV, columns  # before the next chunk's are made
         outputs = tuple(torch.cat(column) for column in zip(*pieces, strict=True))
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V)
         ctx.task = task
@@ -181,6 +182,7 @@ class OverTokens(torch.autograd.Function):
                 gradient_NH[where] = multiply(logits_CV, layer.factor_VH)
             if of_weight:
                 gradient_VH = add_multiplied(gradient_VH, logits_CV.t(), factor(hidden_NH[where], task.dtype))
+            del logits_CV
         if gradient_VH is not None:
             gradient_VH = gradient_VH.to(weight_VH.dtype)
         return gradient_NH, gradient_VH, gradient_V, None
