@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrt.model.head import head_logits
+from rlrt.model.head import output_layer
 
 
 class CachedDecoder:
@@ -38,7 +38,8 @@ class CachedDecoder:
             past_key_values=self._cache,
             use_cache=True,
         ).last_hidden_state[:, -1]
-        logits = head_logits(self._model, hidden)
+        self._head = output_layer(self._model)
+        logits = self._head.logits(hidden)
         repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
         self._cache.batch_select_indices(repeat)
         self._mask = None if mask is None else mask[repeat]
@@ -57,7 +58,7 @@ class CachedDecoder:
             use_cache=True,
         ).last_hidden_state[:, -1]
         self._position = self._position + 1
-        return head_logits(self._model, hidden)
+        return self._head.logits(hidden)
 
     def keep(self, index: Tensor) -> None:
         """Keep only the rows in ``index``."""

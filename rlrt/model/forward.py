@@ -8,7 +8,7 @@ tokens x vocabulary is never held.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from rlrt.distributed.world import ALONE, World, parts
 from rlrt.methods.entropy import entropy
 from rlrt.methods.statistic import Statistic
 from rlrt.model import packed
-from rlrt.model.head import head_logits
-from rlrt.model.precision import computing
+from rlrt.model.head import Compute, OverTokens, Task, linear, log_softmax, output_layer
+from rlrt.model.precision import computing, dtype_of
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
 """Logits held at once, by kind of device: 110 tokens of Qwen3's vocabulary in memory, 883 on a GPU, where few would idle it. In
@@ -118,18 +118,14 @@ def plain_hidden(model: Any, rows: Sequence[Row]) -> Tensor:
 def log_probabilities(model: Any, hidden_CH: Tensor, temperature: float) -> Tensor:
     """softmax(logits / temperature) of the output layer, as logarithms: logp_CV, float32.
 
-    The support is the model's whole vocabulary, as in the engine: no token is left out on either side.
+    The support is the model's whole vocabulary, as in the engine: no token is left out on either side. Who computes several
+    chunks takes ``output_layer(model)`` once, since that casts its weight.
     """
-    logits_CV = head_logits(model, hidden_CH)
-    return (logits_CV if temperature == 1.0 else logits_CV / temperature).log_softmax(-1)
+    return log_softmax(output_layer(model).logits(hidden_CH), temperature)
 
 
 def over_tokens(
-    model: Any,
-    hidden_NH: Tensor,
-    temperature: float,
-    compute: Callable[[Tensor, slice], tuple[Tensor, ...]],
-    elements: int | None = None,
+    model: Any, hidden_NH: Tensor, temperature: float, compute: Compute, elements: int | None = None
 ) -> tuple[Tensor, ...]:
     """Apply ``compute`` to the log-probabilities of all tokens, some tokens at a time.
 
@@ -137,29 +133,33 @@ def over_tokens(
         model: whose output layer it is.
         hidden_NH: from ``response_hidden``.
         temperature: of the softmax.
-        compute: from logp_CV and the slice of the N tokens that it belongs to, to tensors of C values each.
+        compute: from logp_CV and the slice of the N tokens that it belongs to, to tensors of C values each, whose gradient
+            is of the log-probabilities alone.
         elements: log-probabilities held at once; None: ``CHUNK_ELEMENTS``.
 
     Returns:
-        tensors of N values. Their backward pass makes the log-probabilities anew, some tokens at a time.
+        tensors of N values. Their backward pass makes the log-probabilities anew, some tokens at a time, and runs once.
     """
-
-    def part(hidden_CH: Tensor, where: slice) -> tuple[Tensor, ...]:
-        return compute(log_probabilities(model, hidden_CH, temperature), where)
-
-    count = len(hidden_NH)
+    count, head = len(hidden_NH), linear(model)
     elements = CHUNK_ELEMENTS.get(hidden_NH.device.type, CHUNK_ELEMENTS["cuda"]) if elements is None else elements
     size = max(1, elements // int(model.config.vocab_size))
-    if count <= size:
-        return part(hidden_NH, slice(0, count))
-    pieces = []
-    for begin in range(0, count, size):
-        where = slice(begin, min(begin + size, count))
-        if torch.is_grad_enabled():
-            piece = checkpoint(part, hidden_NH[where], where, use_reentrant=False, preserve_rng_state=False)
-        else:
-            piece = part(hidden_NH[where], where)
-        pieces.append(piece)
+    chunks = [slice(begin, min(begin + size, count)) for begin in range(0, max(1, count), size)]
+    with_gradient = torch.is_grad_enabled()
+    if with_gradient and head is not None:
+        task = Task(compute, chunks, dtype_of(model), temperature)
+        columns: tuple[Tensor, ...] = OverTokens.apply(hidden_NH, head.weight, head.bias, task)
+        return columns
+    layer = output_layer(model)
+
+    def part(hidden_CH: Tensor, where: slice) -> tuple[Tensor, ...]:
+        return compute(log_softmax(layer.logits(hidden_CH), temperature), where)
+
+    if with_gradient and len(chunks) > 1:
+        pieces = [
+            checkpoint(part, hidden_NH[where], where, use_reentrant=False, preserve_rng_state=False) for where in chunks
+        ]
+    else:
+        pieces = [part(hidden_NH[where], where) for where in chunks]
     return tuple(torch.cat(column) for column in zip(*pieces, strict=True))
 
 

@@ -14,7 +14,8 @@ from rlrt.methods.entropy import entropy
 from rlrt.methods.grpo import policy_ratio
 from rlrt.methods.signals import Distributions, Signals
 from rlrt.methods.statistic import Statistic
-from rlrt.model.forward import Row, log_probabilities, micro_batches, over_tokens, response_hidden
+from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden
+from rlrt.model.head import ModuleLayer, OutputLayer, log_softmax, output_layer
 from rlrt.training.batch import Batch
 from rlrt.training.learner import Learner
 
@@ -48,20 +49,23 @@ class DenseTeacher:
         hidden_MH: what its output layer reads at the M of N tokens that have a teacher; None where no token has one.
         has_N: bool; those tokens.
         index_N: the place of a token among the M.
+        temperature: of the softmax.
+        layer: its output layer, whose weight is cast once for the pass; None where nothing runs it.
     """
 
     hidden_MH: Tensor | None
     has_N: Tensor
     index_N: Tensor
+    temperature: float
+    layer: OutputLayer | ModuleLayer | None = None
 
-    def logp(self, learner: Learner, where: slice) -> Tensor | None:
+    def logp(self, where: slice) -> Tensor | None:
         """The teacher's log-probabilities at those of the tokens ``where`` that have a teacher; None where none has one."""
         has_C = self.has_N[where]
-        if self.hidden_MH is None or not bool(has_C.any()):
+        if self.hidden_MH is None or self.layer is None or not bool(has_C.any()):
             return None
         with torch.no_grad():
-            hidden = self.hidden_MH[self.index_N[where][has_C]]
-            return log_probabilities(learner.teacher.model, hidden, learner.policy.temperature)
+            return log_softmax(self.layer.logits(self.hidden_MH[self.index_N[where][has_C]]), self.temperature)
 
 
 def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) -> DenseTeacher:
@@ -75,7 +79,7 @@ def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) 
     rows: list[Row | None] = [batch.teacher_rows[0][i] for i in index.tolist()] if distils else []
     has_B = torch.tensor([row is not None for row in rows] or [False] * len(index), device=device)
     has_N = has_B[:, None].expand_as(mask_BT)[mask_BT]
-    hidden_MH = None
+    hidden_MH = layer = None
     shared = distils and sharding.is_sharded(learner.teacher.model)  # then all ranks run the teacher, or none does
     if bool(has_N.any()) or shared:
         dummy = [batch.rows[int(index[0])]]  # for a rank without a teacher; nothing reads its result
@@ -83,7 +87,8 @@ def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) 
         model = learner.teacher.model
         with torch.no_grad():
             (hidden_MH,) = sharding.run(model, lambda: (response_hidden(model, taught),))
-    return DenseTeacher(hidden_MH, has_N, has_N.cumsum(0) - 1)
+            layer = output_layer(model)
+    return DenseTeacher(hidden_MH, has_N, has_N.cumsum(0) - 1, learner.policy.temperature, layer)
 
 
 def forward_pass(
@@ -112,7 +117,7 @@ def forward_pass(
         for term in terms:
             if not term.needs_teacher:
                 columns.append(term(Distributions(logp_CV, None, ratio_C)))
-            elif (teacher_logp := teacher.logp(learner, where)) is None:
+            elif (teacher_logp := teacher.logp(where)) is None:
                 columns.append(torch.zeros_like(logp_C))
             else:
                 has_C = teacher.has_N[where]

@@ -52,15 +52,17 @@ def plant(name: str) -> None:
             scored(learner, signals) & (torch.ones(len(signals), device="cuda") > 0)
         )
     elif name == "wait":  # the host reads every token's log-probability
-        compute = forward.log_probabilities
+        from rlrt.model import head
 
-        def reading(model, hidden, temperature):
-            logp = compute(model, hidden, temperature)
+        compute = head.log_softmax
+
+        def reading(logits, temperature):
+            logp = compute(logits, temperature)
             for row in logp:
                 float(row[0].detach())
             return logp
 
-        forward.log_probabilities = reading
+        head.log_softmax = forward.log_softmax = reading
     else:
         raise ValueError(name)
 

@@ -167,6 +167,8 @@ def computed(func, args, kwargs):
     ):  # a view of a weight is no inference tensor
         if func is aten.mm.dtype:  # bfloat16 inputs, float32 sums: not on the CPU
             return plain[0].to(plain[2]) @ plain[1].to(plain[2])
+        if func is aten.addmm.dtype_out:
+            return named["out"].copy_(plain[0] + plain[1].to(plain[3]) @ plain[2].to(plain[3]))
         return func(*plain, **named)
 
 

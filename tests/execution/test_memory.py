@@ -239,7 +239,7 @@ def test_logits_in_pieces_and_the_output_layers_gradient(tied, monkeypatch):
     sizes = sizes_of(model.config)
     made = configured(prompt, response, rows)
     batch = largest_batch(True, 10**6, prompt, response, rows, rows)
-    assert chunk(sizes, batch, "cpu") == (65 * 4000 * 4, True)  # 2^18 / 4000 = 65 tokens of 264
+    assert chunk(sizes, batch, "cpu") == 65 * 4000 * 4  # 2^18 / 4000 = 65 tokens of 264
     moments = gradient(sizes, made, Lengths(prompt, prompt), Layout("cpu"))
     said = max(sum(m.values()) - m["gradients"] for m in moments)
     assert said == pytest.approx(ledger.peak - base, rel=0.15)

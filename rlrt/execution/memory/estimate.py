@@ -16,6 +16,7 @@ from rlrt.execution.memory.passes import (
     FLOAT,
     WIDE,
     Batch,
+    cast_head,
     chunk,
     hidden,
     in_backward,
@@ -256,9 +257,10 @@ def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
     number, rows = number_bytes(settings, layout), rows_per_process(settings, layout.processes)
     prompt = max(lengths.prompt, lengths.context if settings.method.needs_teacher else 0)
     batch = batch_of(sizes, settings, prompt, rows)
-    tensor, _ = chunk(sizes, batch, layout.kind)
+    tensor = chunk(sizes, batch, layout.kind)
     # frozen weights are cast one layer at a time
     cached = cast_weights(sizes, settings, layout) // (sizes.layers if sizes.adapted else 1)
+    cached += cast_head(sizes, number, layout.kind)
     runs = in_forward(sizes, batch, number, layout.kind) + hidden(sizes, batch)
     return {"weight copies": cached, "activations": runs, "logits": WIDE["plain"] * tensor}
 
@@ -280,20 +282,20 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
     recomputes = settings.model.gradient_checkpointing
     saved = saved_once(sizes, batch)
     saved += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if recomputes else one)
-    if settings.method.distils:
-        saved += hidden(sizes, batch)  # input of the teacher's output layer
-    tensor, several = chunk(sizes, batch, kind)
+    distils = settings.method.distils
+    teachers = hidden(sizes, batch) if distils else 0  # input of the teacher's output layer, held until the student's ran
+    tensor, head_copies = chunk(sizes, batch, kind), cast_head(sizes, number, kind) * (2 if distils else 1)
     head = 0 if sizes.adapted else FLOAT * sizes.head
     gradients = {"gradients": -(-FLOAT * sizes.trained // shards(layout))}
     layer_copies = 0 if recomputes else cast
     at_layer = saved + in_backward(sizes, batch, number, kind) + (one if recomputes else 0)
     recast = cast // sizes.layers if recomputes else cast
     moments = [
-        # the output layer's backward pass: its gradient, and that of a second chunk
+        # the output layer's backward pass: one gradient of its weight, to which every chunk adds
         {
-            "weight copies": layer_copies,
-            "activations": saved,
-            "logits": wide(settings) * tensor + head * (2 if several else 1),
+            "weight copies": layer_copies + head_copies,
+            "activations": saved + teachers,
+            "logits": wide(settings) * tensor + head,
         },
         # a layer's backward pass; a tied output layer's gradient waits for the embedding's
         {"weight copies": recast, "activations": at_layer, "logits": head if sizes.tied else 0},

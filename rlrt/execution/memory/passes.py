@@ -142,12 +142,15 @@ def in_forward(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     return 2 * n * sizes.hidden * FLOAT + widest + batch.seen
 
 
-def chunk(sizes: Sizes, batch: Batch, kind: str) -> tuple[int, bool]:
-    """Return the bytes of one tensor of tokens x vocabulary as ``forward.over_tokens`` makes it, and True if it makes
-    several."""
+def chunk(sizes: Sizes, batch: Batch, kind: str) -> int:
+    """Return the bytes of one tensor of tokens x vocabulary as ``forward.over_tokens`` makes it."""
     elements = CHUNK_ELEMENTS.get(kind, CHUNK_ELEMENTS["cuda"])
-    size = max(1, elements // sizes.vocabulary)
-    return min(batch.responses, size) * sizes.vocabulary * FLOAT, batch.responses > size
+    return min(batch.responses, max(1, elements // sizes.vocabulary)) * sizes.vocabulary * FLOAT
+
+
+def cast_head(sizes: Sizes, number: int, kind: str) -> int:
+    """Return the bytes of the output layer's weight as a pass casts it (``rlrt.model.head.factor``); 0 if it is not cast."""
+    return 0 if number == FLOAT else sizes.head * (FLOAT if kind == "cpu" else number)
 
 
 def room(width: int, tokens: int) -> int:
