@@ -32,6 +32,7 @@ from rlrt.model.device import (
 )
 from rlrt.model.load import context_length, load, load_outline, set_stop_tokens, settle
 from rlrt.model.lora import add_adapters, drawn
+from rlrt.model.offload import save_on_host
 from rlrt.model.policy import Policy, adamw
 from rlrt.model.precision import dtype_of, set_compute_dtype
 from rlrt.model.prompting import PromptBuilder
@@ -189,9 +190,16 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     teacher = Teacher(model, made.teacher, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate)
     if world.size > 1 and not shares:
         sharding.share_ddp(model)
+    rests = train_config.offload == "optimiser" and device.type != "cpu"
+    if settings.model.offload_activations and device.type != "cpu":
+        save_on_host(model)
+    if device.type == "cpu" and (train_config.offload != "none" or settings.model.offload_activations):
+        log.info(
+            "nothing is moved to the host: on a CPU everything is there (train.offload, model.offload_activations)"
+        )
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     return Learner(
-        policy=Policy(model, made.tokenizer, optimiser, settings.engine.temperature),
+        policy=Policy(model, made.tokenizer, optimiser, settings.engine.temperature, rests),
         method=method,
         teacher=teacher,
         contexts=[configured_context if isinstance(c, Default) else c for c in method.contexts()],
@@ -227,6 +235,7 @@ def assemble(
         pending: rollouts that an earlier life had sampled ahead.
     """
     config, engine = settings.train, parts.engine
+    learner.policy.rest()  # those of a checkpoint
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
     engine.asked_to_end = learner.asked_to_end = pace.too_late  # type: ignore[method-assign]
@@ -238,7 +247,7 @@ def assemble(
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        with pace.saving():
+        with pace.saving(), learner.policy.awake():
             save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
 
     def record(step: int, metrics: dict[str, float]) -> None:

@@ -166,7 +166,7 @@ def weights(world, path: str, *more: str) -> dict:
     }
 
 
-def dropped(world, path: str) -> list[bool]:
+def dropped(world, path: str, method: str) -> list[bool]:
     """After every scoring pass and after an update: does every model hold its shards alone?"""
     seen, learners = [], []
     score, build = forward.score_batch, build_learner
@@ -184,7 +184,9 @@ def dropped(world, path: str) -> list[bool]:
 
     forward.score_batch, module.build_learner = scoring, building
     try:
-        gradients(world, (f"model.path='{path}'", "method=sd", "teacher.weights=ema", "train.kl_coef=0.1"), "fsdp")
+        gradients(
+            world, (f"model.path='{path}'", f"method={method}", "teacher.weights=ema", "train.kl_coef=0.1"), "fsdp"
+        )
     finally:
         forward.score_batch, module.build_learner = score, build
     models = (learners[0].policy.model, learners[0].teacher.model, learners[0].reference)
@@ -220,7 +222,7 @@ def main(file: str) -> None:
             "untied": weights(world, str(folder)),
             "adapters": weights(world, str(folder), *LORA),
         },
-        "dropped": dropped(world, str(folder)) + dropped(world, "embedded"),
+        "dropped": dropped(world, str(folder), "rlrt") + dropped(world, str(folder), "sd"),
     }
     found["said before"] = [line for line in said if "whole model" in line]
     said.clear()

@@ -130,5 +130,7 @@ def test_factors_of_adapters_are_averaged_not_their_product():
     made["snapshot"].begin_step(2)
     made["old"].begin_step(2)
     assert (made["old"].model[0].factors(), made["snapshot"].model[0].factors()) == ((4.0, 8.0), (2.0, 0.0))
-    assert {*made["ema"].state()} == {*made["snapshot"].state()} == {"0.lora_A.default.weight", "0.lora_B.default.weight"}
+    assert (
+        {*made["ema"].state()} == {*made["snapshot"].state()} == {"0.lora_A.default.weight", "0.lora_B.default.weight"}
+    )
     assert made["frozen"].state() is made["old"].state() is None
