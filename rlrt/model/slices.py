@@ -41,8 +41,8 @@ def outline(source: str, revision: str | None, attention: str) -> tuple[Any, dic
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-    place = {"revision": revision or "main"}
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, **place)
+    commit = revision or "main"
+    config = AutoConfig.from_pretrained(source, revision=commit, trust_remote_code=False)
     for key in ("quantization_config", "transformers_weights"):
         if getattr(config, key, None) is not None:
             raise WholeError(f"its {CONFIG} has {key}")
@@ -55,7 +55,7 @@ def outline(source: str, revision: str | None, attention: str) -> tuple[Any, dic
     make_buffers(model)
     if model.can_generate():
         with contextlib.suppress(OSError):  # the model has no such file: the one made from its config stays
-            model.generation_config = GenerationConfig.from_pretrained(source, **place)
+            model.generation_config = GenerationConfig.from_pretrained(source, revision=commit)
     model.config.name_or_path = source
     return model.eval(), files
 
@@ -67,7 +67,7 @@ def weight_files(source: str, revision: str | None) -> dict[str, Path]:
         WholeError: if there is neither ``model.safetensors`` nor its index.
     """
     from safetensors import safe_open
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     def find(name: str) -> Path | None:
         found = cached_file(source, name, revision=revision or "main", _raise_exceptions_for_missing_entries=False)

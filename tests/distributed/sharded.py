@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlrt.distributed.sharding import is_share, whole
+from rlrt.distributed.sharding import is_share, run, whole
 from rlrt.distributed.world import ALONE, connect
 from rlrt.execution.build import build_learner
 from rlrt.model import forward
@@ -120,9 +120,7 @@ def copies_made(world, path: str) -> dict[str, int]:
         rows = [forward.Row([1, 20, 30], [40, 50, 2])]
         with Casts(model) as casts:
             forward.score(model, rows, 1.0, 100, 3)
-            from rlrt.distributed import sharding
-
-            (logp,) = sharding.run(model, lambda m=model: (forward.response_logp(m, rows, 1.0).sum().view(1),))
+            (logp,) = run(model, lambda m=model, r=rows: (forward.response_logp(m, r, 1.0).sum().view(1),))
             logp.sum().backward()
         counts[strategy] = casts.count
     return counts

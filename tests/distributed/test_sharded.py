@@ -38,7 +38,7 @@ def test_autocast_copies_no_weight_that_was_gathered_in_bfloat16(found):
 
 @pytest.mark.parametrize("model", ["tied", "untied", "adapters", "whole"])
 def test_a_sharded_model_is_the_whole_one(found, model):
-    """Weights, buffers, config and stop tokens, read by slices or (``whole``) by every process; new adapters are drawn alike."""
+    """Weights, buffers, config, stop tokens; read by slices or (``whole``) by every process. New adapters are drawn alike."""
     numbers = found["weights"][model]
     assert numbers["equal"] == {"student": True, "teacher": True, "reference": True}
     assert numbers["stop"]

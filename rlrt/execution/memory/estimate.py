@@ -83,11 +83,12 @@ class Estimate:
     """Bytes on one device.
 
     Attributes:
-        phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered``
-            (full weights of one layer, embedding and output layer under FSDP, in the precision of products), ``optimiser`` (AdamW's two moments), ``teacher`` and
-            ``reference`` (copies of the model; with adapters the teacher's own), ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or
-            its unsharded ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
-            optimiser), ``server`` (what an engine takes for itself on the trainer's device).
+        phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered`` (under
+            FSDP full weights of one layer, embedding and output layer, in the precision of products), ``optimiser`` (AdamW's
+            two moments), ``teacher`` and ``reference`` (copies of the model; with adapters what the teacher has of its own),
+            ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or its unsharded ones under FSDP),
+            ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the optimiser), ``server`` (what an
+            engine takes for itself on the trainer's device).
     """
 
     phases: Mapping[str, Mapping[str, int]]
@@ -196,9 +197,9 @@ def engine_needs(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Lay
 def host_bytes(sizes: Sizes, settings: Settings, layout: Layout, processes: int) -> int:
     """Return the bytes of host memory that a node's processes take, whose models compute on GPUs.
 
-    Each process reads the whole model in float32 before it goes to its GPU. Of weights that are sharded each reads its own rows,
-    and the node's memory holds the files once, as the kernel's cache. Later rank 0 gathers weights, moving teacher and moments
-    for a checkpoint. What is moved away from the GPUs comes on top.
+    Each process reads the whole model in float32 before it goes to its GPU. Of sharded weights each reads its own rows, and the
+    node's memory holds the files once, as the kernel's cache. Later rank 0 gathers weights, moving teacher and moments for
+    a checkpoint. What is moved away from the GPUs comes on top.
 
     Args:
         processes: number of processes on the node.
@@ -268,7 +269,7 @@ def rows_per_process(settings: Settings, processes: int, minibatches: int = 1) -
 
 
 def cast_weights(sizes: Sizes, settings: Settings, layout: Layout) -> int:
-    """Return the bytes of the layers' matrices in bfloat16; 0 if no copies are made, as where they are gathered in it."""
+    """Return the bytes of the layers' copies in bfloat16; 0 in float32, and where weights are gathered in bfloat16."""
     number = number_bytes(settings, layout)
     return number * sizes.matrices if number < FLOAT and shards(layout) == 1 else 0
 
