@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.throughput import MEANS, work_of
 from rlrt.execution.memory.estimate import estimate
 from rlrt.preflight.forecast.decoding import cache_read
-from rlrt.preflight.forecast.rates import H100, Rate, Rates
+from rlrt.preflight.forecast.rates import Rate
 from rlrt.preflight.forecast.step import Step, forecast
 from rlrt.preflight.forecast.work import Work
 

@@ -38,6 +38,11 @@ def check(settings: Settings) -> None:
         )
     if train.beta1 >= 1 or train.beta2 >= 1:
         raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
+    if settings.model.offload_activations and not settings.model.gradient_checkpointing:
+        raise UserError(
+            "model.offload_activations: keeps what the layers are recomputed from, and nothing is recomputed under "
+            "model.gradient_checkpointing=false; set it to true, or model.offload_activations=false."
+        )
     if train.sample_ahead:
         check_ahead(settings)
     check_importance(settings)

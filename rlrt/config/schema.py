@@ -47,6 +47,9 @@ class Model:
     wording: str = key("how procedural tasks word their prompts for this model", choices=("symbols", "words"))
     attn_implementation: str = key("attention kernel of transformers", choices=("sdpa", "eager", "flash_attention_2"))
     gradient_checkpointing: bool = key("recompute activations in the backward pass to save memory")
+    offload_activations: bool = key(
+        "keep in the host's memory what the layers are recomputed from, on a GPU; needs gradient_checkpointing"
+    )
     lora: int | None = key(
         "rank of low-rank adapters that are trained instead of the weights (peft); null: all weights",
         least=1,
@@ -104,6 +107,10 @@ class Train:
     importance_veto: float | None = key(
         "a rollout with a token whose ratio is below this, such as 1e-4, adds nothing to the gradient; null: none",
         above=0,
+    )
+    offload: str = key(
+        "what lies in the host's memory while rollouts are sampled and scored, on a GPU: AdamW's moments, or nothing",
+        choices=("none", "optimiser"),
     )
     token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,11 +30,14 @@ from rlrt.model.device import (
     resolve_device,
     use_tensor_cores,
 )
-from rlrt.model.load import context_length, load, set_stop_tokens
-from rlrt.model.lora import add_adapters
+from rlrt.model.load import context_length, load, load_outline, set_stop_tokens, settle
+from rlrt.model.lora import add_adapters, drawn
+from rlrt.model.offload import save_on_host
 from rlrt.model.policy import Policy, adamw
-from rlrt.model.precision import set_compute_dtype
+from rlrt.model.precision import dtype_of, set_compute_dtype
 from rlrt.model.prompting import PromptBuilder
+from rlrt.model.slices import read
+from rlrt.model.twin import outlined, share_twin, twin
 from rlrt.records.folder import RunFolder
 from rlrt.sampling.sampler import Sampler
 from rlrt.sampling.source import Source
@@ -42,7 +46,7 @@ from rlrt.training.evaluation import Suite
 from rlrt.training.importance import Rule
 from rlrt.training.learner import Learner
 from rlrt.training.loop import Run
-from rlrt.training.teacher import Teacher, frozen_copy, holds_copy, runs_again
+from rlrt.training.teacher import Teacher, holds_copy, runs_again
 from rlrt.training.update import StepResult
 from rlrt.types import Prompt, Rollout
 
@@ -62,6 +66,21 @@ def load_model(settings: Settings, device: torch.device | None = None, bytes_eac
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
     """
     config = settings.model
+    check_size = size_check(settings, bytes_each)
+    model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
+    configure(settings, model, tokenizer)
+    if config.lora is not None:
+        add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
+    return model.to(device or resolve_device(settings.device)), tokenizer
+
+
+def size_check(settings: Settings, bytes_each: float) -> Callable[[int], None]:
+    """Check what a run asks of its device; returns the check of a model's number of weights.
+
+    Raises:
+        UserError: for a damaged checkpoint, or a device that cannot be used.
+    """
+    config = settings.model
     check_saved(config.path)
     chosen = resolve_device(settings.device)
     check_cuda(chosen)
@@ -71,12 +90,75 @@ def load_model(settings: Settings, device: torch.device | None = None, bytes_eac
         refuse_large_on_cpu(config.path, weights, settings.device)
         refuse_too_large(config.path, weights, bytes_each, chosen)
 
-    model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
-    set_stop_tokens(model, tokenizer, config.stop_tokens)
-    set_compute_dtype(model, compute_dtype(settings.dtype, chosen))
+    return check_size
+
+
+def configure(settings: Settings, model: Any, tokenizer: Any) -> None:
+    """Store stop tokens and precision in a model."""
+    set_stop_tokens(model, tokenizer, settings.model.stop_tokens)
+    set_compute_dtype(model, compute_dtype(settings.dtype, resolve_device(settings.device)))
+
+
+def let_train(settings: Settings, model: Any) -> None:
+    """Prepare a model for training: recompute activations where that is asked for."""
+    model.train()
+    if settings.model.gradient_checkpointing:
+        # transformers 5.20 renamed the call
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable()
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run: the student, the teacher's beside it and the reference where there are such, and the tokenizer."""
+
+    student: Any
+    teacher: Any | None
+    reference: Any | None
+    tokenizer: Any
+
+
+def replicated(settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float) -> Models:
+    """The models of a run in which every process holds whole weights, on ``device``.
+
+    Args:
+        copies: whether there is a teacher beside the student, and whether there is a reference.
+        each: as ``bytes_each`` of ``load_model``.
+    """
+    student, tokenizer = load_model(settings, device, each)
+    let_train(settings, student)
+    moves = settings.teacher.weights != "frozen"
+    return Models(
+        student,
+        twin(student, moves) if copies[0] else None,
+        twin(student, moves=False) if copies[1] else None,
+        tokenizer,
+    )
+
+
+def sharded(settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float) -> Models:
+    """The models of a run whose weights are sharded over its processes: ``replicated`` without a whole model in any of them."""
+    config = settings.model
+    check_size = size_check(settings, each)
+    student, tokenizer, files = load_outline(config.path, config.revision, config.attn_implementation, check_size)
+    configure(settings, student, tokenizer)
+    given = {}
     if config.lora is not None:
-        add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
-    return model.to(device or chosen), tokenizer
+        adapting = (config.lora, config.lora_alpha, config.lora_targets, settings.seed)
+        given = drawn(student, *adapting) if files else {}
+        add_adapters(student, *adapting)
+    let_train(settings, student)
+    moves = settings.teacher.weights != "frozen"
+    teacher = outlined(student, moves) if copies[0] else None
+    reference = outlined(student, moves=False) if copies[1] else None
+    sharding.share_fsdp(student, device, dtype_of(student))
+    if files:
+        read(student, device, files, given)
+        settle(student)
+    for one in (teacher, reference):
+        if one is not None:
+            share_twin(one, student, device)
+    return Models(student, teacher, reference, tokenizer)
 
 
 def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
@@ -98,33 +180,32 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     device = resolve_device(settings.device, world.local_rank)
     shares = world.size > 1 and settings.distributed.strategy == "fsdp"
     rerun = runs_again(method, train_config.minibatches)
-    copies = holds_copy(teacher_config.weights, rerun) + (train_config.kl_coef > 0)
-    # weights, and without adapters their gradients and two moments; copies of the model
-    each = FLOAT * ((4 if settings.model.lora is None else 1) + copies) / (world.size if shares else 1)
-    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device, each)
-    model.train()
+    beside = (holds_copy(teacher_config.weights, rerun), train_config.kl_coef > 0)
+    # without adapters also gradients, two moments and copies of the model
+    each = FLOAT * (4 + sum(beside) if settings.model.lora is None else 1) / (world.size if shares else 1)
+    made = (sharded if shares else replicated)(settings, device, beside, each)
+    model = made.student
     if device.type == "cpu":
         keep_freed_memory()
-    if settings.model.gradient_checkpointing:
-        # transformers 5.20 renamed the call
-        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-        enable()
     configured_context = configured(teacher_config.context, teacher_config.on_unique_correct)
-    teacher = Teacher(model, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate, rerun)
-    reference = frozen_copy(model) if train_config.kl_coef > 0 else None
-    if shares:
-        for one in {id(m): m for m in (model, teacher.model, reference) if m is not None}.values():
-            sharding.share_fsdp(one, device)
-    elif world.size > 1:
+    teacher = Teacher(model, made.teacher, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate)
+    if world.size > 1 and not shares:
         sharding.share_ddp(model)
+    rests = train_config.offload == "optimiser" and device.type != "cpu"
+    if settings.model.offload_activations and device.type != "cpu":
+        save_on_host(model)
+    if device.type == "cpu" and (train_config.offload != "none" or settings.model.offload_activations):
+        log.info(
+            "nothing is moved to the host: on a CPU everything is there (train.offload, model.offload_activations)"
+        )
     optimiser = adamw(model, train_config.lr, (train_config.beta1, train_config.beta2), train_config.weight_decay)
     return Learner(
-        policy=Policy(model, tokenizer, optimiser, settings.engine.temperature),
+        policy=Policy(model, made.tokenizer, optimiser, settings.engine.temperature, rests),
         method=method,
         teacher=teacher,
         contexts=[configured_context if isinstance(c, Default) else c for c in method.contexts()],
-        builder=prompt_builder(settings, tokenizer),
-        reference=reference,
+        builder=prompt_builder(settings, made.tokenizer),
+        reference=made.reference,
         train=train_config,
         max_context_tokens=teacher_config.max_context_tokens,
         max_new_tokens=settings.engine.max_new_tokens,
@@ -155,6 +236,7 @@ def assemble(
         pending: rollouts that an earlier life had sampled ahead.
     """
     config, engine = settings.train, parts.engine
+    learner.policy.rest()  # those of a checkpoint
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
     learner.asked_to_end = pace.too_late
@@ -171,7 +253,7 @@ def assemble(
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        with pace.saving():
+        with pace.saving(), learner.policy.awake():
             save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
 
     def record(step: int, metrics: dict[str, float]) -> None:

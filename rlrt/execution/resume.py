@@ -60,7 +60,7 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -
             raise UserError(
                 f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
             )
-        put(dict(moving.named_parameters()), snapshot.teacher)
+        put(moving, snapshot.teacher)
     learner.method.load_state_dict(snapshot.state["method"])
     return snapshot.step, snapshot.state.get("pending")
 

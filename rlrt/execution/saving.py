@@ -77,7 +77,7 @@ def save_checkpoint(
     snapshot = checkpoints.Snapshot(
         step=step,
         optimiser=whole_optimiser(learner.policy.optimiser.state_dict(), main),
-        teacher=None if moving is None else gathered(moving.named_parameters(), main),
+        teacher=None if moving is None else gathered(moving.items(), main),
         adapters=gathered(adapters(learner.policy.model).items(), main) or None,
         state={"method": learner.method.state_dict()} | ({} if pending is None else {"pending": pending}),
     )

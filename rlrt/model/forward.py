@@ -22,6 +22,7 @@ from rlrt.methods.entropy import entropy
 from rlrt.methods.statistic import Statistic
 from rlrt.model import packed
 from rlrt.model.head import Compute, OverTokens, Task, linear, log_softmax, output_layer
+from rlrt.model.offload import saving
 from rlrt.model.precision import computing, dtype_of
 
 CHUNK_ELEMENTS = {"cpu": 2**24, "cuda": 2**27}
@@ -88,7 +89,7 @@ def response_hidden(model: Any, rows: Sequence[Row]) -> Tensor:
     owner = [prompts.setdefault(tuple(row.prompt_ids), len(prompts)) for row in rows]
     device = next(model.parameters()).device
     packing = packed.pack(list(prompts), owner, [list(row.response_ids[:-1]) for row in rows], device)
-    with computing(model):
+    with computing(model), saving(model):
         hidden_MH = packed.hidden_states(model, packing)
     # A response's first token is predicted at the prompt's last, the others at the response's own token before.
     start, length = packing.start_S, packing.length_S
@@ -110,7 +111,7 @@ def plain_hidden(model: Any, rows: Sequence[Row]) -> Tensor:
         ids[i, : len(row)] = torch.tensor([*row.prompt_ids, *row.response_ids])
         keep[i, len(row.prompt_ids) - 1 : len(row) - 1] = True
     # Rows are padded on the right and attention is causal: no real token ever attends to padding.
-    with computing(model):
+    with computing(model), saving(model):
         hidden = model.base_model(input_ids=ids[:, :-1].to(device), use_cache=False).last_hidden_state
     return hidden[keep[:, :-1].to(device)]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from rlrt.distributed import sharding
 from rlrt.errors import UserError, first_line, shown
-from rlrt.model import packed
+from rlrt.model import packed, slices
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.model.forward import evaluating
+from rlrt.model.precision import computing
 from rlrt.paths import existing, resolve_path
 
 log = logging.getLogger("rlrt")
@@ -32,7 +36,43 @@ def load(
         UserError: for a folder without weights or with a broken config, for files that point outside the folder, for
             weights other than those that the config asks for, and for a hub that cannot be reached.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    source, revision = located(path, revision, attention, check_size)
+    return loaded(path, source, revision, attention)
+
+
+def load_outline(
+    path: str, revision: str | None, attention: str, check_size: Callable[[int], None] | None = None
+) -> tuple[Any, Any, dict[str, Path]]:
+    """``load`` for weights that will be sharded: the model on the meta device, the tokenizer, and the file of each weight.
+
+    Whoever fills the model (``rlrt.model.slices.read``) settles it afterwards (``settle``). A model that cannot be read by
+    slices is loaded whole, and then there are no files.
+
+    Raises:
+        UserError: as ``load`` does.
+    """
+    source, revision = located(path, revision, attention, check_size)
+    try:
+        model, files = slices.outline(source, revision, attention)
+        tokenizer = tokenizer_of(source, revision)
+    except slices.WholeError as reason:
+        log.info("model.path: each process reads the whole model, because %s", reason)
+        return *loaded(path, source, revision, attention), {}
+    except Exception:  # loading it whole meets the same error, and has a sentence for it
+        return *loaded(path, source, revision, attention), {}
+    check_tokenizer(path, model, tokenizer)
+    no_dropout(model)
+    return model, tokenizer, files
+
+
+def located(
+    path: str, revision: str | None, attention: str, check_size: Callable[[int], None] | None
+) -> tuple[str, str | None]:
+    """Check a model's files and size before any weight is read; returns its folder or hub id, and the commit to load.
+
+    Raises:
+        UserError: for files that are missing, broken or point elsewhere, and for a hub that cannot be reached.
+    """
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -50,9 +90,20 @@ def load(
         revision = check_hub(source, revision)
     if check_size is not None:
         check_size(count_weights(source, revision))
+    return source, revision
+
+
+def loaded(path: str, source: str, revision: str | None, attention: str) -> tuple[Any, Any]:
+    """Load model and tokenizer from the place that ``located`` checked.
+
+    Raises:
+        UserError: for a model that cannot be loaded, or that the trainer cannot use.
+    """
+    from transformers import AutoModelForCausalLM
+
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        tokenizer = tokenizer_of(source, revision)
+        found: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision or "main",
             dtype=torch.float32,
@@ -62,23 +113,53 @@ def load(
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many types for one cause: the model cannot be loaded
-        if folder is not None:
+        if existing(source) is not None:
             raise UserError(f"model.path: {path} could not be loaded: {first_line(error)}") from error
         raise not_on_hub_error(path, first_line(error), revision) from error
-    model, report = loaded
+    model, report = found
     check_tensors(path, str(model.config.model_type), report)
-    check_vocabulary(path, model, tokenizer)
+    check_tokenizer(path, model, tokenizer)
     untie(path, model)
+    no_dropout(model)
+    settle(model)
+    return model, tokenizer
+
+
+def tokenizer_of(source: str, revision: str | None) -> Any:
+    """Load a model's tokenizer; no code that comes with it is run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
+def check_tokenizer(path: str, model: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not belong to the model, or that is none.
+
+    Raises:
+        UserError: naming what is wrong.
+    """
+    check_vocabulary(path, model, tokenizer)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:
         raise UserError(f"model.path: the tokenizer of {path} gives no tokens for '1'; is its tokenizer.json there?")
+
+
+def settle(model: Any) -> None:
+    """Do what needs the weights: check the output layer, and switch packed attention on where the model can have it.
+
+    Raises:
+        UserError: for a model that changes its logits after its output layer.
+    """
+    check_head(model)
+    packed.enable(model)
+
+
+def no_dropout(model: Any) -> None:
+    """Switch dropout off."""
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    check_head(model)
-    packed.enable(model)
-    return model, tokenizer
 
 
 def count_weights(source: str, revision: str | None) -> int:
@@ -216,10 +297,14 @@ def check_head(model: Any) -> None:
         UserError: naming the difference.
     """
     ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-    with evaluating(model):
-        whole = model(ids, use_cache=False).logits[0].float().log_softmax(-1)
-        head = model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state[0])
-    gap = float((whole - head.float().log_softmax(-1)).abs().max())
+
+    def both() -> tuple[Tensor, Tensor]:
+        whole = model(ids, use_cache=False).logits[0]
+        return whole, model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state[0])
+
+    with evaluating(model), computing(model):
+        whole, head = (logits.float().log_softmax(-1) for logits in sharding.run(model, both))
+    gap = float((whole - head).abs().max())
     if not gap < 1e-3:
         raise UserError(
             f"model.path: this model ({type(model).__name__}) changes its logits after its output layer (log-probabilities "

@@ -3,12 +3,13 @@ trained."""
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlrt.distributed.sharding import whole
 from rlrt.errors import UserError
@@ -43,6 +44,29 @@ def add_adapters(model: Any, rank: int, alpha: float, targets: Sequence[str], se
     model.requires_grad_(False)
     for adapter in adapters(model).values():
         adapter.requires_grad_(True)
+
+
+def drawn(model: Any, rank: int, alpha: float, targets: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Return the adapters' weights that ``add_adapters`` gives a model, for one that lies on the meta device.
+
+    A stand-in draws them by the same calls; its base weights are views of one number and take no memory.
+    """
+    stand_in = copy.deepcopy(model, {id(p): nn.Parameter(torch.zeros(()).expand(p.shape)) for p in model.parameters()})
+    add_adapters(stand_in, rank, alpha, targets, seed)
+    return {name: weight.detach() for name, weight in adapters(stand_in).items()}
+
+
+def without_adapters(model: Any) -> Any:
+    """Return a model after putting its base layers back in the place of the adapted ones."""
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "get_delta_weight"):
+            model.set_submodule(name, module.base_layer)
+    return model
+
+
+def base_name(name: str) -> str:
+    """Return the base model's name of a weight, whether an adapter wraps it or not."""
+    return name.replace(".base_layer.", ".")
 
 
 def check_peft() -> None:
@@ -87,4 +111,4 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             continue
         if name.endswith(".base_layer.weight"):
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
-        yield name.replace(".base_layer.", "."), whole(tensor).detach()
+        yield base_name(name), whole(tensor).detach()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from rlrt.distributed import sharding
 from rlrt.model.lora import named_weights
+from rlrt.model.offload import Moments
 from rlrt.model.plain_text import text_of
 
 
@@ -18,11 +20,30 @@ class Policy:
 
     Attributes:
         version: optimiser steps done by this process; an engine with its own copy compares it with the version last synced.
+
+    Args:
+        rests: whether the optimiser's moments lie in the host's memory between two updates.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float) -> None:
+    def __init__(self, model: Any, tokenizer: Any, optimiser: Any, temperature: float, rests: bool = False) -> None:
         self.model, self.tokenizer, self.optimiser, self.temperature = model, tokenizer, optimiser, temperature
         self.version = 0
+        self._moments = Moments(optimiser) if rests else None
+
+    def rest(self) -> None:
+        """Send the moments to the host until the next optimiser step, where that is asked for."""
+        if self._moments is not None:
+            self._moments.rest()
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Have the moments on the device for a while, where the ranks must gather their shards of them."""
+        if self._moments is None or not sharding.is_sharded(self.model):
+            yield
+            return
+        self._moments.wake()
+        yield
+        self._moments.rest()
 
     @property
     def device(self) -> torch.device:
@@ -56,6 +77,8 @@ class Policy:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         if torch.isfinite(norm):
+            if self._moments is not None:
+                self._moments.wake()
             self.optimiser.step()  # a gradient that is not finite is skipped; its norm is recorded and causes a warning
             self.version += 1
             sharding.drop_gathered(self.model)

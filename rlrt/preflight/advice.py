@@ -95,7 +95,10 @@ def changes(case: Case, reach: int) -> Iterator[list[Change]]:
 
 
 def same_results(case: Case) -> Iterator[list[Change]]:
-    """Yield the changes after which the same is learned: how many rows at once, recomputing, sharding, an engine's share."""
+    """Yield the changes after which the same is learned.
+
+    They are: how many rows at once, recomputing, what lies in the host's memory, sharding, an engine's share.
+    """
     settings, engine, train = case.settings, case.settings.engine, case.settings.train
     engine_keys = {f.name for f in dataclasses.fields(engine)}
     longest = case.lengths.prompt + engine.max_new_tokens
@@ -106,6 +109,10 @@ def same_results(case: Case) -> Iterator[list[Change]]:
     yield ladder(case, "train", "token_budget", halves(train.token_budget, min(longest, train.token_budget)))
     if not settings.model.gradient_checkpointing:
         yield ladder(case, "model", "gradient_checkpointing", [True])
+    if case.layout.kind != "cpu" and train.offload == "none":
+        yield ladder(case, "train", "offload", ["optimiser"])
+    if case.layout.kind != "cpu" and settings.model.gradient_checkpointing and not settings.model.offload_activations:
+        yield ladder(case, "model", "offload_activations", [True])
     least = case.layout.processes + case.layout.sharded
     sharded = [dataclasses.replace(case.layout, processes=n, sharded=True) for n in MANY if n >= least]
     assignment = "distributed.strategy=fsdp with {} processes"

@@ -15,9 +15,10 @@ from rlrt.paths import CHECKSUMS, PACKAGE, STATE, TRAINER, local_folder
 from rlrt.records.user_code import sources
 
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
-IGNORED_TRAIN = ("save_every", "save_minutes", "keep_last", "keep_best")
+IGNORED_TRAIN = ("save_every", "save_minutes", "keep_last", "keep_best", "offload")
+IGNORED_MODEL = ("offload_activations",)
 IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
-"""These sections and keys say where and how a run is stored, not what it computes; the identity ignores them."""
+"""These sections and keys say where a run and its tensors are stored, not what it computes; the identity ignores them."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """The versions of these packages can change any run's numbers."""
 OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
@@ -105,7 +106,7 @@ def identity(plain: Mapping[str, Any]) -> str:
 def counted(plain: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of a config that determines what a run computes."""
     config = {k: v for k, v in plain.items() if k not in IGNORED_SECTIONS}
-    for section, ignored in (("train", IGNORED_TRAIN), ("engine", IGNORED_ENGINE)):
+    for section, ignored in (("train", IGNORED_TRAIN), ("engine", IGNORED_ENGINE), ("model", IGNORED_MODEL)):
         values = config.get(section, {})
         if isinstance(values, Mapping):  # loading refuses any other type
             config[section] = {k: v for k, v in values.items() if k not in ignored}

@@ -68,6 +68,7 @@ def minibatch_step(
             sums[name] = sums.get(name, 0.0) + float(value)
         for name, value in counts.items():
             sums[name] = sums.get(name, 0.0) + float(value) / tokens
+    sharding.drop_gathered(learner.teacher.model)  # its output layer, where a dense term read it
     sums = learner.world.sum(sums)
     sums["policy/skipped_share"] = 1.0 - len(index) / len(batch.rows)
     sums["policy/grad_norm"] = learner.policy.step(lr, train.max_grad_norm) if len(index) else 0.0

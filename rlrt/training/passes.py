@@ -86,7 +86,8 @@ def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) 
         taught = [row for row in rows if row is not None] or dummy
         model = learner.teacher.model
         with torch.no_grad():
-            (hidden_MH,) = sharding.run(model, lambda: (response_hidden(model, taught),))
+            # its output layer is read within the student's pass
+            (hidden_MH,) = sharding.run(model, lambda: (response_hidden(model, taught),), keeps_head=True)
             layer = output_layer(model)
     return DenseTeacher(hidden_MH, has_N, has_N.cumsum(0) - 1, learner.policy.temperature, layer)
 

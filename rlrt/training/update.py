@@ -113,6 +113,7 @@ def optimise(
         credit_BT[index], used_BT[index] = part_credit.advantage_BT, used
         for name, value in (step_numbers | part_credit.metrics).items():
             numbers.setdefault(name, []).append(value)
+    learner.policy.rest()
     weight_BT = torch.where(advantage_B[:, None] != 0, credit_BT / advantage_B[:, None], torch.nan)
     means = {name: sum(values) / len(values) for name, values in numbers.items()}
     return means, {"advantage": used_BT, "weight": weight_BT}

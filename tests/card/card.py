@@ -91,7 +91,7 @@ class OnCard(torch.Tensor):
 
 
 COUNTS: collections.Counter = collections.Counter()
-"""(kind, line of rlrt) -> how often: "WAIT", "copy to the card", "operations"."""
+"""(kind, line of rlrt) -> how often: "WAIT", "copy to the card", "copy to the host" (without a wait), "operations"."""
 KERNELS: collections.Counter = collections.Counter()
 """Attention kernel -> how often."""
 
@@ -141,7 +141,8 @@ def exchange(func, args, ours, others, asked, to_card) -> str:
     if func is aten.copy_.default:
         if isinstance(args[0], OnCard) == isinstance(args[1], OnCard):
             return ""
-        return "copy to the card" if isinstance(args[0], OnCard) else "WAIT"
+        waits = not (len(args) > 2 and args[2])  # non_blocking: whoever reads the copy must have waited for the card
+        return "copy to the card" if isinstance(args[0], OnCard) else "WAIT" if waits else "copy to the host"
     if ours and asked is not None and asked.type == "cpu":
         return "WAIT"
     if not ours and to_card and others:

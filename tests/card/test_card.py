@@ -53,6 +53,17 @@ def test_two_steps_and_a_checkpoint_between_them(tmp_path, case):
     assert set(found["kernels"]) == {"flash", "memory-efficient, mask in memory"}  # no scores in memory in bfloat16
 
 
+def test_what_lies_on_the_host_in_between_changes_no_number(tmp_path):
+    """Moments during rollouts and scoring, and the inputs of layers until they are recomputed; a checkpoint in between."""
+    words = "method=rlrt train.minibatches=2"
+    plain = outcome(tmp_path, words)
+    moved = outcome(tmp_path, f"{words} train.offload=optimiser model.offload_activations=true plant=small")
+    assert "error" not in moved, moved
+    assert moved["numbers"] == plain["numbers"]
+    assert plain["to the host"] == {}
+    assert {line.split(":")[0] for line in moved["to the host"]} == {"model/offload.py"}
+
+
 def test_float32_is_said_to_keep_scores_in_memory(tmp_path):
     assert "plain, scores in memory" in outcome(tmp_path, "method=grpo dtype=float32")["kernels"]
 

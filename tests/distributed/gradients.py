@@ -20,13 +20,16 @@ CASES = {
     "rlrt": ("method=rlrt",),
     "rlrt, full forward passes": ("method=rlrt", "train.token_budget=100000"),
     "rlrt, adapters": ("method=rlrt", "model.lora=4"),
+    "sd, adapters, moving teacher, KL": (
+        "method=sd", "model.lora=4", "teacher.weights=ema", "teacher.ema_rate=0.5", "train.minibatches=2", "train.kl_coef=0.1",
+    ),
     "sd, moving teacher": ("method=sd", "teacher.weights=ema", "teacher.ema_rate=0.5"),
     "sd, two mini-batches": ("method=sd", "teacher.weights=old", "train.minibatches=2"),
     "grpo, KL, recomputed": ("method=grpo", "train.kl_coef=0.1", "model.gradient_checkpointing=true"),
     "dapo, two mini-batches": ("method=dapo", "train.minibatches=2", "train.max_refills=0"),
     "entropy": ("method=entropy",),
     "a single rollout touched": ("method=grpo", "one"),
-}
+}  # fmt: skip
 """By name: overrides."""
 
 

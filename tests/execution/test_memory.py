@@ -15,6 +15,7 @@ from rlrt.engines.hf import HfEngine
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.execution.memory.estimate import (
+    PHASES,
     Layout,
     Lengths,
     estimate,
@@ -116,6 +117,7 @@ def stored(tensors):
         (("method=sd", "teacher.weights=old", "train.minibatches=2"), 1),
         (("method=sd", "teacher.weights=old"), 0),
         (("model.lora=4", "teacher.weights=snapshot"), 1),
+        (("model.lora=4", "teacher.weights=frozen", "train.kl_coef=0.1"), 2),
     ],
 )
 def test_weights_gradients_optimiser_and_copies_to_the_byte(words, copies):
@@ -133,8 +135,10 @@ def test_weights_gradients_optimiser_and_copies_to_the_byte(words, copies):
         t for state in optimiser.state.values() for t in state.values() if t.dim()
     ]  # the step's count is no moment
     assert held["optimiser"] == stored(moments)
-    twins = [t for t in (learner.teacher._copy, learner.reference) if t is not None]
-    assert held["teacher"] + held["reference"] == sum(stored(twin.parameters()) for twin in twins)
+    twins = [t for t in (learner.teacher._beside, learner.reference) if t is not None]
+    students = {id(p) for p in model.parameters()}  # with adapters a teacher and a reference share the base
+    own = [p for twin in twins for p in twin.parameters() if id(p) not in students]
+    assert held["teacher"] + held["reference"] == stored(own)
     assert len(twins) == copies
 
 
@@ -302,7 +306,8 @@ def test_sharding_divides_what_belongs_to_weights_and_gathers_a_layer():
     for part in ("weights", "optimiser", "teacher", "reference"):
         assert both[part] == alone[part] / 4, part
     assert alone["gathered"] == 0
-    assert both["gathered"] == 4 * (50_336_000 + 151_936 * 2048)
+    # in bfloat16: a layer, the tied embedding, and the teacher's beside it while the student is distilled
+    assert both["gathered"] == 2 * (50_336_000 + 2 * 151_936 * 2048)
     parallel = persistent(sizes, made, Layout("cuda", 4, False))
     assert parallel == alone
 
@@ -390,7 +395,7 @@ def test_an_engine_without_a_share_gets_what_the_trainer_leaves():
     weights = 8_190_735_360
     layer = 192_946_432
     embeddings = 2 * 151_936 * 4096
-    held = 4 * weights / 8 + 8 * weights / 8 + 4 * (layer + embeddings) + 700 * 2**20
+    held = 4 * weights / 8 + 8 * weights / 8 + 2 * (layer + embeddings) + 700 * 2**20
     share = left_share(sizes, made, lengths, place)
     assert share == pytest.approx((80e9 - held - 4e9) / 80e9, abs=1e-6)
     assert estimate(sizes, made, lengths, place).total("rollout") == pytest.approx(76e9, abs=10)
@@ -431,13 +436,52 @@ def test_what_an_engine_is_told_before_it_loads():
 
 
 def test_the_ram_of_a_node():
-    """8B in float32 is 32.76 GB; eight processes read it, or rank 0 gathers weights and moments, 98.3 GB."""
-    sizes, made = sizes_of_8b(), settings("method=rlrt", "teacher.weights=live")
-    layout = Layout("cuda", 8, True)
-    assert host_bytes(sizes, made, layout, 8) == 8 * (3 * 10**9 + 4 * 8_190_735_360)
-    assert host_bytes(sizes, made, layout, 1) == 3 * 10**9 + 12 * 8_190_735_360
+    """8B in float32 is 32.76 GB; eight processes read it, each or together, or rank 0 gathers weights and moments, 98.3 GB."""
+    sizes, made, weights = sizes_of_8b(), settings("method=rlrt", "teacher.weights=live"), 8_190_735_360
+    layout, replicas = Layout("cuda", 8, True), Layout("cuda", 8, False)
+    assert host_bytes(sizes, made, layout, 8) == 8 * 3 * 10**9 + 12 * weights
+    assert host_bytes(sizes, made, replicas, 8) == 8 * (3 * 10**9 + 4 * weights)
+    assert host_bytes(sizes, made, layout, 1) == 3 * 10**9 + 12 * weights
     moving = settings("method=sd", "teacher.weights=ema")
-    assert host_bytes(sizes, moving, layout, 8) == 8 * (3 * 10**9 + 8 * 8_190_735_360)
-    assert host_bytes(sizes, moving, dataclasses.replace(layout, sharded=False), 8) == 8 * (
-        3 * 10**9 + 4 * 8_190_735_360
+    assert host_bytes(sizes, moving, layout, 8) == 8 * 3 * 10**9 + 16 * weights
+    assert host_bytes(sizes, moving, replicas, 8) == 8 * (3 * 10**9 + 4 * weights)
+    away = settings("method=rlrt", "teacher.weights=live", "train.offload=optimiser")
+    assert (
+        host_bytes(sizes, away, layout, 8) - host_bytes(sizes, made, layout, 8) == 8 * weights
+    )  # each its eighth of 8 bytes
+    words = ("model.gradient_checkpointing=true", "model.offload_activations=true", "train.token_budget=1000")
+    kept = settings("method=rlrt", "teacher.weights=live", *words)
+    assert host_bytes(sizes, kept, layout, 8) - host_bytes(sizes, made, layout, 8) == 8 * 36 * 1000 * 4096 * 4
+
+
+def test_moments_that_lie_on_the_host_are_missing_until_the_first_optimiser_step():
+    sizes, lengths, card = sizes_of_8b(), Lengths(100, 100), Layout("cuda", 1, False, 80 * 10**9)
+
+    def moments(layout, *words):
+        found = estimate(sizes, settings("method=rlrt", *words), lengths, layout)
+        return [found.phases[phase]["optimiser"] for phase in PHASES]
+
+    held = 8 * 8_190_735_360
+    assert moments(card) == [held] * 4
+    assert moments(card, "train.offload=optimiser") == [0, 0, 0, held]
+    assert moments(card, "train.offload=optimiser", "train.minibatches=2") == [0, 0, held, held]
+    assert moments(Layout("cpu"), "train.offload=optimiser") == [held] * 4  # a CPU's memory is the host's
+
+
+def test_inputs_of_layers_that_lie_on_the_host_leave_two_on_the_device():
+    sizes, lengths = sizes_of_8b(), Lengths(1000, 1000)
+    words = (
+        "method=rlrt",
+        "model.gradient_checkpointing=true",
+        "train.token_budget=4000",
+        "engine.max_new_tokens=1000",
     )
+
+    def activations(layout, *more):
+        return max(m["activations"] for m in gradient(sizes, settings(*words, *more), lengths, layout) if "logits" in m)
+
+    card, layer = Layout("cuda", 1, False), 4 * 4096
+    saved = activations(card) - activations(card, "model.offload_activations=true")
+    assert saved % (34 * layer) == 0  # 36 layers, but two
+    assert 1000 < saved / (34 * layer) <= 4000
+    assert activations(Layout("cpu")) == activations(Layout("cpu"), "model.offload_activations=true")

@@ -53,7 +53,12 @@ def compute(logp_CV, where):
     divergence = (logp_CV[has_C].exp() * (logp_CV[has_C] - TARGET_NV[where][has_C].to(logp_CV.dtype))).sum(-1)
     if not bool(has_C.any()):
         return logp_C, entropy(logp_CV), entropy(logp_CV.detach()), torch.zeros_like(logp_C)
-    return logp_C, entropy(logp_CV), entropy(logp_CV.detach()), torch.zeros_like(logp_C).masked_scatter(has_C, divergence)
+    return (
+        logp_C,
+        entropy(logp_CV),
+        entropy(logp_CV.detach()),
+        torch.zeros_like(logp_C).masked_scatter(has_C, divergence),
+    )
 
 
 def total(columns):
@@ -62,7 +67,11 @@ def total(columns):
 
 
 def hidden_of(dtype=torch.float64, count=7):
-    return torch.randn(count, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype).requires_grad_()
+    return (
+        torch.randn(count, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
 
 
 def gradients(model, hidden, columns):

@@ -17,8 +17,8 @@ from rlrt.execution.parts import parts_of
 from rlrt.model.lora import adapters, add_adapters, named_weights
 from rlrt.model.policy import adamw
 from rlrt.model.prompting import PromptBuilder
+from rlrt.model.twin import twin
 from rlrt.sampling.sampler import Sampler
-from rlrt.training.teacher import frozen_copy
 from rlrt.types import Generation, Grade, Prompt
 from tests.helpers import MODELS, settings
 from tests.hub import gsm8k_folder, model_folder, tokenizer
@@ -210,7 +210,7 @@ def test_a_model_composes_at_full_size_on_the_meta_device(name):
     assert sum(p.numel() for p in model.parameters()) == total + small
     optimiser = adamw(model, made.train.lr, (0.9, 0.99), 0.0)
     assert sum(p.numel() for g in optimiser.param_groups for p in g["params"]) == small
-    assert not any(p.requires_grad for p in frozen_copy(model).parameters())
+    assert not any(p.requires_grad for p in twin(model, moves=True).parameters())
     hidden = model.base_model(input_ids=torch.zeros(2, 8, dtype=torch.long, device="meta")).last_hidden_state
     assert model.get_output_embeddings()(hidden).shape == (2, 8, config.vocab_size)
     names = [name for name, _ in named_weights(model)]

@@ -33,6 +33,10 @@ RUNTIME = {"cpu": 600 * 2**20, "cuda": 700 * 2**20}
 """Bytes of the libraries: measured for a CPU process before its model; a guess for a CUDA context (no GPU was available)."""
 PHASES = ("rollout", "scoring", "gradient", "step")
 """Phases of a step."""
+RESTING = ("rollout", "scoring")
+"""Phases in which ``train.offload=optimiser`` has the moments in the host's memory; with one mini-batch, the gradient's too."""
+IN_FLIGHT = 2
+"""Layers whose inputs are on the device while the others' are kept in the host's memory: one copied away, one copied back."""
 HEADROOM = 4 * 10**9
 """Bytes of a device that are left to CUDA graphs, NCCL and torch's fragmentation when an engine takes what the trainer
 leaves; a guess, never measured."""
@@ -80,11 +84,12 @@ class Estimate:
     """Bytes on one device.
 
     Attributes:
-        phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered``
-            (full weights of one layer and the embeddings under FSDP), ``optimiser`` (AdamW's two moments), ``teacher`` and
-            ``reference`` (copies of the model), ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or
-            its unsharded ones under FSDP), ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the
-            optimiser), ``server`` (what an engine takes for itself on the trainer's device).
+        phases: for each of ``PHASES`` bytes by part. Parts: ``runtime`` (libraries), ``weights`` (float32), ``gathered`` (under
+            FSDP full weights of one layer, embedding and output layer, in the precision of products), ``optimiser`` (AdamW's
+            two moments), ``teacher`` and ``reference`` (copies of the model; with adapters what the teacher has of its own),
+            ``gradients``, ``weight copies`` (bfloat16, the engine's concatenated ones, or its unsharded ones under FSDP),
+            ``activations``, ``logits``, ``cache`` (keys and values), ``temporaries`` (of the optimiser), ``server`` (what an
+            engine takes for itself on the trainer's device).
     """
 
     phases: Mapping[str, Mapping[str, int]]
@@ -113,7 +118,12 @@ def estimate(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
         "gradient": gradient(sizes, settings, lengths, layout),
         "step": [optimiser_step(sizes, layout)],
     }
-    phases = {name: max((held | m for m in candidates), key=total) for name, candidates in moments.items()}
+    resting = [*RESTING, "gradient"] if settings.train.minibatches == 1 else RESTING
+    away = {"optimiser": 0} if offloads(settings, layout) else {}
+    phases = {
+        name: max((held | (away if name in resting else {}) | m for m in candidates), key=total)
+        for name, candidates in moments.items()
+    }
     awake = ("rollout",) if settings.engine.release_memory else PHASES
     beside = max(total(phases[name]) for name in awake)
     server = server_bytes(sizes, settings, lengths, layout, beside)
@@ -123,6 +133,11 @@ def estimate(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
 def total(parts: Mapping[str, int]) -> int:
     """Return the sum of the parts."""
     return sum(parts.values())
+
+
+def offloads(settings: Settings, layout: Layout) -> bool:
+    """True if the optimiser's moments lie in the host's memory between two updates."""
+    return settings.train.offload == "optimiser" and layout.kind != "cpu"
 
 
 def number_bytes(settings: Settings, layout: Layout) -> int:
@@ -141,13 +156,17 @@ def persistent(sizes: Sizes, settings: Settings, layout: Layout) -> dict[str, in
     train, teacher = settings.train, settings.teacher
     parts, model = shards(layout), -(-FLOAT * sizes.weights // shards(layout))
     copied = holds_copy(teacher.weights, runs_again(settings.method, train.minibatches))
+    number = number_bytes(settings, layout)
+    gathered = number * (sizes.layer + sizes.embeddings + (sizes.head if copied and settings.method.distils else 0))
+    moving = -(-FLOAT * sizes.trained // parts)  # adapters are all that a model beside the student has of its own
+    own = model if not sizes.adapted else moving if teacher.weights != "frozen" else 0
     return {
         "runtime": RUNTIME.get(layout.kind, RUNTIME["cuda"]),
         "weights": model,
-        "gathered": FLOAT * (sizes.layer + sizes.embeddings) if parts > 1 else 0,
+        "gathered": gathered if parts > 1 else 0,
         "optimiser": -(-2 * FLOAT * sizes.trained // parts),
-        "teacher": model if copied else 0,
-        "reference": model if train.kl_coef > 0 else 0,
+        "teacher": own if copied else 0,
+        "reference": model if train.kl_coef > 0 and not sizes.adapted else 0,
     }
 
 
@@ -179,16 +198,20 @@ def engine_needs(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Lay
 def host_bytes(sizes: Sizes, settings: Settings, layout: Layout, processes: int) -> int:
     """Return the bytes of host memory that a node's processes take, whose models compute on GPUs.
 
-    Each process reads the whole model in float32; before the weights are sharded it copies it for teacher and reference. Later
-    rank 0 gathers weights, moving teacher and moments for a checkpoint.
+    Each process reads the whole model in float32 before it goes to its GPU. Of sharded weights each reads its own rows, and the
+    node's memory holds the files once, as the kernel's cache. Later rank 0 gathers weights, moving teacher and moments for
+    a checkpoint. What is moved away from the GPUs comes on top.
 
     Args:
         processes: number of processes on the node.
     """
     held = persistent(sizes, settings, dataclasses.replace(layout, sharded=False))
-    copies = held["teacher"] + held["reference"] if layout.sharded else 0
     gathered = held["weights"] + held["teacher"] + held["optimiser"]
-    return processes * PROCESS + max(processes * (held["weights"] + copies), gathered)
+    read = held["weights"] * (1 if layout.sharded else processes)
+    moved = persistent(sizes, settings, layout)["optimiser"] if offloads(settings, layout) else 0
+    if settings.model.offload_activations and layout.kind != "cpu":
+        moved += sizes.layers * settings.train.token_budget * sizes.hidden * FLOAT
+    return processes * (PROCESS + moved) + max(read, gathered)
 
 
 def samples_in_process(settings: Settings) -> bool:
@@ -247,9 +270,15 @@ def rows_per_process(settings: Settings, processes: int, minibatches: int = 1) -
 
 
 def cast_weights(sizes: Sizes, settings: Settings, layout: Layout) -> int:
-    """Return the bytes of the layers' matrices in bfloat16; 0 if no copies are made."""
+    """Return the bytes of the layers' copies in bfloat16; 0 in float32, and where weights are gathered in bfloat16."""
     number = number_bytes(settings, layout)
-    return number * sizes.matrices if number < FLOAT else 0
+    return number * sizes.matrices if number < FLOAT and shards(layout) == 1 else 0
+
+
+def head_copy(sizes: Sizes, settings: Settings, layout: Layout) -> int:
+    """Return the bytes of the output layer's weight as a pass casts it; 0 where a GPU gathers it in bfloat16."""
+    gathered = shards(layout) > 1 and layout.kind != "cpu"
+    return 0 if gathered else cast_head(sizes, number_bytes(settings, layout), layout.kind)
 
 
 def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> dict[str, int]:
@@ -260,7 +289,7 @@ def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
     tensor = chunk(sizes, batch, layout.kind)
     # frozen weights are cast one layer at a time
     cached = cast_weights(sizes, settings, layout) // (sizes.layers if sizes.adapted else 1)
-    cached += cast_head(sizes, number, layout.kind)
+    cached += head_copy(sizes, settings, layout)
     runs = in_forward(sizes, batch, number, layout.kind) + hidden(sizes, batch)
     return {"weight copies": cached, "activations": runs, "logits": WIDE["plain"] * tensor}
 
@@ -281,10 +310,11 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
     cast, one = cast_weights(sizes, settings, layout), saved_by_layer(sizes, batch, number, kind)
     recomputes = settings.model.gradient_checkpointing
     saved = saved_once(sizes, batch)
-    saved += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if recomputes else one)
+    kept = min(sizes.layers, IN_FLIGHT) if settings.model.offload_activations and kind != "cpu" else sizes.layers
+    saved += kept * batch.tokens * sizes.hidden * FLOAT if recomputes else sizes.layers * one
     distils = settings.method.distils
-    teachers = hidden(sizes, batch) if distils else 0  # input of the teacher's output layer, held until the student's ran
-    tensor, head_copies = chunk(sizes, batch, kind), cast_head(sizes, number, kind) * (2 if distils else 1)
+    teachers = hidden(sizes, batch) if distils else 0  # of its output layer, held until the student's ran
+    tensor, head_copies = chunk(sizes, batch, kind), head_copy(sizes, settings, layout) * (2 if distils else 1)
     head = 0 if sizes.adapted else FLOAT * sizes.head
     gradients = {"gradients": -(-FLOAT * sizes.trained // shards(layout))}
     layer_copies = 0 if recomputes else cast
