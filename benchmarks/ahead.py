@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.schema import Settings
 from rlrt.engines.engine import Engine
+from rlrt.engines.vllm_common import response
+from rlrt.model.load import load as load_model
 from rlrt.preflight.forecast.decoding import SERVER_SHARE
 from rlrt.preflight.forecast.rates import H100, Rates, read_rates
 from rlrt.preflight.forecast.step import forecast
@@ -215,6 +218,20 @@ def line(model: str, cards: int, engine: int, mean: int, rates: Rates) -> str:
     return f"| {model} | {cards} | {engine} | {mean:,} | {' | '.join(numbers)} |"
 
 
+def per_response(tokens: int, count: int = 10) -> float:
+    """Milliseconds of one core, and of Python's lock, that the thread spends on a server's answer of some tokens."""
+    _, tokenizer = load_model("embedded", None, "sdpa", lambda weights: None)
+    ids = [5 + i % 50 for i in range(tokens)]
+    entries = [{"token": f"token_id:{i}", "logprob": -0.1234567, "bytes": None, "top_logprobs": []} for i in ids]
+    answer = json.dumps({"token_ids": ids, "logprobs": {"content": entries}})
+    begin = time.thread_time()
+    for _ in range(count):
+        choice = json.loads(answer)
+        logps = [entry["logprob"] for entry in choice["logprobs"]["content"]]
+        tokenizer.decode(response(choice["token_ids"], logps, "length", [0], {"a"}, "a").token_ids)
+    return 1000 * (time.thread_time() - begin) / count
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -222,7 +239,7 @@ def main() -> None:
     given = parser.parse_args()
     rates = read_rates(given.rates) if given.rates else H100
     names = (
-        "model", "cards", "engine's", "tokens", "shared cards", "rollout", "update", "hand-over", "without", "with",
+        "model", "cards", "engine's", "tokens", "shared cards", "rollout", "update", "hand-over", "without", "ahead",
         "by formula", "trainer waits", "limit",
     )  # fmt: skip
     print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
@@ -230,6 +247,10 @@ def main() -> None:
         for model, cards, engines in (("Qwen3-1.7B", 8, (2, 4)), ("Qwen3-8B", 8, (4,)), ("Qwen3-8B", 16, (4, 8))):
             for engine in engines:
                 print(line(model, cards, engine, mean, rates), flush=True)
+    for tokens in (4096, 20480):
+        print(
+            f"\na server's answer of {tokens:,} tokens keeps the thread busy for {per_response(tokens):.0f} ms of one core"
+        )
 
 
 if __name__ == "__main__":

@@ -126,18 +126,26 @@ class Gate(Source):
 
 @dataclass
 class Gated(Clockwork):
-    """In the thread, samples only once the gate is open."""
+    """In the thread, samples only once the gate is open, and then gives whoever does not wait the time to show it."""
 
     go: threading.Event = field(default_factory=threading.Event)
+    impatient: threading.Event = field(default_factory=threading.Event)
     notes: list[str] = field(default_factory=list)
+
+    def note(self, what):
+        """Something that must not happen while the thread samples."""
+        self.notes.append(what)
+        self.impatient.set()
 
     def sample(self, prompts, seeds, sampling=None):
         if in_thread():
             self.notes.append("sampling begins")
             assert self.go.wait(LIMIT_S), "nobody waited for the rollouts"
+            self.impatient.clear()
+            self.impatient.wait(0.2)  # where all is right nothing comes, and the wait changes nothing
             self.notes.append("sampling ends")
         elif sampling is not None and sampling.temperature:
-            self.notes.append("evaluation samples")
+            self.note("evaluation samples")
         yield from super().sample(prompts, seeds, sampling)
 
 
@@ -152,7 +160,7 @@ def test_an_evaluation_and_a_checkpoint_wait_for_the_sampling():
         return sample(*arguments)
 
     def saved(step, state):
-        engine.notes.append(f"saved {step}, {0 if state is None else len(state['rollouts'])} ahead")
+        engine.note(f"saved {step}, {0 if state is None else len(state['rollouts'])} ahead")
 
     engine.sample = noticed
     run, _ = clockwork(
@@ -166,7 +174,7 @@ def test_an_evaluation_and_a_checkpoint_wait_for_the_sampling():
             assert begun.wait(LIMIT_S)
             begun.clear()
             engine.go.clear()
-        engine.notes.append(f"update {step}")
+        engine.note(f"update {step}")
 
     # the gate is shut before each sampling in the thread begins to wait for it: take opens it, the update shuts it
     begin = run.source.begin
