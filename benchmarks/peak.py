@@ -16,7 +16,8 @@ from benchmarks.speed.case import small
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.execution.memory.estimate import Layout, estimate
-from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
+from rlrt.execution.memory.lengths import lengths_of
+from rlrt.preflight.model import builder_of, context_of, model_sizes
 
 FIXED = [
     "method=entropy",

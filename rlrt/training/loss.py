@@ -14,7 +14,7 @@ from rlrt.methods.grpo import policy_ratio
 from rlrt.methods.signals import Credited, Signals, TeacherSignal
 from rlrt.training.batch import Batch
 from rlrt.training.learner import Learner
-from rlrt.training.passes import Pass, forward_pass, has_old_logp, passes
+from rlrt.training.passes import Pass, forward_pass, has_old_logp, old_logp, passes, sampler_distance
 
 
 def minibatch_step(
@@ -81,13 +81,13 @@ def policy_loss_advantage(learner: Learner, signals: Signals, has_B: Tensor, cre
 
 def importance(signals: Signals, clip: float | None) -> Tensor:
     """Truncated importance weights of the policy loss's tokens, min(pi_old / pi_sampler, clip); 1 everywhere for an exact
-    engine.
+    engine, and where the policy ratio itself divides by the sampler's probabilities.
 
     pi_old is the trainer's probability at the weights at which this step's updates begin, so the weight corrects for the
     sampler's other arithmetic and for its older weights alike (Yao et al., On the Rollout-Training Mismatch in Modern RL
     Systems, 2025).
     """
-    if signals.sampler_logp_BT is None or clip is None:
+    if signals.sampler_logp_BT is None or signals.old_logp_BT is not None or clip is None:
         return torch.ones_like(signals.logp_BT)
     weight_BT = (signals.logp_BT - signals.sampler_logp_BT).exp().clamp(max=clip)
     return torch.where(signals.mask_BT, weight_BT, torch.ones_like(weight_BT))
@@ -141,11 +141,11 @@ def micro_loss(
     weight_N, *term_weight_N = (w[done.index].to(device)[mask_BT].float() for w in (weight_BT, *term_weights))
     logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, done.logp_N)
     known_B1 = has_old_logp(learner, signals).to(device)[:, None]
-    logp_old_BT = torch.where(known_B1, signals.logp_BT.to(device), logp_BT.detach())
+    logp_old_BT = torch.where(known_B1, old_logp(signals).to(device), logp_BT.detach())
     ratio_N = policy_ratio(logp_BT, logp_old_BT).detach()[mask_BT]
     total = torch.zeros((), device=device)
     numbers: dict[str, Tensor] = {}
-    counts = {"policy/log_ratio_abs_mean": ratio_N.log().abs().sum()}
+    counts = {"policy/log_ratio_abs_mean": ratio_N.log().abs().sum(), **sampler_distance(signals, done.logp_N)}
     if method.policy_loss is not None:
         loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         total = total + (loss_BT[mask_BT] * weight_N).sum()
