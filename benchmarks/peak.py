@@ -58,7 +58,9 @@ def main() -> None:
             words = [*FIXED, *more, f"model.path='{folder}'"]
             settings = load(composed(words))
             settings.data.prepare()
-            lengths, _ = lengths_of(settings, builder_of(settings), context_of(settings))
+            lengths, _ = lengths_of(
+                settings, settings.data.train + settings.data.held_out, builder_of(settings), context_of(settings)
+            )
             said = estimate(model_sizes(settings), settings, lengths, Layout("cpu"))
             found = measured(words)
             row = f"{said.peak / 1e9:.2f} | {said.worst} | {found / 1e9:.2f} | {said.peak / found:.2f}"
