@@ -59,7 +59,7 @@ def main() -> None:
             settings = load(composed(words))
             settings.data.prepare()
             lengths, _ = lengths_of(
-                settings, settings.data.train + settings.data.held_out, builder_of(settings), context_of(settings)
+                settings, settings.data.train + settings.data.heldout, builder_of(settings), context_of(settings)
             )
             said = estimate(model_sizes(settings), settings, lengths, Layout("cpu"))
             found = measured(words)

@@ -32,7 +32,7 @@ def factor(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of two factors, summed and kept in float32. Factors in bfloat16 are on CUDA, and autograd cannot follow them."""
+    """``a @ b`` of two factors, summed and kept in float32. Factors in bfloat16 are on CUDA; autograd cannot follow them."""
     return a @ b if a.dtype != torch.bfloat16 else torch.mm(a, b, out_dtype=torch.float32)
 
 

@@ -274,6 +274,6 @@ def take_entropies(rollouts: Sequence[Rollout], signals: Signals) -> None:
     """Put the trainer's exact entropies, where they were computed, in place of those of a sampler that has none."""
     if signals.sampler_logp_BT is None:
         return
-    for rollout, entropy_T, scored in zip(rollouts, signals.entropy_BT, signals.scored_B.tolist(), strict=True):
-        if scored:
+    for rollout, entropy_T, known in zip(rollouts, signals.entropy_BT, signals.scored_B.tolist(), strict=True):
+        if known:
             rollout.generation.entropy_T = entropy_T[: len(rollout.generation.token_ids)].clone()

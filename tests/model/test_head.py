@@ -53,7 +53,12 @@ def compute(logp_CV, where):
     divergence = (logp_CV[has_C].exp() * (logp_CV[has_C] - TARGET_NV[where][has_C].to(logp_CV.dtype))).sum(-1)
     if not bool(has_C.any()):
         return logp_C, entropy(logp_CV), entropy(logp_CV.detach()), torch.zeros_like(logp_C)
-    return logp_C, entropy(logp_CV), entropy(logp_CV.detach()), torch.zeros_like(logp_C).masked_scatter(has_C, divergence)
+    return (
+        logp_C,
+        entropy(logp_CV),
+        entropy(logp_CV.detach()),
+        torch.zeros_like(logp_C).masked_scatter(has_C, divergence),
+    )
 
 
 def total(columns):
@@ -62,7 +67,11 @@ def total(columns):
 
 
 def hidden_of(dtype=torch.float64, count=7):
-    return torch.randn(count, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype).requires_grad_()
+    return (
+        torch.randn(count, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        .to(dtype)
+        .requires_grad_()
+    )
 
 
 def gradients(model, hidden, columns):
@@ -107,7 +116,7 @@ def test_the_gradient_is_the_difference_quotient():
 
 
 def test_one_token_by_hand():
-    """Two words, weight rows 0 and 1, hidden 1: p = (1 / (1 + e), e / (1 + e)); d logp_0 / dW = (1 - p_0, -p_1) = p_1 (1, -1)."""
+    """Two words, weight rows 0 and 1, hidden 1: p = (1, e) / (1 + e); d logp_0 / dW = (1 - p_0, -p_1) = p_1 (1, -1)."""
     model = Toy(layer=torch.nn.Linear(1, 2, bias=False, dtype=torch.float64))
     model.config.vocab_size = 2
     model.lm_head.weight.data = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -242,7 +251,7 @@ def dense_batch():
 
 
 def on_a_card(monkeypatch):
-    """The card's order of products, in bfloat16; ``out_dtype``, which the CPU lacks, by float32 sums. Returns what was called."""
+    """The card's products in bfloat16; ``out_dtype``, which the CPU lacks, by float32 sums. Returns what was called."""
     mm, called = torch.mm, []
 
     def product_of(a, b, out_dtype):

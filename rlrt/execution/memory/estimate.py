@@ -283,7 +283,9 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
     saved = saved_once(sizes, batch)
     saved += sizes.layers * (batch.tokens * sizes.hidden * FLOAT if recomputes else one)
     distils = settings.method.distils
-    teachers = hidden(sizes, batch) if distils else 0  # input of the teacher's output layer, held until the student's ran
+    teachers = (
+        hidden(sizes, batch) if distils else 0
+    )  # input of the teacher's output layer, held until the student's ran
     tensor, head_copies = chunk(sizes, batch, kind), cast_head(sizes, number, kind) * (2 if distils else 1)
     head = 0 if sizes.adapted else FLOAT * sizes.head
     gradients = {"gradients": -(-FLOAT * sizes.trained // shards(layout))}
