@@ -74,7 +74,7 @@ class Train:
     clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
     old_logp: str = key(
-        "the probabilities that the policy ratio divides by: trainer: its own at rollout time, by a scoring pass where they are "
+        "the probabilities that the policy ratio divides by: trainer: its own at rollout time, by a scoring pass where that is "
         "needed, and importance weights correct for the sampler; sampler: those that the tokens were sampled with, without a "
         "pass, and the ratio itself corrects, within its clip",
         choices=("trainer", "sampler"),
