@@ -1,9 +1,9 @@
 """Seconds and peak memory of the output layer alone, forward and backward: ``python -m benchmarks.head [--dtype bfloat16]``.
 
-Random hidden states of ``--tokens`` response tokens and a random weight of ``--vocabulary`` x ``--hidden``, not tied to anything;
-GRPO's result (the sampled token's log-probability) or, with ``--entropy``, an entropy bonus too. Printed: seconds of a pass
-without gradient, of a pass with it, the best of ``--repeats`` each; and mebibytes above what the process held with weight,
-hidden states and gradients allocated (on CUDA torch's own peak).
+Random hidden states of ``--tokens`` response tokens and a random weight of ``--vocabulary`` x ``--hidden``, not tied to
+anything; GRPO's result (the sampled token's log-probability) or, with ``--entropy``, an entropy bonus too. Printed: seconds of
+a pass without gradient and of a pass with it, the best of ``--repeats`` each; and mebibytes above what the process held with
+weight, hidden states and gradients allocated (on CUDA torch's own peak).
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def measured(given: argparse.Namespace) -> dict[str, float]:
     token_N = torch.randint(given.vocabulary, (given.tokens,), device=device)
     for x in (hidden_NH, model.lm_head.weight):
         x.grad = torch.zeros_like(x)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     base = held(device)
 
     def compute(logp_CV: torch.Tensor, where: slice) -> tuple[torch.Tensor, ...]:

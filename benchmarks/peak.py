@@ -16,7 +16,8 @@ from benchmarks.speed.case import small
 from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.execution.memory.estimate import Layout, estimate
-from rlrt.preflight.model import builder_of, context_of, lengths_of, model_sizes
+from rlrt.execution.memory.lengths import lengths_of
+from rlrt.preflight.model import builder_of, context_of, model_sizes
 
 FIXED = [
     "method=entropy",
@@ -57,7 +58,9 @@ def main() -> None:
             words = [*FIXED, *more, f"model.path='{folder}'"]
             settings = load(composed(words))
             settings.data.prepare()
-            lengths, _ = lengths_of(settings, builder_of(settings), context_of(settings))
+            lengths, _ = lengths_of(
+                settings, settings.data.train + settings.data.heldout, builder_of(settings), context_of(settings)
+            )
             said = estimate(model_sizes(settings), settings, lengths, Layout("cpu"))
             found = measured(words)
             row = f"{said.peak / 1e9:.2f} | {said.worst} | {found / 1e9:.2f} | {said.peak / found:.2f}"

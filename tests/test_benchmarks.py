@@ -20,14 +20,24 @@ def test_the_gpu_benchmark_says_when_there_is_no_gpu():
 
 
 def test_the_checks_of_a_card_pass_on_the_cpu_and_can_fail():
-    from benchmarks.gpu import checks
+    from benchmarks.gpu import checks, head
 
     cpu = torch.device("cpu")
-    for check in (checks.head, checks.gradient_of_the_head):
+    for check in (checks.head, head.agrees, head.cost):
         assert checks.tried("x", lambda check=check: check(cpu)).passed
     assert [checks.memory(100, measured)[0] for measured in (85, 95, 105, 115)] == [False, True, True, False]
     broken = checks.tried("x", lambda: 1 / 0)
     assert (broken.passed, str(broken)) == (False, "FAIL      x: ZeroDivisionError: division by zero")
+
+
+def test_an_output_layer_that_rounds_more_than_it_should_does_not_pass(monkeypatch):
+    from benchmarks.gpu import head
+    from rlrt.model import head as layer
+
+    right = layer.factor
+    monkeypatch.setattr(layer, "factor", lambda x, dtype: right(x, dtype) * (1 if dtype == torch.float32 else 1.02))
+    passed, said = head.agrees(torch.device("cpu"))
+    assert not passed, said
 
 
 def test_the_first_cards_script_finds_its_files():

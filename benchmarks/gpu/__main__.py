@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, rates, throughput
+from benchmarks.gpu import checks, head, rates, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -25,7 +25,8 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
         print(made[-1], flush=True)
 
     check("bfloat16 output layer", lambda: checks.head(device))
-    check("its gradient", lambda: checks.gradient_of_the_head(device))
+    check("its values and gradient over chunks", lambda: head.agrees(device))
+    check("its seconds and memory", lambda: head.cost(device))
     model = throughput.build(throughput.SMALL_CONFIG if device.type == "cuda" else given.config, device)
     for precision, tolerance in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):
         check(f"packed attention, {precision}", lambda m=model, p=precision, t=tolerance: checks.attention(m, p, t))

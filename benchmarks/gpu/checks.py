@@ -64,22 +64,6 @@ def head(device: torch.device) -> tuple[bool, str]:
     return off < 1e-5, f"largest error {off:.1e} of the largest logit (rounded to bfloat16 it is about 4e-3)"
 
 
-def gradient_of_the_head(device: torch.device) -> tuple[bool, str]:
-    """The output layer's backward pass agrees with float32."""
-    generator = torch.Generator().manual_seed(0)
-    hidden, weight, upstream = (
-        torch.randn(*shape, generator=generator) for shape in ((64, 256), (512, 256), (64, 512))
-    )
-    mine = [x.bfloat16().to(device).requires_grad_() for x in (hidden, weight)]
-    product(*mine).backward(upstream.to(device))
-    plain = [x.detach().float().requires_grad_() for x in mine]
-    (plain[0] @ plain[1].t()).backward(upstream.to(device))
-    off = max(
-        float((a.grad.float() - b.grad).abs().max() / b.grad.abs().max()) for a, b in zip(mine, plain, strict=True)
-    )
-    return off < 2**-6, f"largest difference {off:.1e} of the largest entry"
-
-
 def attention(model: Any, precision: torch.dtype, tolerance: float) -> tuple[bool, str]:
     """Packed rows, each prompt once, give the hidden states of transformers' own padded pass."""
     set_compute_dtype(model, precision)

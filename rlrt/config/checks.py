@@ -128,6 +128,11 @@ def check_importance(settings: Settings) -> None:
             f"train.{asked[0]}: expected an engine with weights or arithmetic of its own, got one that samples by the "
             f"trainer's, where every ratio is 1; set engine=vllm, or leave train.{asked[0]} out."
         )
+    if asked and train.old_logp == "sampler":
+        raise UserError(
+            f"train.{asked[0]}: expected train.old_logp=trainer, got sampler, where the trainer's probabilities at rollout "
+            f"time, which it reads, are not computed; set train.old_logp=trainer, or leave train.{asked[0]} out."
+        )
     for name in names:
         bounds = getattr(train, name)
         if bounds is not None and not around_one(bounds):

@@ -76,6 +76,12 @@ class Train:
     max_grad_norm: float = key("gradients are scaled down to this norm", above=0)
     clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
+    old_logp: str = key(
+        "the probabilities that the policy ratio divides by: trainer: its own at rollout time, by a scoring pass where that is "
+        "needed, and importance weights correct for the sampler; sampler: those that the tokens were sampled with, without a "
+        "pass, and the ratio itself corrects, within its clip",
+        choices=("trainer", "sampler"),
+    )
     aggregation: str = key("what a token weighs in the loss", choices=("token", "sequence", "constant"))
     kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
     kl_estimator: str = key("estimator of that KL", choices=("k1", "k2", "k3"))

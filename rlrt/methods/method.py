@@ -116,6 +116,9 @@ class Auxiliary(Slot):
     weighs_tokens: ClassVar[bool] = False
     """True if the term weighs tokens; its teacher entropies are then computed before the loss."""
 
+    has_ratio: ClassVar[bool] = False
+    """True if the term multiplies by ``Distributions.ratio_N`` itself."""
+
     def teacher_rows(self, signals: Signals) -> Tensor:
         """Bool_B: the rollouts that this term wants a teacher for. All by default."""
         return torch.ones_like(signals.correct_B)

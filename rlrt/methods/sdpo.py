@@ -61,6 +61,7 @@ class Distillation(Auxiliary):
     """SDPO's dense loss."""
 
     needs_teacher = True
+    has_ratio = True
 
     distill_alpha: float = key(
         "0: KL(teacher||student), 1: KL(student||teacher), between: Jensen-Shannon", least=0, most=1

@@ -52,6 +52,8 @@ class Signals:
         entropy_BT: the student's exact entropy at those weights, nats.
         scored_B: bool; the rollouts for which ``logp_BT`` and ``entropy_BT`` were computed.
         sampler_logp_BT: what an engine with weights or arithmetic of its own says that it sampled with, or None; nats.
+        old_logp_BT: the sampler's log-probabilities, where the policy ratio divides by them (``train.old_logp=sampler``); None:
+            it divides by ``logp_BT``; nats.
         text_B: the responses' texts, for methods that read them; empty where nobody gave them.
         teachers: one entry per teacher context; empty where the method asks for none.
         reference_logp_BT: log-probability under the step-0 policy, or None.
@@ -71,6 +73,7 @@ class Signals:
     entropy_BT: Tensor
     scored_B: Tensor
     sampler_logp_BT: Tensor | None = None
+    old_logp_BT: Tensor | None = None
     text_B: list[str] = field(default_factory=list)
     teachers: list[TeacherSignal] = field(default_factory=list)
     reference_logp_BT: Tensor | None = None

@@ -32,7 +32,7 @@ def factor(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` of two factors, summed and kept in float32. Factors in bfloat16 are on CUDA, and autograd cannot follow them."""
+    """``a @ b`` of two factors, summed and kept in float32. Factors in bfloat16 are on CUDA; autograd cannot follow them."""
     return a @ b if a.dtype != torch.bfloat16 else torch.mm(a, b, out_dtype=torch.float32)
 
 
@@ -136,7 +136,8 @@ class OverTokens(torch.autograd.Function):
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, task: Task
     ) -> tuple[Tensor, ...]:
         """Tensors of N values; one that has no gradient in any chunk has none."""
-        layer, pieces = OutputLayer(weight_VH, bias_V, task.dtype), []
+        layer = OutputLayer(weight_VH, bias_V, task.dtype)
+        pieces: list[list[Tensor]] = []
         differs: set[int] = set()
         ctx.kept = None
         for where in task.chunks:
@@ -156,7 +157,7 @@ class OverTokens(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         """Gradients of hidden states, weight and bias, each if it is asked for; runs once."""
         hidden_NH, weight_VH, bias_V = ctx.saved_tensors

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from rlrt.methods.grpo import MAX_LOG_GAP
+from rlrt.methods.signals import Signals
 
 SLACK = 1e-6
 """Nats by which a log ratio may miss a bound, for rounding."""
@@ -102,14 +103,24 @@ class Weights:
     keep_BT: Tensor
     rejected_B: Tensor
 
-    def full(self, in_ratio: bool = False) -> Tensor:
-        """weight_BT, masks and rejections included.
+    def full(self) -> Tensor:
+        """weight_BT, masks and rejections included."""
+        return torch.where(self.keep_BT, self.ratio_BT, 0.0)
 
-        Args:
-            in_ratio: whether the loss has pi_sampler in its own ratio (pi / pi_sampler): its weight is then 1 where nothing
-                masks.
-        """
-        return self.keep_BT.to(self.ratio_BT.dtype) if in_ratio else torch.where(self.keep_BT, self.ratio_BT, 0.0)
+
+def at_this_moment(rule: Rule, signals: Signals, logp_N: Tensor) -> Tensor:
+    """Weights of a pass's tokens for the terms of the loss that have no policy ratio, where that ratio corrects for the sampler
+    (``train.old_logp=sampler``): min(pi / pi_sampler, clip) at the weights of this moment. Else 1, as the tokens have theirs.
+
+    Args:
+        signals: of the rollouts of the pass.
+        logp_N: the policy's log-probabilities at their N tokens; no gradient flows into the weights.
+    """
+    if signals.sampler_logp_BT is None or signals.old_logp_BT is None or rule.clip is None:
+        return torch.ones_like(logp_N)
+    mask_BT, device = signals.mask_BT.to(logp_N.device), logp_N.device
+    log_N = logp_N.detach() - signals.old_logp_BT.to(device)[mask_BT]
+    return log_N.clamp(max=MAX_LOG_GAP).exp().clamp(max=rule.clip)
 
 
 def ratios(logp_BT: Tensor, sampler_logp_BT: Tensor, mask_BT: Tensor) -> Ratios:

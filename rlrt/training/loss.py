@@ -13,9 +13,9 @@ from rlrt.methods.aggregate import kl_penalty, token_weights
 from rlrt.methods.grpo import policy_ratio
 from rlrt.methods.signals import Credited, Signals, TeacherSignal
 from rlrt.training.batch import Batch
-from rlrt.training.importance import weights
+from rlrt.training.importance import at_this_moment, ratios, weights
 from rlrt.training.learner import Learner
-from rlrt.training.passes import Pass, forward_pass, has_old_logp, passes
+from rlrt.training.passes import Pass, forward_pass, has_old_logp, old_logp, passes, sampler_distance
 
 
 def minibatch_step(
@@ -84,19 +84,20 @@ def policy_loss_advantage(learner: Learner, signals: Signals, has_B: Tensor, cre
     return advantage_BT * importance(learner, signals)
 
 
-def importance(learner: Learner, signals: Signals, in_ratio: bool = False) -> Tensor:
+def importance(learner: Learner, signals: Signals) -> Tensor:
     """Importance weights of the tokens (``rlrt.training.importance``); 1 everywhere for an exact engine.
 
     pi_old is the trainer's probability at the weights at which this step's updates begin, so the weights correct for the
     sampler's other arithmetic and for its older weights alike. Every term of the loss is multiplied by them: each is an
-    expectation over what the policy samples, and the sampler sampled it.
-
-    Args:
-        in_ratio: whether the loss has pi_sampler in its own ratio: masks and rejections alone are left.
+    expectation over what the policy samples, and the sampler sampled it. Where the policy ratio itself divides by the sampler's
+    probabilities (``train.old_logp=sampler``), they are 1, and 0 for a rollout with one that is not finite.
     """
     if signals.sampler_logp_BT is None:
         return torch.ones_like(signals.logp_BT)
-    return weights(learner.importance, signals.logp_BT, signals.sampler_logp_BT, signals.mask_BT).full(in_ratio)
+    if signals.old_logp_BT is not None:
+        known_B1 = ratios(signals.old_logp_BT, signals.sampler_logp_BT, signals.mask_BT).known_B[:, None]
+        return known_B1.expand_as(signals.logp_BT).to(signals.logp_BT.dtype)
+    return weights(learner.importance, signals.logp_BT, signals.sampler_logp_BT, signals.mask_BT).full()
 
 
 def auxiliary_weights(
@@ -154,23 +155,24 @@ def micro_loss(
     )
     logp_BT = torch.zeros(mask_BT.shape, device=device).masked_scatter(mask_BT, done.logp_N)
     known_B1 = has_old_logp(learner, signals).to(device)[:, None]
-    logp_old_BT = torch.where(known_B1, signals.logp_BT.to(device), logp_BT.detach())
+    logp_old_BT = torch.where(known_B1, old_logp(signals).to(device), logp_BT.detach())
     ratio_N = policy_ratio(logp_BT, logp_old_BT).detach()[mask_BT]
     total = torch.zeros((), device=device)
     numbers: dict[str, Tensor] = {}
-    counts = {"policy/log_ratio_abs_mean": ratio_N.log().abs().sum()}
+    counts = {"policy/log_ratio_abs_mean": ratio_N.log().abs().sum(), **sampler_distance(signals, done.logp_N)}
     if method.policy_loss is not None:
         loss_BT = method.policy_loss(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         total = total + (loss_BT[mask_BT] * weight_N).sum()
         clipped_BT = method.policy_loss.clipped(logp_BT, logp_old_BT, advantage_BT, mask_BT)
         counts["policy/clipped_share"] = clipped_BT[mask_BT].sum()
+    corrected_N = at_this_moment(learner.importance, signals, done.logp_N)  # for terms without the policy ratio
     for term, loss_N, own_N in zip(method.auxiliary, done.term_N, term_weight_N, strict=True):
-        term_loss = (loss_N * own_N).sum()
+        term_loss = (loss_N * (own_N if term.has_ratio else own_N * corrected_N)).sum()
         name = f"policy/{type(term).__name__.lower()}"
         numbers[name] = numbers.get(name, 0.0) + term_loss.detach()
         total = total + term_loss
     if learner.reference is not None and signals.reference_logp_BT is not None:
         kl_N = kl_penalty(done.logp_N, signals.reference_logp_BT.to(device)[mask_BT], learner.train.kl_estimator)
-        total = total + learner.train.kl_coef * (kl_N * kl_weight_N).sum()
+        total = total + learner.train.kl_coef * (kl_N * kl_weight_N * corrected_N).sum()
         counts["policy/kl_reference"] = kl_N.detach().sum()
     return total, numbers, counts

@@ -105,7 +105,7 @@ def forward_pass(
     mask_BT = part.mask_BT.to(policy.device)
     token_N = part.token_BT.to(policy.device)[mask_BT]
     known_N = has_old_logp(learner, part)[:, None].expand_as(part.mask_BT).to(policy.device)[mask_BT]
-    old_N = part.logp_BT.to(policy.device)[mask_BT]
+    old_N = old_logp(part).to(policy.device)[mask_BT]
     teacher = run_teacher(learner, batch, index, mask_BT)
 
     def compute(logp_CV: Tensor, where: slice) -> tuple[Tensor, ...]:
@@ -138,9 +138,34 @@ def forward_pass(
 def has_old_logp(learner: Learner, signals: Signals) -> Tensor:
     """Bool_B: the rollouts whose log-probabilities at rollout time make the policy ratio; of the others the ratio is 1.
 
-    With one mini-batch a step the policy is still the one at rollout time.
+    Under ``train.old_logp=trainer`` and with one mini-batch a step the policy is still the one at rollout time.
     """
+    if signals.old_logp_BT is not None:
+        return torch.ones_like(signals.scored_B)
     return signals.scored_B & (learner.train.minibatches > 1)
+
+
+def old_logp(signals: Signals) -> Tensor:
+    """logp_BT that the policy ratio divides by, nats: the sampler's or the trainer's, as ``train.old_logp`` says."""
+    return signals.logp_BT if signals.old_logp_BT is None else signals.old_logp_BT
+
+
+def sampler_distance(signals: Signals, logp_N: Tensor) -> dict[str, Tensor]:
+    """Sums over the tokens of a pass that, divided by their number, are the distances of ``rlrt.training.scoring.mismatch``.
+
+    For ``train.old_logp=sampler``, where no scoring pass measures them, and an engine that is not exact; else empty.
+    """
+    if signals.sampler_logp_BT is None or signals.old_logp_BT is None:
+        return {}
+    device = logp_N.device
+    sampler_N = signals.sampler_logp_BT.to(device)[signals.mask_BT.to(device)]
+    gap_N = torch.where(sampler_N.isfinite(), logp_N.detach() - sampler_N, 0.0)
+    weight_N = gap_N.exp()
+    return {
+        "sampler/logp_gap_abs_mean": gap_N.abs().sum(),
+        "sampler/kl": (weight_N - 1 - gap_N).sum(),
+        "sampler/importance_mean": weight_N.sum(),
+    }
 
 
 def passes(learner: Learner, rows: Sequence[Row], index: Tensor) -> Iterator[tuple[Tensor, bool, bool]]:

@@ -5,7 +5,8 @@ come from one of two passes:
 
 - *the update's own forward pass*, run before the credit and kept for the loss (``update_pass``): where a step is one
   optimiser step of one micro-batch on one rank;
-- *a scoring pass* otherwise, for the rollouts whose log-probabilities something reads (``Plan.student_B``).
+- *a scoring pass* otherwise, for the rollouts whose log-probabilities something reads (``Plan.student_B``). Under
+  ``train.old_logp=sampler`` the policy ratio is none of those that read them.
 
 For the credit the teacher is scored never, once, or live (``Case``). Dense terms of the loss run it again in each
 mini-batch, for its whole distributions (``rlrt.training.passes``), and before that where they weigh tokens by it
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from rlrt.methods.signals import Credited, Signals, TeacherSignal
 from rlrt.methods.statistic import Statistic
-from rlrt.model.forward import Row, micro_batches
+from rlrt.model.forward import Row, micro_batches, pad
 from rlrt.model.forward import score as scored
 from rlrt.training import importance
 from rlrt.training.batch import Batch
@@ -85,20 +86,34 @@ def score_step(learner: Learner, batch: Batch, advantage_B: Tensor, seconds: dic
     return Scored(ready, plan.teacher is Case.LIVE)
 
 
+def take_old_logp(learner: Learner, rollouts: Sequence[Rollout], signals: Signals) -> None:
+    """Let the policy ratio divide by the sampler's log-probabilities, under ``train.old_logp=sampler``."""
+    if learner.train.old_logp == "sampler":
+        logp_BT = pad([r.generation.logp_T for r in rollouts], signals.mask_BT.shape[1])
+        signals.old_logp_BT = torch.where(
+            logp_BT.isfinite(), logp_BT, 0.0
+        )  # a rollout with such a token weighs nothing
+
+
 def plan_of(learner: Learner, batch: Batch) -> Plan:
     """Decide what a step must score.
 
-    Every student is scored if there are several mini-batches, if the engine is not exact, or if the credit reads entropies or
-    statistics; otherwise only the students of rollouts with a teacher are.
+    Every student is scored if the credit reads entropies or statistics, and for the policy ratio if there are several
+    mini-batches or the engine is not exact, unless the ratio divides by the sampler's log-probabilities. Otherwise only the
+    students of rollouts with a teacher are: both sides of D are always the trainer's.
     """
-    credit, several = learner.method.credit, learner.train.minibatches > 1
+    credit, several, signals = learner.method.credit, learner.train.minibatches > 1, batch.signals
     has_B = batch.has_any_teacher()
     if not credit.needs_teacher or not bool(has_B.any()):
         case = Case.NEVER
     else:
         case = Case.LIVE if several and learner.teacher.weights == "live" else Case.ONCE
-    everything = several or credit.needs_entropy or credit.statistics() or batch.signals.sampler_logp_BT is not None
-    student_B = torch.ones_like(has_B) if everything else has_B & (case is not Case.NEVER)
+    for_credit = bool(credit.needs_entropy or credit.statistics())
+    if signals.old_logp_BT is None:
+        everything = for_credit or several or signals.sampler_logp_BT is not None
+    else:
+        everything = for_credit and case is not Case.LIVE  # a live credit is scored in its mini-batch
+    student_B = torch.ones_like(has_B) if everything else has_B & (case is Case.ONCE)
     return Plan(case, student_B)
 
 
@@ -241,16 +256,18 @@ def teacher_signal(
 def mismatch(learner: Learner, signals: Signals) -> dict[str, float]:
     """Distance between the sampler's and the trainer's probabilities of the tokens, and the effect of the importance weights.
 
-    Empty for an engine that samples by the trainer's own weights.
+    Empty for an engine that samples by the trainer's own weights, and under ``train.old_logp=sampler``, where the update's own
+    passes measure it (``rlrt.training.passes.sampler_distance``).
     """
-    if signals.sampler_logp_BT is None:
+    if signals.sampler_logp_BT is None or signals.old_logp_BT is not None:
         return {}
     return importance.metrics(learner.importance, signals.logp_BT, signals.sampler_logp_BT, signals.mask_BT)
 
 
 def take_entropies(rollouts: Sequence[Rollout], signals: Signals) -> None:
-    """Put the trainer's exact entropies in place of those of a sampler that has none."""
+    """Put the trainer's exact entropies, where they were computed, in place of those of a sampler that has none."""
     if signals.sampler_logp_BT is None:
         return
-    for rollout, entropy_T in zip(rollouts, signals.entropy_BT, strict=True):
-        rollout.generation.entropy_T = entropy_T[: len(rollout.generation.token_ids)].clone()
+    for rollout, entropy_T, known in zip(rollouts, signals.entropy_BT, signals.scored_B.tolist(), strict=True):
+        if known:
+            rollout.generation.entropy_T = entropy_T[: len(rollout.generation.token_ids)].clone()

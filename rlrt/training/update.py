@@ -71,6 +71,7 @@ def learn_judged(learner: Learner, rollouts: Sequence[Rollout], signals: Signals
     advantage_B = method.advantage(signals)
     batch, shown, metrics = batch_of(learner, rollouts, signals, method.teacher_rows(advantage_B, signals))
     # 2. score: the log-probabilities that the credit and the loss read, into the signals
+    scoring.take_old_logp(learner, rollouts, signals)
     scored = scoring.score_step(learner, batch, advantage_B, seconds)
     # 3. credit: one number a token (with a live teacher each mini-batch has its own)
     credited = None if scored.live else method.credit(advantage_B, signals)
@@ -97,7 +98,8 @@ def optimise(
         ready: the only mini-batch's forward pass, where it was run before the credit.
 
     Returns:
-        means over the mini-batches of the numbers to log; per token the advantage that the policy loss used, and the weight:
+        means over the mini-batches of the numbers to log, and the distance to the sampler in the first that ran anything, which
+        no step of this update has moved; per token the advantage that the policy loss used, and the weight:
         the factor by which the credit multiplied the rollout's advantage, NaN where that is 0.
     """
     signals = batch.signals
@@ -115,7 +117,10 @@ def optimise(
             numbers.setdefault(name, []).append(value)
     learner.policy.rest()
     weight_BT = torch.where(advantage_B[:, None] != 0, credit_BT / advantage_B[:, None], torch.nan)
-    means = {name: sum(values) / len(values) for name, values in numbers.items()}
+    means = {
+        name: values[0] if name.startswith("sampler/") else sum(values) / len(values)
+        for name, values in numbers.items()
+    }
     return means, {"advantage": used_BT, "weight": weight_BT}
 
 

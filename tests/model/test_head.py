@@ -116,7 +116,7 @@ def test_the_gradient_is_the_difference_quotient():
 
 
 def test_one_token_by_hand():
-    """Two words, weight rows 0 and 1, hidden 1: p = (1 / (1 + e), e / (1 + e)); d logp_0 / dW = (1 - p_0, -p_1) = p_1 (1, -1)."""
+    """Two words, weight rows 0 and 1, hidden 1: p = (1, e) / (1 + e); d logp_0 / dW = (1 - p_0, -p_1) = p_1 (1, -1)."""
     model = Toy(layer=torch.nn.Linear(1, 2, bias=False, dtype=torch.float64))
     model.config.vocab_size = 2
     model.lm_head.weight.data = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
@@ -251,7 +251,7 @@ def dense_batch():
 
 
 def on_a_card(monkeypatch):
-    """The card's order of products, in bfloat16; ``out_dtype``, which the CPU lacks, by float32 sums. Returns what was called."""
+    """The card's products in bfloat16; ``out_dtype``, which the CPU lacks, by float32 sums. Returns what was called."""
     mm, called = torch.mm, []
 
     def product_of(a, b, out_dtype):

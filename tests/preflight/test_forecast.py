@@ -211,6 +211,11 @@ def test_what_a_step_scores():
     assert forecast(small("train.minibatches=1", "train.token_budget=4096", "method=rlrt")).scoring == 0
     assert forecast(small(*one, "engine=vllm")).scoring == pytest.approx(every.scoring)
     assert forecast(small("teacher.weights=live", "method=rlrt")).scoring == pytest.approx(2 * every.scoring)
+    sampled = "train.old_logp=sampler"  # then only the student's side of D is scored, and what a credit reads besides
+    assert forecast(small(sampled, "method=grpo", "engine=vllm")).scoring == 0
+    assert forecast(small(sampled, "method=rlrt", "engine=vllm")).scoring == pytest.approx(0.35 * every.scoring)
+    assert forecast(small(sampled, "method=dasd", "engine=vllm")).scoring == pytest.approx(every.scoring)
+    assert forecast(small(sampled, "method=rlrt", "teacher.weights=live")).scoring == pytest.approx(every.scoring)
     with_kl = forecast(small("method=rlrt", "train.kl_coef=0.1"))
     assert with_kl.scoring == pytest.approx(2 * every.scoring)
     assert with_kl.update == pytest.approx(every.update / 0.7)

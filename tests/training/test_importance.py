@@ -90,13 +90,6 @@ def test_ratios_by_hand():
     assert found.known_B.tolist() == [True] * 4
 
 
-def test_a_loss_that_has_the_sampler_in_its_ratio_keeps_the_masks_alone():
-    rule = Rule(clip=2.0, token_bounds=(0.5, 2.0), sequence_bounds=(0.5, 5.0), veto=1e-4)
-    logp_BT, sampler_BT, mask_BT = world()
-    full_BT = weights(rule, logp_BT, sampler_BT, mask_BT).full(in_ratio=True)
-    near([full_BT[i, : len(row)].tolist() for i, row in enumerate(RATIOS)], [[1, 1, 0], [1, 1, 1], [0], []])
-
-
 @pytest.mark.parametrize("odd", [-math.inf, math.inf, math.nan])
 def test_a_log_probability_that_is_not_finite_rejects_its_rollout_and_no_other(odd):
     logp_BT, sampler_BT, mask_BT = world()
@@ -204,6 +197,32 @@ def test_every_term_is_scaled_by_the_weight(name, minibatches):
     assert numbers["sampler/importance_mean"] == pytest.approx(1.5, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["grpo", "gspo", "rlrt", "sd", "opsd", "srpo", "entropy"])
+def test_every_term_is_scaled_once_where_the_policy_ratio_has_the_sampler(name):
+    """As above under ``train.old_logp=sampler``: by the policy ratio, SDPO's own, or the weight of the moment; with a wide clip."""
+    more = ["train.kl_coef=0.1", "train.clip_low=1", "train.clip_high=9", "train.old_logp=sampler"]
+    plain, rollouts = stepped(name, *more)
+    expected, _ = gradient_of(plain, rollouts)
+    learner, rollouts = stepped(name, *more)
+    off_by(rollouts, [math.log(1.5)] * len(rollouts))
+    mine, numbers = gradient_of(learner, rollouts)
+    assert close(mine, {k: 1.5 * v for k, v in expected.items()}, 1e-4)
+    assert numbers["sampler/importance_mean"] == pytest.approx(1.5, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grpo", "sd", "entropy"])
+def test_without_a_scoring_pass_too_an_unknown_probability_leaves_its_rollout_out(name):
+    whole, rollouts = stepped(name, "train.old_logp=sampler")
+    expected, _ = gradient_of(whole, rollouts)
+    halves = []
+    for parity in (0, 1):
+        learner, rollouts = stepped(name, "train.old_logp=sampler")
+        for rollout in rollouts[parity::2]:
+            rollout.generation.logp_T[-1] = math.nan
+        halves.append(gradient_of(learner, rollouts)[0])
+    assert close({k: halves[0][k] + halves[1][k] for k in expected}, expected, 1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -263,6 +282,10 @@ def test_a_rejected_rollout_counts_in_its_groups_advantages():
         (
             (*COPYING, "train.importance_veto=1"),
             "train.importance_veto: expected a ratio below 1, got 1, which would reject",
+        ),
+        (
+            (*COPYING, "train.importance_veto=1e-4", "train.old_logp=sampler"),
+            "train.importance_veto: expected train.old_logp=trainer, got sampler",
         ),
         ((*COPYING, "train.importance_veto=0"), "train.importance_veto: expected a number above 0"),
         (

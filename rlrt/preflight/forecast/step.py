@@ -185,14 +185,18 @@ def student_passes(work: Work, taught: float) -> float:
     train, credit = work.settings.train, work.settings.method.credit
     reference = 1.0 if train.kl_coef > 0 else 0.0
     several = train.minibatches > 1
-    if several or credit.needs_entropy or credit.statistics() or not work.settings.engine.exact:
+    live = credit.needs_teacher and several and work.settings.teacher.weights == "live"
+    for_ratio = train.old_logp == "trainer" and (several or not work.settings.engine.exact)
+    for_credit = credit.needs_entropy or bool(credit.statistics())
+    if for_ratio or (for_credit and not live):
         rows = 1.0
+    elif live:
+        rows = 0.0
     else:
         rows = taught if credit.needs_teacher else 0.0
     in_update = not several and work.layout.processes == 1
     if in_update and work.rollouts * work.response <= train.token_budget:  # the update's own pass is read
         rows = 0.0
-    live = credit.needs_teacher and several and work.settings.teacher.weights == "live"
     return reference + rows + (1.0 if live else 0.0)
 
 
