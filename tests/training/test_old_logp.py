@@ -61,7 +61,7 @@ def test_the_loss_of_one_token_by_hand(grpo, pi, advantage, trainer, sampler):
         logp_N = torch.tensor([math.log(pi)], requires_grad=True)
         used_BT = policy_loss_advantage(grpo, given, torch.tensor([True]), Credited(one * advantage))
         done = Pass(torch.tensor([0]), given, logp_N, None, [], [])
-        loss, _, counts = micro_loss(grpo, done, used_BT, one, [])
+        loss, _, counts = micro_loss(grpo, done, used_BT, one, [], one)
         loss.backward()
         found[old], slopes[old] = loss.item(), logp_N.grad.item()
         assert ("sampler/kl" in counts) == (old == "sampler")
