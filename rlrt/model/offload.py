@@ -19,8 +19,8 @@ LEAST = 2**20
 class Moments:
     """The moments of an optimiser, in the host's memory between two updates.
 
-    Copies to the host go to buffers that are kept, pinned where the moments come from a GPU. They follow each other on the current
-    stream, and the host waits for the last one. Copies back are ordered by the stream alone.
+    Copies to the host go to buffers that are kept, pinned where the moments come from a GPU. They follow each other on the
+    current stream, and the host waits for the last one. Copies back are ordered by the stream alone.
     """
 
     def __init__(self, optimiser: torch.optim.Optimizer) -> None:
