@@ -1,7 +1,7 @@
 """A run's peak memory as ``rlrt.execution.memory`` says it and as the system measures it: ``python -m benchmarks.peak``.
 
-Two steps of an 18.9M-parameter Qwen3 with random weights on countdown, each case in a process of its own, one after the other; the
-entropy bonus touches every rollout, so the update is a whole one. The table is for docs/preflight.md.
+Two steps of an 18.9M-parameter Qwen3 with random weights on countdown, each case in a process of its own, one after the other.
+The entropy bonus touches every rollout, so the update is a whole one. The table is for docs/preflight.md.
 
 ``--paths`` measures instead every way to save memory that a CPU can run, with 63M weights; ``--loading`` what two processes take
 while they build sharded models of 101M weights. Both measure another checkout too, given as ``--checkout FOLDER``.
@@ -88,13 +88,13 @@ def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
 
 
-def paths(checkout: Path) -> None:
-    """Measure the ways to save memory, and print."""
+def paths(checkout: Path, word: str) -> None:
+    """Measure the ways to save memory whose names hold ``word``, and print."""
     print("| case | peak GB of a process |\n|---|---|")
     with tempfile.TemporaryDirectory() as place:
         folder = random_qwen3(Path(place), hidden=1024, inner=3072, layers=5, heads=16, key_heads=8)
         for cases, processes in ((PATHS, 1), (SHARDED, 2)):
-            for name, more in cases.items():
+            for name, more in ((n, m) for n, m in cases.items() if word in n):
                 found = measured([*FIXED, *more, f"model.path='{folder}'"], processes, checkout)
                 print(f"| {name} | {found / 1e9:.2f} |", flush=True)
 
@@ -130,9 +130,12 @@ def main() -> None:
     parser.add_argument("--paths", action="store_true", help="every way to save memory")
     parser.add_argument("--loading", action="store_true", help="two processes that build sharded models")
     parser.add_argument("--checkout", type=Path, default=HERE, help="the checkout whose rlrt is measured")
+    parser.add_argument("--only", default="", help="of --paths those with this word in their names")
     given = parser.parse_args()
-    if given.paths or given.loading:
-        return (paths if given.paths else loading)(given.checkout.resolve())
+    if given.paths:
+        return paths(given.checkout.resolve(), given.only)
+    if given.loading:
+        return loading(given.checkout.resolve())
     print("| case | estimated GB | in | measured GB | ratio |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         folder = small(Path(place))
