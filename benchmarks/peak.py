@@ -3,8 +3,9 @@
 Two steps of an 18.9M-parameter Qwen3 with random weights on countdown, each case in a process of its own, one after the other.
 The entropy bonus touches every rollout, so the update is a whole one. The table is for docs/preflight.md.
 
-``--paths`` measures instead every way to save memory that a CPU can run, with 63M weights; ``--loading`` what two processes take
-while they build sharded models of 101M weights. Both measure another checkout too, given as ``--checkout FOLDER``.
+``--paths`` measures instead every way to save memory that a CPU can run, with 63M weights and a quarter of the prompts;
+``--loading`` what two processes take while they build sharded models of 101M weights. Both measure another checkout too, given
+as ``--checkout FOLDER``.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def paths(checkout: Path, word: str) -> None:
         folder = random_qwen3(Path(place), hidden=1024, inner=3072, layers=5, heads=16, key_heads=8)
         for cases, processes in ((PATHS, 1), (SHARDED, 2)):
             for name, more in ((n, m) for n, m in cases.items() if word in n):
-                found = measured([*FIXED, *more, f"model.path='{folder}'"], processes, checkout)
+                found = measured(
+                    [*FIXED, "train.prompts_per_step=4", *more, f"model.path='{folder}'"], processes, checkout
+                )
                 print(f"| {name} | {found / 1e9:.2f} |", flush=True)
 
 
