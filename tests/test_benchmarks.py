@@ -20,9 +20,10 @@ def test_the_gpu_benchmark_says_when_there_is_no_gpu():
 
 
 def test_the_checks_of_a_card_pass_on_the_cpu_and_can_fail():
-    from benchmarks.gpu import checks, head
+    from benchmarks.gpu import checks, head, offload
 
     cpu = torch.device("cpu")
+    assert checks.tried("x", lambda: offload.moments_leave(cpu, 1000)).passed
     for check in (checks.head, head.agrees, head.cost):
         assert checks.tried("x", lambda check=check: check(cpu)).passed
     assert [checks.memory(100, measured)[0] for measured in (85, 95, 105, 115)] == [False, True, True, False]

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, head, rates, throughput
+from benchmarks.gpu import checks, head, offload, rates, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -33,6 +33,8 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     del model
     check("three steps from the command line", lambda: checks.three_steps(name))
     check("the same bits twice", lambda: checks.twice(name))
+    check("the same bits with moments and inputs of layers on the host", lambda: offload.same_numbers(name))
+    check("moments leave the card", lambda: offload.moments_leave(device))
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         check("vLLM sleeps and wakes", lambda: checks.sleep_and_wake(name))
     else:

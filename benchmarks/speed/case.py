@@ -47,14 +47,18 @@ def coin(text: str) -> bool:
 
 def small(folder: Path) -> Path:
     """An 18.9M-parameter Qwen3 with random weights and the embedded model's tokenizer, written to ``folder``."""
+    return random_qwen3(folder, hidden=512, inner=1536, layers=6, heads=8, key_heads=4)
+
+
+def random_qwen3(folder: Path, hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> Path:
+    """A Qwen3 with random weights and the embedded model's tokenizer, written to ``folder``; heads of 64."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config: Any = AutoConfig.from_pretrained(EMBEDDED)
-    config.update({"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "num_attention_heads": 8})
-    config.update(
-        {"num_key_value_heads": 4, "head_dim": 64, "layer_types": ["full_attention"] * 6, "initializer_range": 0.02}
-    )
+    config.update({"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers})
+    config.update({"num_attention_heads": heads, "num_key_value_heads": key_heads, "head_dim": 64})
+    config.update({"layer_types": ["full_attention"] * layers, "initializer_range": 0.02})
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     model.save_pretrained(folder)
