@@ -1,4 +1,4 @@
-"""Decode any causal model of transformers with its own cache: the reference that ``rlrt.engines.qwen3`` is tested against."""
+"""Decode any causal model of transformers with its own cache: the reference that ``rlrt.model.dense`` is tested against."""
 
 from __future__ import annotations
 

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 
 from rlrt.errors import UserError, first_line, shown
-from rlrt.model import packed
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
-from rlrt.model.forward import evaluating
+from rlrt.model.paths import choose
 from rlrt.paths import existing, resolve_path
 
 log = logging.getLogger("rlrt")
@@ -76,8 +75,7 @@ def load(
             module.p = 0.0
         elif isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-    check_head(model)
-    packed.enable(model)
+    choose(model)
     return model, tokenizer
 
 
@@ -203,28 +201,6 @@ def context_length(model: Any, requested: int | None) -> int:
     if requested is not None and requested > positions:
         raise UserError(f"model.context_length: expected at most the model's {positions} positions, got {requested}.")
     return requested or positions
-
-
-@torch.no_grad()
-def check_head(model: Any) -> None:
-    """Refuse a model that changes its logits after its output layer (soft-capping, scaling).
-
-    The trainer applies the output layer to the response's hidden states; the engine calls the whole model. Both must
-    give the same distribution.
-
-    Raises:
-        UserError: naming the difference.
-    """
-    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-    with evaluating(model):
-        whole = model(ids, use_cache=False).logits[0].float().log_softmax(-1)
-        head = model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state[0])
-    gap = float((whole - head.float().log_softmax(-1)).abs().max())
-    if not gap < 1e-3:
-        raise UserError(
-            f"model.path: this model ({type(model).__name__}) changes its logits after its output layer (log-probabilities "
-            f"differ by {gap:.3g} nats), which the trainer does not do; use a Qwen3 model."
-        )
 
 
 def check_attention(attention: str) -> None:

@@ -41,6 +41,7 @@ from rlrt.methods.entropy import entropy
 from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
 from rlrt.model.lora import add_adapters
+from rlrt.model.paths import choose
 from rlrt.model.precision import set_compute_dtype
 from rlrt.types import Prompt
 from tests.conftest import ROOT
@@ -85,7 +86,7 @@ def model_of(shape, vocabulary=300, dtype="float32", again=False, lora=None, tie
         **SHAPES[shape],
     )
     model = Qwen3ForCausalLM(config).train()
-    packed.enable(model)
+    choose(model)
     if lora is not None:
         add_adapters(model, lora, 8.0, TARGETS, 0)
     set_compute_dtype(model, getattr(torch, dtype))
