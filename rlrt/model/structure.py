@@ -33,8 +33,6 @@ def why_not_packed(model: Any, kernel: str) -> str:
     config = model.config.get_text_config()
     if kernel != "sdpa":
         return f"model.attn_implementation is {kernel}"
-    if not getattr(model, "_supports_attention_backend", False):
-        return "its attention does not go through transformers' attention interface"
     if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_causal", True):
         return "its attention is not causal"
     if getattr(config, "attn_logit_softcapping", None):
@@ -42,7 +40,11 @@ def why_not_packed(model: Any, kernel: str) -> str:
     layers = getattr(model.base_model, "layers", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
         return "it has no list of layers"
-    return windows(config, len(layers)) or next(filter(None, map(odd_layer, layers)), "")
+    if against := windows(config, len(layers)):
+        return against
+    if not getattr(model, "_supports_attention_backend", False):
+        return "its attention does not go through transformers' attention interface"
+    return next(filter(None, map(odd_layer, layers)), "")
 
 
 def windows(config: Any, count: int) -> str:

@@ -76,7 +76,7 @@ PLAIN = {
             "head_dim": 16, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
             "linear_num_value_heads": 4,
         },
-        "its attention does not go through transformers' attention interface",
+        "config has linear attention in 3 of 4 layers",
     ),
     "phi3": ("Phi3", {}, "its layers have no attention with q_proj, k_proj, v_proj, o_proj"),
 }  # fmt: skip
@@ -169,6 +169,19 @@ def test_preflight_foresees_the_choice_from_the_config(name):
     config = config_of(kind, **more)
     sizes = sizes_of(config)
     assert (sizes.packed, sizes.quick) == (name not in PLAIN, name in QUICK)
+
+
+def test_linear_attention_decodes_with_transformers_cache():
+    """Qwen3.5: ragged prompts, a group of three, rows dropped on the way; against the whole pass."""
+    kind, more, _ = PLAIN["qwen3.5"]
+    model = model_of(kind, **more)
+    found = decoded(model, CachedDecoder)
+    token_TB = torch.randint(3, 110, (70, 4), generator=torch.Generator().manual_seed(0))
+    for prompt, column, place in (([5, 9, 17, 30, 2, 8], 0, 0), ([40], 3, -1)):
+        with torch.no_grad():
+            whole = model(torch.tensor([prompt + token_TB[:, column].tolist()])).logits[0, len(prompt) - 1 :]
+        for one, other in zip(found, whole, strict=True):
+            assert torch.allclose(one[place], other, atol=1e-4 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("size", ["qwen3_0.6b", "qwen3_8b", "qwen2.5_7b"])
