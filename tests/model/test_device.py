@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -120,6 +121,9 @@ def test_a_run_says_where_it_computes_on_the_terminal_and_in_its_log(tmp_path):
     assert done.stdout.startswith("device cpu"), done.stdout
     (log,) = (tmp_path / "outputs" / "runs").glob("*/log.txt")
     assert "device cpu" in log.read_text()
+    assert "attention by torch's SDPA on packed rows, quick decoding" in log.read_text()
+    manifest = json.loads((log.parent / "manifest.json").read_text())
+    assert manifest["paths"] == {"attention": "packed", "decoding": "quick", "reasons": {}}
 
 
 @pytest.mark.parametrize(("each", "refused"), [(4, False), (16, True), (16 / 8, False)])
