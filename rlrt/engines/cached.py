@@ -40,7 +40,7 @@ class CachedDecoder:
         ).last_hidden_state[:, -1]
         logits = head_logits(self._model, hidden)
         repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
-        self._cache.reorder_cache(repeat)  # of linear attention too, unlike batch_select_indices
+        self._select(repeat)
         self._mask = None if mask is None else mask[repeat]
         self._position = real.sum(-1)[repeat]
         return logits[repeat]
@@ -63,4 +63,8 @@ class CachedDecoder:
         """Keep only the rows in ``index``."""
         self._position = self._position[index]
         self._mask = None if self._mask is None else self._mask[index]
+        self._select(index)
+
+    def _select(self, index: Any) -> None:
+        """Select rows of the cache; unlike batch_select_indices, this call knows linear attention."""
         self._cache.reorder_cache(index)
