@@ -2,7 +2,7 @@
 
 Qwen3-0.6B to 8B, 1 to 16 cards, both engines, mean responses of 4,096 tokens and all of 20,480. The sums are those of
 ``rlrt.preflight.forecast``; ``--rates FILE`` takes what ``python -m benchmarks.gpu --rates FILE`` measured in place of what is
-assumed. ``--packing`` measures the one rate that needs no GPU.
+assumed. ``--packing`` measures the rates that need no GPU.
 """
 
 from __future__ import annotations
@@ -146,17 +146,33 @@ Written by `{words} > docs/throughput.md`: do not edit.
     return "\n".join(parts)
 
 
-def packing_pair_s(tokens: int = 10240, times: int = 20) -> float:
-    """CPU seconds in which one core packs a response, for each pair of query and key; the best of some times."""
+def packed_s(responses: int, tokens: int, half: torch.dtype | None, times: int) -> float:
+    """CPU seconds in which one core packs some responses to one prompt; the best of some times.
+
+    Args:
+        tokens: of each response.
+        half: precision of the flash kernel; None: under masks.
+    """
+    rows = [list(range(tokens - 1))] * responses
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     took = []
     for _ in range(times):
         begin = time.process_time()
-        pack([list(range(PROMPT))], [0], [list(range(tokens - 1))], torch.device("cpu"))
+        pack([list(range(PROMPT))], [0] * responses, rows, torch.device("cpu"), half)
         took.append(time.process_time() - begin)
     torch.set_num_threads(threads)
-    return min(took) / (tokens * (tokens + PROMPT))
+    return min(took)
+
+
+def packing_token_s(responses: int = 8, tokens: int = 20480, times: int = 10) -> float:
+    """CPU seconds of packing for each token, without masks."""
+    return packed_s(responses, tokens, torch.bfloat16, times) / (responses * tokens + PROMPT)
+
+
+def mask_pair_s(tokens: int = 10240, times: int = 10) -> float:
+    """CPU seconds of packing under a mask for each pair of query and key, of a response alone."""
+    return packed_s(1, tokens, None, times) / (tokens * (tokens + PROMPT))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     if given.packing:
-        print(f"packing_s {packing_pair_s():.1e} CPU seconds a pair of query and key")
+        print(f"packing_token_s {packing_token_s():.1e} CPU seconds a token; mask_pair_s {mask_pair_s():.1e} a pair")
+        for rows in (1, 8):
+            took = 1e3 * packed_s(rows, 20480, torch.bfloat16, 10)
+            print(f"{rows} responses of 20,480 tokens without masks: {took:.1f} ms of one core")
+        print(f"1 response of 20,480 tokens under a mask: {1e3 * packed_s(1, 20480, None, 3):.0f} ms of one core")
         return 0
     try:
         rates = read_rates(given.rates) if given.rates else H100

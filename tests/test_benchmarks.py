@@ -69,9 +69,10 @@ def test_the_page_of_seconds_on_paper_is_what_the_program_prints():
 
 
 def test_packing_is_measured_on_this_machine():
-    from benchmarks.throughput import packing_pair_s
+    from benchmarks.throughput import mask_pair_s, packing_token_s
 
-    assert 1e-11 < packing_pair_s(tokens=2048, times=3) < 1e-6
+    assert 1e-11 < mask_pair_s(tokens=2048, times=3) < 1e-6
+    assert 1e-9 < packing_token_s(responses=2, tokens=2048, times=3) < 1e-4
 
 
 def test_rates_come_back_from_seconds_that_they_explain():
@@ -80,11 +81,11 @@ def test_rates_come_back_from_seconds_that_they_explain():
     from benchmarks.gpu.throughput import FEW, GROUP, PROMPT, PROMPTS
     from benchmarks.throughput import sizes
 
-    one, tokens, linear, masked, layer_s, share, packing_s = sizes("Qwen3-1.7B"), 1024, 3e14, 1e14, 2e-4, 0.5, 1e-9
+    one, tokens, linear, causal, layer_s, share, token_s = sizes("Qwen3-1.7B"), 1024, 3e14, 1e14, 2e-4, 0.5, 1e-7
 
     def passed(before):
-        operations, attention, less = rates.equation(one, tokens, before, 0.0, packing_s)
-        return operations / linear + attention / masked - less
+        operations, attention, less = rates.equation(one, tokens, before, 0.0, token_s)
+        return operations / linear + attention / causal - less
 
     def decoded(rows):
         return tokens * one.layers * layer_s + rates.read_bytes(one, tokens, rows) / (share * 3.35e12)
@@ -95,18 +96,18 @@ def test_rates_come_back_from_seconds_that_they_explain():
         "rollout": [decoded(PROMPTS * GROUP)],
         FEW: [decoded(GROUP)],
     }
-    found = rates.measured_rates(one, tokens, seconds, 3.35e12, packing_s)
+    found = rates.measured_rates(one, tokens, seconds, 3.35e12, token_s)
     wanted = {
         "linear_bf16": linear,
-        "masked_bf16": masked,
+        "causal_bf16": causal,
         "hf_layer_s": layer_s,
         "hf_share": share,
-        "packing_s": packing_s,
+        "packing_token_s": token_s,
     }
     assert found == pytest.approx(wanted, rel=1e-6)
-    odd = rates.measured_rates(one, tokens, seconds | {"teacher": [passed(PROMPT) / 2]}, 3.35e12, packing_s)
-    assert set(odd) == {"hf_layer_s", "hf_share", "packing_s"}
-    unknown = rates.measured_rates(one, tokens, seconds, None, packing_s)
+    odd = rates.measured_rates(one, tokens, seconds | {"teacher": [passed(PROMPT) / 2]}, 3.35e12, token_s)
+    assert set(odd) == {"hf_layer_s", "hf_share", "packing_token_s"}
+    unknown = rates.measured_rates(one, tokens, seconds, None, token_s)
     assert set(unknown) == {*wanted} - {"hf_share"}
 
 

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, head, offload, rates, throughput
+from benchmarks.gpu import checks, head, offload, packing, rates, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -27,9 +27,12 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     check("bfloat16 output layer", lambda: checks.head(device))
     check("its values and gradient over chunks", lambda: head.agrees(device))
     check("its seconds and memory", lambda: head.cost(device))
+    check("causality of the flash kernel", lambda: packing.alignment(device))
     model = throughput.build(throughput.SMALL_CONFIG if device.type == "cuda" else given.config, device)
     for precision, tolerance in ((torch.float32, 1e-2), (torch.bfloat16, 5e-2)):
         check(f"packed attention, {precision}", lambda m=model, p=precision, t=tolerance: checks.attention(m, p, t))
+    check("packed rows and their gradients", lambda m=model: packing.gradients(m))
+    check("memory of packed attention", lambda m=model: packing.memory(m))
     del model
     check("three steps from the command line", lambda: checks.three_steps(name))
     check("the same bits twice", lambda: checks.twice(name))

@@ -1,6 +1,6 @@
 """From seconds of phases to rates of the card: four equations, each pair with two unknowns.
 
-Scoring and teacher run the same responses behind prompts of different length, so they tell matrices from masked attention. A
+Scoring and teacher run the same responses behind prompts of different length, so they tell matrices from attention. A
 rollout of all rows and one of a single group run the same number of tokens, so they tell what is read from kernel launches.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.throughput import FEW, GROUP, PROMPT, PROMPTS, Given, Table
-from benchmarks.throughput import packing_pair_s
+from benchmarks.throughput import mask_pair_s, packing_token_s
 from rlrt.execution.memory.sizes import Sizes, sizes_of
 from rlrt.preflight.forecast.rates import rates_file, rates_of
 
@@ -34,19 +34,20 @@ def solved(first: Sequence[float], second: Sequence[float]) -> tuple[float, floa
     return (x, y) if x > 0 and y > 0 else None
 
 
-def equation(sizes: Sizes, tokens: int, before: int, seconds: float, packing_s: float) -> tuple[float, float, float]:
-    """Operations of matrices and of masked attention in a forward pass over the benchmark's rows, and its seconds on the card.
+def equation(sizes: Sizes, tokens: int, before: int, seconds: float, token_s: float) -> tuple[float, float, float]:
+    """Operations of matrices and of causal attention in a forward pass over the benchmark's rows, and its seconds on the card.
 
     Args:
         tokens: of each response.
         before: tokens of the prompt of each group.
         seconds: of the pass, packing included.
-        packing_s: seconds of packing for each pair of query and key.
+        token_s: seconds of packing for each token.
     """
     rows = PROMPTS * GROUP
-    linear = 2 * (sizes.matrices + sizes.head) * (rows * tokens + PROMPTS * before)
-    pairs = rows * tokens * (before + tokens)
-    return float(linear), float(4 * sizes.queries * sizes.layers * pairs), seconds - pairs * packing_s
+    run = rows * tokens + PROMPTS * before
+    pairs = rows * tokens * (before + tokens / 2) + PROMPTS * before**2 / 2
+    attention = 4 * sizes.queries * sizes.layers * pairs
+    return float(2 * (sizes.matrices + sizes.head) * run), float(attention), seconds - run * token_s
 
 
 def read_bytes(sizes: Sizes, tokens: int, rows: int) -> float:
@@ -56,7 +57,7 @@ def read_bytes(sizes: Sizes, tokens: int, rows: int) -> float:
 
 
 def measured_rates(
-    sizes: Sizes, tokens: int, seconds: Mapping[str, Sequence[float]], bandwidth: float | None, packing_s: float
+    sizes: Sizes, tokens: int, seconds: Mapping[str, Sequence[float]], bandwidth: float | None, token_s: float
 ) -> dict[str, float]:
     """Rates by name, from the median seconds of each phase; those that do not come out positive are left out.
 
@@ -64,16 +65,16 @@ def measured_rates(
         tokens: of each response.
         seconds: of each phase, step by step; and of ``FEW``.
         bandwidth: of the card, bytes per second; None: not known, and no share of it either.
-        packing_s: seconds of packing for each pair of query and key.
+        token_s: seconds of packing for each token.
     """
     took = {phase: statistics.median(values) for phase, values in seconds.items()}
-    rates = {"packing_s": packing_s}
+    rates = {"packing_token_s": token_s}
     passes = solved(
-        equation(sizes, tokens, PROMPT, took["scoring"], packing_s),
-        equation(sizes, tokens, PROMPT + tokens, took["teacher"], packing_s),
+        equation(sizes, tokens, PROMPT, took["scoring"], token_s),
+        equation(sizes, tokens, PROMPT + tokens, took["teacher"], token_s),
     )
     if passes is not None:
-        rates |= {"linear_bf16": 1 / passes[0], "masked_bf16": 1 / passes[1]}
+        rates |= {"linear_bf16": 1 / passes[0], "causal_bf16": 1 / passes[1]}
     launched = float(tokens * sizes.layers)
     decoding = solved(
         (launched, read_bytes(sizes, tokens, PROMPTS * GROUP), took["rollout"]),
@@ -94,7 +95,9 @@ def write(given: Given, table: Table) -> None:
     sizes = sizes_of(Qwen3Config(**json.loads(given.config.read_text())))
     known = rates_of(card)
     bandwidth = known.bandwidth.value if known is not None else None
-    found = measured_rates(sizes, given.tokens, table.seconds, bandwidth, packing_pair_s())
+    found = measured_rates(sizes, given.tokens, table.seconds, bandwidth, packing_token_s()) | {
+        "mask_pair_s": mask_pair_s()
+    }
     content: dict[str, Any] = rates_file(card, found, COMMAND, str(datetime.date.today()))
     given.rates.write_text(json.dumps(content, indent=1) + "\n")
     print(f"{given.rates}: {', '.join(f'{name} {value:.3g}' for name, value in found.items())}")

@@ -24,8 +24,8 @@ from rlrt.engines.hf import HfEngine
 from rlrt.engines.vllm import VllmEngine
 from rlrt.execution.memory.estimate import HEADROOM, Layout, Lengths, estimate
 from rlrt.execution.memory.sizes import sizes_of
-from rlrt.model import packed
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden, score
+from rlrt.model.paths import choose
 from rlrt.model.policy import adamw
 from rlrt.model.precision import set_compute_dtype
 
@@ -50,7 +50,7 @@ def build(config: Path, device: torch.device) -> Any:
     made = Qwen3Config(**json.loads(config.read_text()), attn_implementation="sdpa")
     with device:
         model = Qwen3ForCausalLM(made)
-    packed.enable(model)
+    choose(model)
     set_compute_dtype(model, torch.bfloat16)
     return model.train()
 

@@ -15,9 +15,9 @@ import sys
 import torch
 
 from rlrt.methods.entropy import entropy
-from rlrt.model import packed
 from rlrt.model.allocator import keep_freed_memory
 from rlrt.model.forward import Row, micro_batches, over_tokens, response_hidden
+from rlrt.model.paths import choose
 
 
 def held() -> float:
@@ -44,7 +44,7 @@ def main(vocabulary: int, rollouts: int, tokens: int, budget: int) -> None:
     )
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(config)
-    packed.enable(model)
+    choose(model)
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     base = held()

@@ -1,4 +1,4 @@
-"""Decode any causal model of transformers with its own cache: the reference that ``rlrt.engines.qwen3`` is tested against."""
+"""Decode any causal model of transformers with its own cache: the reference that ``rlrt.model.dense`` is tested against."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CachedDecoder:
         self._head = output_layer(self._model)
         logits = self._head.logits(hidden)
         repeat = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(device)
-        self._cache.batch_select_indices(repeat)
+        self._select(repeat)
         self._mask = None if mask is None else mask[repeat]
         self._position = real.sum(-1)[repeat]
         return logits[repeat]
@@ -64,4 +64,8 @@ class CachedDecoder:
         """Keep only the rows in ``index``."""
         self._position = self._position[index]
         self._mask = None if self._mask is None else self._mask[index]
-        self._cache.batch_select_indices(index)
+        self._select(index)
+
+    def _select(self, index: Any) -> None:
+        """Select rows of the cache; unlike batch_select_indices, this call knows linear attention."""
+        self._cache.reorder_cache(index)

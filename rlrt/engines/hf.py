@@ -12,10 +12,11 @@ from torch import Tensor
 from rlrt.distributed.sharding import is_sharded
 from rlrt.engines.cached import CachedDecoder
 from rlrt.engines.engine import Engine
-from rlrt.engines.qwen3 import Qwen3Decoder, fits
 from rlrt.errors import UserError
 from rlrt.keys import key
+from rlrt.model.dense import DenseDecoder
 from rlrt.model.lora import named_weights
+from rlrt.model.paths import decodes_quickly, paths_of
 from rlrt.model.precision import computing, set_compute_dtype
 from rlrt.seeds import uniforms
 from rlrt.types import Generation, Sampling
@@ -119,7 +120,7 @@ class HfEngine(Engine):
         logp_BT = torch.zeros(rows, limit, device=device)
         entropy_BT = torch.zeros(rows, limit, device=device)
         stop = self._stop.to(device)
-        decoder: Decoder = Qwen3Decoder(self._model) if fits(self._model) else CachedDecoder(self._model)
+        decoder: Decoder = DenseDecoder(self._model) if decodes_quickly(self._model) else CachedDecoder(self._model)
         logits = decoder.start(prompts, [len(s) for s in seeds])
         row = torch.arange(rows, device=device)
         done = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -158,6 +159,7 @@ def replica(model: Any, before: Any) -> Any:
         before.requires_grad_(False)
         before.is_replica = True
         set_compute_dtype(before, getattr(model, "compute_dtype", torch.float32))
+        before.paths = paths_of(model)
     weights = dict(before.named_parameters())
     for name, weight in named_weights(model):
         weights[name].copy_(weight)

@@ -30,9 +30,10 @@ from rlrt.model.device import (
     resolve_device,
     use_tensor_cores,
 )
-from rlrt.model.load import context_length, load, load_outline, set_stop_tokens, settle
+from rlrt.model.load import context_length, load, load_outline, set_stop_tokens
 from rlrt.model.lora import add_adapters, drawn
 from rlrt.model.offload import save_on_host
+from rlrt.model.paths import check_head, paths_of
 from rlrt.model.policy import Policy, adamw
 from rlrt.model.precision import dtype_of, set_compute_dtype
 from rlrt.model.prompting import PromptBuilder
@@ -154,7 +155,8 @@ def sharded(settings: Settings, device: torch.device, copies: tuple[bool, bool],
     sharding.share_fsdp(student, device, dtype_of(student))
     if files:
         read(student, device, files, given)
-        settle(student)
+        if paths_of(student).attention == "plain":
+            check_head(student)
     for one in (teacher, reference):
         if one is not None:
             share_twin(one, student, device)

@@ -29,6 +29,7 @@ from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starti
 from rlrt.execution.stop import Pace
 from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
+from rlrt.model.paths import paths_of
 from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text
 from rlrt.records.folder import RunFolder
@@ -138,7 +139,7 @@ def run_to_its_end(
         if newest is not None:
             say(f"Going on from {newest}")
         say_where(settings, learner, say)
-        monitor = open_monitor(settings, folder, position, tags, progress_line, world)
+        monitor = open_monitor(settings, folder, position, tags, progress_line, learner)
 
     def stop_requested() -> bool:
         if monitor is not None and settings.train.stop_on_alarm and monitor.rung:
@@ -256,10 +257,10 @@ def open_monitor(
     position: int,
     tags: Mapping[str, str],
     shown: Progress | None,
-    world: World,
+    learner: Learner,
 ) -> Monitor:
     """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
-    write_manifest_and_config(settings, folder, world)
+    write_manifest_and_config(settings, folder, learner)
     folder.set_state("running", step=position, mlflow_complete=False)
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
@@ -284,14 +285,15 @@ def full_disk(folder: RunFolder) -> DiskFull:
     return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
 
 
-def write_manifest_and_config(settings: Settings, folder: RunFolder, world: World) -> None:
+def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Learner) -> None:
     """``manifest.json``, which says whose folder this is, and then ``config.yaml``; without secrets."""
     folder.write_manifest(
         identity=identity(settings.plain),
         choices=settings.names,
         overrides=redacted(settings.overrides),
         seed=settings.seed,
-        processes=world.size,
+        processes=learner.world.size,
+        paths=paths_of(learner.policy.model).stored(),
         declared=settings.method.declared(),
         **environment(),
         **git_state(PACKAGE),

@@ -11,6 +11,7 @@ import torch
 
 from rlrt.errors import UserError, first_line
 from rlrt.model import packed
+from rlrt.model.paths import decodes_quickly, paths_of
 
 LARGEST_ON_CPU = 300_000_000
 """Weights of the largest model that ``device=auto`` trains on a CPU; a larger one would take days and is refused."""
@@ -144,5 +145,24 @@ def description(model: Any, dtype: torch.dtype, processes: int) -> str:
     precision = "bfloat16 computation, float32 weights" if dtype == torch.bfloat16 else "float32"
     if dtype == torch.float32 and device.type == "cuda":
         precision += f" (TF32 {'on' if torch.get_float32_matmul_precision() != 'highest' else 'off'})"
-    kernel = "torch's SDPA on packed rows" if packed.enabled(model) else str(model.config._attn_implementation)
-    return f"device {device}{card}, {precision}, attention by {kernel}, {processes} process{'es' * (processes > 1)}"
+    return (
+        f"device {device}{card}, {precision}, attention by {kernel_of(model)}, {decoding_of(model)}, {processes} "
+        f"process{'es' * (processes > 1)}"
+    )
+
+
+def kernel_of(model: Any) -> str:
+    """Return what computes attention in the trainer's passes, with the reason where rows are not packed."""
+    if packed.enabled(model):
+        return f"torch's {'SDPA' if packed.flash_dtype(model) is None else 'varlen flash kernel'} on packed rows"
+    reason = paths_of(model).reasons.get("attention")
+    return f"{model.config._attn_implementation} on padded rows" + (f" ({reason})" if reason else "")
+
+
+def decoding_of(model: Any) -> str:
+    """Return how ``engine=hf`` decodes, with the reason where that is the plain way and attention has not given it."""
+    reasons = paths_of(model).reasons
+    if decodes_quickly(model):
+        return "quick decoding"
+    given = reasons.get("decoding") if reasons.get("decoding") != reasons.get("attention") else None
+    return "plain decoding" + (f" ({given})" if given else "")

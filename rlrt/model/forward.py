@@ -1,8 +1,8 @@
 """The trainer's one forward path: from prompts and responses to log-probabilities, for student, teacher and reference alike.
 
-Two things keep it small. Rows that share a prompt run it once, and nothing is padded (``rlrt.model.packed``; models other than
-Qwen3 take the plain path, padded on the right). Logits are made for some tokens at a time, forward and backward, so that
-tokens x vocabulary is never held.
+Two things keep it small. Rows that share a prompt run it once, and nothing is padded (``rlrt.model.packed``; models that
+``rlrt.model.paths`` finds unfit take the plain path, padded on the right). Logits are made for some tokens at a time, forward
+and backward, so that tokens x vocabulary is never held.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def response_hidden(model: Any, rows: Sequence[Row]) -> Tensor:
     prompts: dict[tuple[int, ...], int] = {}
     owner = [prompts.setdefault(tuple(row.prompt_ids), len(prompts)) for row in rows]
     device = next(model.parameters()).device
-    packing = packed.pack(list(prompts), owner, [list(row.response_ids[:-1]) for row in rows], device)
+    responses = [list(row.response_ids[:-1]) for row in rows]
+    packing = packed.pack(list(prompts), owner, responses, device, packed.flash_dtype(model))
     with computing(model), saving(model):
         hidden_MH = packed.hidden_states(model, packing)
     # A response's first token is predicted at the prompt's last, the others at the response's own token before.

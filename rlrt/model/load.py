@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from rlrt.distributed import sharding
 from rlrt.errors import UserError, first_line, shown
-from rlrt.model import packed, slices
+from rlrt.model import slices
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
-from rlrt.model.forward import evaluating
-from rlrt.model.precision import computing
+from rlrt.model.paths import choose
 from rlrt.paths import existing, resolve_path
 
 log = logging.getLogger("rlrt")
@@ -45,8 +42,8 @@ def load_outline(
 ) -> tuple[Any, Any, dict[str, Path]]:
     """``load`` for weights that will be sharded: the model on the meta device, the tokenizer, and the file of each weight.
 
-    Whoever fills the model (``rlrt.model.slices.read``) settles it afterwards (``settle``). A model that cannot be read by
-    slices is loaded whole, and then there are no files.
+    Whoever fills the model (``rlrt.model.slices.read``) checks its output layer then, where ``rlrt.model.paths`` could not. A
+    model that cannot be read by slices is loaded whole, and then there are no files.
 
     Raises:
         UserError: as ``load`` does.
@@ -62,6 +59,7 @@ def load_outline(
         return *loaded(path, source, revision, attention), {}
     check_tokenizer(path, model, tokenizer)
     no_dropout(model)
+    choose(model)
     return model, tokenizer, files
 
 
@@ -121,7 +119,7 @@ def loaded(path: str, source: str, revision: str | None, attention: str) -> tupl
     check_tokenizer(path, model, tokenizer)
     untie(path, model)
     no_dropout(model)
-    settle(model)
+    choose(model)
     return model, tokenizer
 
 
@@ -141,16 +139,6 @@ def check_tokenizer(path: str, model: Any, tokenizer: Any) -> None:
     check_vocabulary(path, model, tokenizer)
     if not tokenizer("1", add_special_tokens=False)["input_ids"]:
         raise UserError(f"model.path: the tokenizer of {path} gives no tokens for '1'; is its tokenizer.json there?")
-
-
-def settle(model: Any) -> None:
-    """Do what needs the weights: check the output layer, and switch packed attention on where the model can have it.
-
-    Raises:
-        UserError: for a model that changes its logits after its output layer.
-    """
-    check_head(model)
-    packed.enable(model)
 
 
 def no_dropout(model: Any) -> None:
@@ -284,32 +272,6 @@ def context_length(model: Any, requested: int | None) -> int:
     if requested is not None and requested > positions:
         raise UserError(f"model.context_length: expected at most the model's {positions} positions, got {requested}.")
     return requested or positions
-
-
-@torch.no_grad()
-def check_head(model: Any) -> None:
-    """Refuse a model that changes its logits after its output layer (soft-capping, scaling).
-
-    The trainer applies the output layer to the response's hidden states; the engine calls the whole model. Both must
-    give the same distribution.
-
-    Raises:
-        UserError: naming the difference.
-    """
-    ids = torch.tensor([[0, 1]], device=next(model.parameters()).device)
-
-    def both() -> tuple[Tensor, Tensor]:
-        whole = model(ids, use_cache=False).logits[0]
-        return whole, model.get_output_embeddings()(model.base_model(ids, use_cache=False).last_hidden_state[0])
-
-    with evaluating(model), computing(model):
-        whole, head = (logits.float().log_softmax(-1) for logits in sharding.run(model, both))
-    gap = float((whole - head).abs().max())
-    if not gap < 1e-3:
-        raise UserError(
-            f"model.path: this model ({type(model).__name__}) changes its logits after its output layer (log-probabilities "
-            f"differ by {gap:.3g} nats), which the trainer does not do; use a Qwen3 model."
-        )
 
 
 def check_attention(attention: str) -> None:

@@ -73,13 +73,13 @@ def plant(name: str) -> None:
 
 def counted_calls() -> tuple[list, list]:
     """Lists that grow with every forward pass, and with every token that the engine decodes for its rows."""
-    from rlrt.engines.qwen3 import Qwen3Decoder
     from rlrt.model import packed
+    from rlrt.model.dense import DenseDecoder
 
     passes, tokens = [], []
-    hidden_states, step = packed.hidden_states, Qwen3Decoder.step
+    hidden_states, step = packed.hidden_states, DenseDecoder.step
     packed.hidden_states = lambda *arguments: passes.append(1) or hidden_states(*arguments)
-    Qwen3Decoder.step = lambda *arguments: tokens.append(1) or step(*arguments)
+    DenseDecoder.step = lambda *arguments: tokens.append(1) or step(*arguments)
     return passes, tokens
 
 

@@ -153,6 +153,26 @@ def exchange(func, args, ours, others, asked, to_card) -> str:
     return "WAIT" if ours and (func in WAITS or by_mask) else ""
 
 
+def varlen(func, plain):
+    """The flash kernel's results on the CPU, by the reference of tests/model/varlen.py; None for another operation."""
+    from tests.model import varlen as reference
+
+    name = str(func)
+    if name == "torch_attn._varlen_attn.default":
+        query, key, value, *starts, longest_query, longest_key, causal, scale, window = plain[:10]
+        assert causal, "causal attention"
+        assert query.dtype in (torch.float16, torch.bfloat16), "half precision"
+        assert query.shape[-1] % 8 == 0, "a size of heads that the kernel has"
+        reference.checked(query, key, value, starts, (longest_query, longest_key), window)
+        KERNELS["varlen flash"] += 1
+        made = reference.forward(query, key, value, *starts, scale)
+        return *made, torch.zeros(2, dtype=torch.uint64)
+    if name == "torch_attn._varlen_attn_backward.default":
+        upstream, query, key, value, output, _, *starts = plain[:8]
+        return tuple(reference.backward(upstream, query, key, value, output, *starts, plain[12]))
+    return None
+
+
 def computed(func, args, kwargs):
     """The result on the CPU."""
 
@@ -170,6 +190,8 @@ def computed(func, args, kwargs):
             return plain[0].to(plain[2]) @ plain[1].to(plain[2])
         if func is aten.addmm.dtype_out:
             return named["out"].copy_(plain[0] + plain[1].to(plain[3]) @ plain[2].to(plain[3]))
+        if (made := varlen(func, plain)) is not None:
+            return made
         return func(*plain, **named)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -106,9 +107,13 @@ def test_the_size_is_known_before_weights_are_loaded(monkeypatch):
 def test_the_line_that_a_run_says(cards):
     learner = build_learner(settings())
     line = description(learner.policy.model, torch.float32, 1)
-    assert line == "device cpu (1 threads), float32, attention by torch's SDPA on packed rows, 1 process"
+    assert (
+        line == "device cpu (1 threads), float32, attention by torch's SDPA on packed rows, quick decoding, 1 process"
+    )
     learner.policy.model.config._attn_implementation = "eager"
-    assert "attention by eager, 4 processes" in description(learner.policy.model, torch.bfloat16, 4)
+    assert "attention by eager on padded rows, plain decoding, 4 processes" in description(
+        learner.policy.model, torch.bfloat16, 4
+    )
 
 
 def test_a_run_says_where_it_computes_on_the_terminal_and_in_its_log(tmp_path):
@@ -116,6 +121,9 @@ def test_a_run_says_where_it_computes_on_the_terminal_and_in_its_log(tmp_path):
     assert done.stdout.startswith("device cpu"), done.stdout
     (log,) = (tmp_path / "outputs" / "runs").glob("*/log.txt")
     assert "device cpu" in log.read_text()
+    assert "attention by torch's SDPA on packed rows, quick decoding" in log.read_text()
+    manifest = json.loads((log.parent / "manifest.json").read_text())
+    assert manifest["paths"] == {"attention": "packed", "decoding": "quick", "reasons": {}}
 
 
 @pytest.mark.parametrize(("each", "refused"), [(4, False), (16, True), (16 / 8, False)])

@@ -22,6 +22,7 @@ from rlrt.model.forward import (
     response_logp,
     score,
 )
+from rlrt.model.paths import choose
 from tests.helpers import METHODS, settings
 from tests.training.test_update import close, gradient, world
 
@@ -76,21 +77,21 @@ def test_packed_rows_equal_padded_ones_with(overrides):
     assert close(one, other, 0.1 if "dtype=bfloat16" in overrides else 1e-5)
 
 
-def test_a_model_that_is_not_a_qwen3_takes_the_plain_path():
-    from transformers import LlamaConfig, LlamaForCausalLM
+def test_a_model_with_windows_takes_the_plain_path():
+    from transformers import MistralConfig, MistralForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=112, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
-    )
-    llama = LlamaForCausalLM(config)
-    packed.enable(llama)
-    assert not packed.enabled(llama)
+    config = MistralConfig(
+        vocab_size=112, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, sliding_window=8,
+        num_key_value_heads=1,
+    )  # fmt: skip
+    model = MistralForCausalLM(config)
+    assert choose(model).attention == "plain"
     rows = ragged_rows()
-    logp, _ = score(llama, rows, 1.0, 200, 40)
+    logp, _ = score(model, rows, 1.0, 200, 40)
     with torch.no_grad():
         for i, row in enumerate(rows):
             ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
-            whole = llama(ids).logits[0, len(row.prompt_ids) - 1 : -1].log_softmax(-1)
+            whole = model(ids).logits[0, len(row.prompt_ids) - 1 : -1].log_softmax(-1)
             expected = whole.gather(-1, torch.tensor(row.response_ids)[:, None])[:, 0]
             assert torch.allclose(logp[i, : len(row.response_ids)], expected, atol=1e-5)
 

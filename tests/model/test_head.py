@@ -10,10 +10,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlrt.engines.cached import CachedDecoder
-from rlrt.engines.qwen3 import Qwen3Decoder
 from rlrt.execution.build import build_learner
 from rlrt.methods.entropy import entropy
 from rlrt.model import head
+from rlrt.model.dense import DenseDecoder
 from rlrt.model.forward import log_probabilities, over_tokens
 from rlrt.model.head import OverTokens, Task, output_layer, product
 from rlrt.model.lora import add_adapters
@@ -327,7 +327,7 @@ def half():
 def test_trainer_and_samplers_have_one_output_layer(half):
     prompts, counts = [[3, 4, 5], [6, 7, 8, 9]], [1, 1]
     with torch.no_grad():
-        quick, plain = (decoder(half).start(prompts, counts) for decoder in (Qwen3Decoder, CachedDecoder))
+        quick, plain = (decoder(half).start(prompts, counts) for decoder in (DenseDecoder, CachedDecoder))
     assert quick.dtype == plain.dtype == torch.float32
     assert (quick - plain).abs().max() < 0.1  # the layers before it still compute in bfloat16, each in its own order
     hidden = wide(4, half.config.hidden_size)

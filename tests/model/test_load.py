@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlrt.errors import UserError
 from rlrt.execution.build import build_learner
 from rlrt.model.forward import Row, response_logp
-from rlrt.model.load import check_head, load, set_stop_tokens
+from rlrt.model.load import load, set_stop_tokens
+from rlrt.model.paths import check_head
 from rlrt.model.policy import Policy
 from rlrt.paths import EMBEDDED, local_folder
 from tests.helpers import settings

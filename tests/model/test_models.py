@@ -38,7 +38,14 @@ PUBLISHED = {  # parameters in all and without embeddings, in billions, as on th
     "qwen3_1.7b": (1.7, 1.4),
     "qwen3_4b": (4.0, 3.6),
     "qwen3_8b": (8.2, 6.95),
+    "qwen2.5_0.5b": (0.49, 0.36),
+    "qwen2.5_1.5b": (1.54, 1.31),
+    "qwen2.5_3b": (3.09, 2.77),
+    "qwen2.5_7b": (7.6, 6.53),
 }
+
+
+QWEN = [m for m in MODELS if m.startswith("qwen")]
 
 
 def builder(model, layout, *more):
@@ -189,18 +196,21 @@ def test_parameter_counts_at_full_size_are_the_published_ones(model):
     assert round(rest / 1e9, len(str(without).split(".")[1])) == without
 
 
-@pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("qwen3")])
+@pytest.mark.parametrize(
+    "name", [m for m in QWEN if m.startswith("qwen3")] + ["qwen2.5_7b_base", "qwen2.5_math_1.5b_base"]
+)
 def test_a_model_composes_at_full_size_on_the_meta_device(name):
     """Adapters, optimiser, teacher and output layer of every shipped model, without a byte of weights."""
     made = settings(f"model={name}", "method=sd", "model.lora=16")
-    size = next(m for m in PUBLISHED if name == m or name.startswith((m + "_", m)))
+    size = next(m for m in PUBLISHED if name.replace("_math", "").startswith(m))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(published_config(size))
     total = sum(p.numel() for p in model.parameters())
     add_adapters(model, made.model.lora, made.model.lora_alpha, made.model.lora_targets, made.seed)
     small = sum(p.numel() for p in adapters(model).values())
     layers, config = model.config.num_hidden_layers, model.config
-    heads, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    head_dim = model.base_model.layers[0].self_attn.head_dim
+    heads, kv = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
     ins_and_outs = (
         2 * (config.hidden_size + heads)
         + 2 * (config.hidden_size + kv)
@@ -218,11 +228,11 @@ def test_a_model_composes_at_full_size_on_the_meta_device(name):
     assert not any("lora" in name or "base_layer" in name for name in names)
 
 
-@pytest.mark.parametrize("name", [m for m in MODELS if m.startswith("qwen3")])
+@pytest.mark.parametrize("name", QWEN)
 def test_every_shipped_model_says_its_facts(name):
     model = settings(f"model={name}").model
     assert len(model.revision) == 40
-    assert model.context_length in (32768, 40960, 262144)
+    assert model.context_length in ((4096,) if "math" in name else (32768, 40960, 262144))
     assert model.stop_tokens[-1] == "<|endoftext|>"
     assert model.style == ("plain" if name.endswith("_base") else "chat")
     if name.endswith("_base"):

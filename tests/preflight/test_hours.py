@@ -143,7 +143,7 @@ def test_rows_that_do_not_fit_are_said(folder, capsys):
 
 
 def test_measured_rates_of_a_card(folder, tmp_cwd, capsys):
-    slow = {"linear_bf16": 3e12, "masked_bf16": 1e12}
+    slow = {"linear_bf16": 3e12, "causal_bf16": 1e12}
     (tmp_cwd / "rates.json").write_text(
         json.dumps(rates_file("NVIDIA H100", slow, "python -m benchmarks.gpu", "2026-12-01"))
     )
@@ -151,7 +151,7 @@ def test_measured_rates_of_a_card(folder, tmp_cwd, capsys):
     for more in ([], ["--rates", "rates.json"]):
         main([*big(folder, "method=rlrt", "--memory-gb", "85.5"), *more])
         found.append(times(capsys)[0][1])
-    assert "by rates of an H100, 2 of 7 measured and the others assumed" in found[1]
+    assert "by rates of an H100, 2 of 6 measured and the others assumed" in found[1]
     assert main([*big(folder), "--rates", "nowhere.json"]) == 2
     assert "--rates: expected the file that" in capsys.readouterr().err
 

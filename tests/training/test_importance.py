@@ -199,7 +199,7 @@ def test_every_term_is_scaled_by_the_weight(name, minibatches):
 
 @pytest.mark.parametrize("name", ["grpo", "gspo", "rlrt", "sd", "opsd", "srpo", "entropy"])
 def test_every_term_is_scaled_once_where_the_policy_ratio_has_the_sampler(name):
-    """Under ``train.old_logp=sampler``: by the policy ratio, by SDPO's own, or by the weight of the moment; the clip is wide."""
+    """Under ``train.old_logp=sampler``: by the policy ratio, by SDPO's own, or by the weight of the moment; a wide clip."""
     more = ["train.kl_coef=0.1", "train.clip_low=1", "train.clip_high=9", "train.old_logp=sampler"]
     plain, rollouts = stepped(name, *more)
     expected, _ = gradient_of(plain, rollouts)

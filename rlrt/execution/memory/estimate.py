@@ -27,6 +27,7 @@ from rlrt.execution.memory.passes import (
     saved_once,
 )
 from rlrt.execution.memory.sizes import Sizes
+from rlrt.model.packed import flash_takes
 from rlrt.training.teacher import holds_copy, runs_again
 
 RUNTIME = {"cpu": 600 * 2**20, "cuda": 700 * 2**20}
@@ -228,7 +229,7 @@ def rollout(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
     width = lengths.prompt + settings.engine.max_new_tokens
     token = 2 * sizes.keys * number * sizes.layers
     choosing = rows * sizes.vocabulary * CHOOSING[number]
-    if sizes.packed:
+    if sizes.quick:
         capacity = room(lengths.prompt, settings.engine.max_new_tokens)
         copies = number * (sizes.matrices + (sizes.head if number < FLOAT else 0))
         cache = rows * token * capacity
@@ -251,7 +252,7 @@ def decoded_rows(settings: Settings, processes: int) -> int:
     return max(rows_at_once(prompts, train.rollouts_per_prompt), held_out)
 
 
-def batch_of(sizes: Sizes, settings: Settings, prompt: int, rows: int) -> Batch:
+def batch_of(sizes: Sizes, settings: Settings, layout: Layout, prompt: int, rows: int) -> Batch:
     """Return the largest micro-batch with prompts of that length."""
     return largest_batch(
         sizes.packed,
@@ -260,6 +261,7 @@ def batch_of(sizes: Sizes, settings: Settings, prompt: int, rows: int) -> Batch:
         settings.engine.max_new_tokens,
         settings.train.rollouts_per_prompt,
         rows,
+        sizes.packed and flash_takes(layout.kind, number_bytes(settings, layout), sizes.head_size),
     )
 
 
@@ -285,7 +287,7 @@ def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
     """Return the parts of a pass without gradients: student, teacher or reference over a micro-batch."""
     number, rows = number_bytes(settings, layout), rows_per_process(settings, layout.processes)
     prompt = max(lengths.prompt, lengths.context if settings.method.needs_teacher else 0)
-    batch = batch_of(sizes, settings, prompt, rows)
+    batch = batch_of(sizes, settings, layout, prompt, rows)
     tensor = chunk(sizes, batch, layout.kind)
     # frozen weights are cast one layer at a time
     cached = cast_weights(sizes, settings, layout) // (sizes.layers if sizes.adapted else 1)
@@ -305,7 +307,11 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
     """Return the parts of those moments of a micro-batch's forward and backward pass that can be the peak."""
     number, kind = number_bytes(settings, layout), layout.kind
     batch = batch_of(
-        sizes, settings, lengths.prompt, rows_per_process(settings, layout.processes, settings.train.minibatches)
+        sizes,
+        settings,
+        layout,
+        lengths.prompt,
+        rows_per_process(settings, layout.processes, settings.train.minibatches),
     )
     cast, one = cast_weights(sizes, settings, layout), saved_by_layer(sizes, batch, number, kind)
     recomputes = settings.model.gradient_checkpointing

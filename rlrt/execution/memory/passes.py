@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlrt.engines.qwen3 import ROOM
 from rlrt.execution.memory.sizes import Sizes
+from rlrt.model.dense import ROOM
 from rlrt.model.forward import CHUNK_ELEMENTS
 
 FLOAT, INDEX = 4, 8
@@ -29,20 +29,24 @@ class Batch:
     Attributes:
         tokens: number of tokens that the layers run on.
         responses: number of tokens whose distribution is needed.
-        blocks: (b, t, k, masked) of each block of attention.
+        blocks: (b, t, k, masks) of each block of attention; 0 masks: plain causal attention.
+        flash: True if one flash kernel takes all sequences as they lie (``rlrt.model.packed.Varlen``).
     """
 
     tokens: int
     responses: int
-    blocks: Sequence[tuple[int, int, int, bool]]
+    blocks: Sequence[tuple[int, int, int, int]]
+    flash: bool = False
 
     @property
     def seen(self) -> int:
-        """Return the number of pairs of query and key under a mask."""
-        return sum(b * t * k for b, t, k, masked in self.blocks if masked)
+        """Return the number of pairs of query and key in masks."""
+        return sum(masks * t * k for _, t, k, masks in self.blocks)
 
 
-def largest_batch(packed: bool, budget: int, prompt: int, response: int, group: int, rows: int) -> Batch:
+def largest_batch(
+    packed: bool, budget: int, prompt: int, response: int, group: int, rows: int, flash: bool = False
+) -> Batch:
     """Return the micro-batch of full-length responses that ``rlrt.model.forward.micro_batches`` fills first.
 
     Args:
@@ -51,11 +55,12 @@ def largest_batch(packed: bool, budget: int, prompt: int, response: int, group: 
         prompt, response: lengths in tokens.
         group: number of rows per prompt.
         rows: number of rows of the mini-batch.
+        flash: True if packed rows need no masks.
     """
     if not packed:
         taken = min(rows, max(1, budget // (prompt + response)))
         width = prompt + response - 1
-        return Batch(taken * width, taken * response, [(taken, width, width, False)])
+        return Batch(taken * width, taken * response, [(taken, width, width, 0)])
     own = response - 1
     taken = prompts = used = 0
     while taken < rows:
@@ -65,27 +70,27 @@ def largest_batch(packed: bool, budget: int, prompt: int, response: int, group: 
         used += own + prompt * opens
         prompts += opens
         taken += 1
-    blocks = [(prompts, prompt, prompt, False)] + ([(taken, own, prompt + own, True)] if own else [])
-    return Batch(used, taken * response, blocks)
+    masks = 0 if flash else 1 if prompts == 1 else taken  # rows of one prompt share a mask; prompts differ in length
+    blocks = [(prompts, prompt, prompt, 0)] + ([(taken, own, prompt + own, masks)] if own else [])
+    return Batch(used, taken * response, blocks, flash)
 
 
 def scores(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     """Return the bytes of one layer's attention scores where torch has no fused kernel.
 
     That is on a GPU in float32 for blocks without a mask whose queries share key heads: torch then computes plainly. Under a
-        mask the
-    keys are repeated for each query head, and the memory-efficient kernel makes no scores; in bfloat16 the flash kernel
-    makes none.
+    mask the keys are repeated for each query head, and the memory-efficient kernel makes no scores; in bfloat16 the flash
+    kernel makes none.
     """
     if kind == "cpu" or number != FLOAT or sizes.heads == sizes.key_heads:
         return 0
-    return sizes.heads * sum(b * t * k for b, t, k, masked in batch.blocks if not masked) * FLOAT
+    return sizes.heads * sum(b * t * k for b, t, k, masks in batch.blocks if not masks) * FLOAT
 
 
-def repeats_keys(sizes: Sizes, kind: str, masked: bool) -> bool:
+def repeats_keys(sizes: Sizes, kind: str, masks: int) -> bool:
     """True if a block's keys and values are repeated for every query head: on a GPU, under a mask, where queries share key
     heads."""
-    return kind != "cpu" and masked and sizes.heads != sizes.key_heads
+    return kind != "cpu" and masks > 0 and sizes.heads != sizes.key_heads
 
 
 def saved_by_layer(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
@@ -99,14 +104,17 @@ def saved_by_layer(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     inputs = 2 if number == FLOAT else 5  # of q, k, v and of gate, up: shared, or in bfloat16 a cast copy each
     stream = sizes.hidden * (2 * (1 + normed) * FLOAT + inputs * number)
     heads = (sizes.queries + sizes.keys) * (FLOAT + normed * number)
-    heads += sizes.queries * number  # attention's output
+    if not batch.flash:
+        heads += (
+            sizes.queries * number
+        )  # attention's output in the order of the tokens; the flash kernel's is in it already
     inner = 4 * sizes.inner * number  # gate, its activation, up, their product
     roots = (2 + sizes.heads + sizes.key_heads) * FLOAT
     held = n * (stream + heads + inner + roots)
-    for b, t, k, masked in batch.blocks:
+    for b, t, k, masks in batch.blocks:
         held += b * t * (2 * sizes.queries * number + sizes.heads * FLOAT)  # queries, output, log-sum-exp
-        held += 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masked) else sizes.keys) * number
-        held += b * t * k * number if masked else 0  # the mask as additive bias
+        held += 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masks) else sizes.keys) * number
+        held += masks * t * k * number  # as additive bias
     return held + SCORES_SAVED * scores(sizes, batch, number, kind)
 
 
@@ -133,8 +141,8 @@ def in_forward(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     n = batch.tokens
     attention = sum(
         b * t * 2 * sizes.queries * number
-        + 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masked) else sizes.keys) * number
-        for b, t, k, masked in batch.blocks
+        + 2 * b * k * (sizes.queries if repeats_keys(sizes, kind, masks) else sizes.keys) * number
+        for b, t, k, masks in batch.blocks
     )
     attention += n * (sizes.queries + 2 * sizes.keys) * number + batch.seen * number
     attention += (SCORES_SAVED + SCORES_MORE) * scores(sizes, batch, number, kind)
@@ -154,7 +162,7 @@ def cast_head(sizes: Sizes, number: int, kind: str) -> int:
 
 
 def room(width: int, tokens: int) -> int:
-    """Return the capacity of a key-value cache that began with ``width`` tokens and took ``tokens`` more, as ``Qwen3Decoder``
+    """Return the capacity of a key-value cache that began with ``width`` tokens and took ``tokens`` more, as ``DenseDecoder``
     widens it."""
     column, capacity = width, width + max(ROOM, width // 4)
     while capacity < width + tokens - 1:

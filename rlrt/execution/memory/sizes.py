@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from rlrt.model import packed
 from rlrt.model.lora import adapters, add_adapters
+from rlrt.model.paths import foreseen
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Sizes:
         vocabulary: number of entries.
         adapted: True if adapters are trained instead of the weights.
         packed: True if ``rlrt.model.packed`` runs this model: rows without padding, each prompt once.
+        quick: True if ``rlrt.model.dense`` decodes it.
     """
 
     weights: int
@@ -52,6 +53,7 @@ class Sizes:
     vocabulary: int
     adapted: bool
     packed: bool
+    quick: bool
 
     @property
     def embeddings(self) -> int:
@@ -70,7 +72,7 @@ def sizes_of(
         lora, targets, alpha: ``model.lora``, ``model.lora_targets`` and ``model.lora_alpha``.
 
     Raises:
-        UserError: if no layer has one of the targets' names.
+        UserError: if no layer has one of the targets' names, and for a model that changes its logits after its output layer.
     """
     from transformers import AutoModelForCausalLM
 
@@ -79,6 +81,7 @@ def sizes_of(
     head = model.get_output_embeddings().weight
     blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
     matrices = sum(m.weight.numel() for m in blocks.modules() if isinstance(m, torch.nn.Linear))
+    paths = foreseen(model, attention)  # before adapters change the layers
     if lora is not None:
         add_adapters(model, lora, alpha, targets, 0)
     text = config.get_text_config()
@@ -104,5 +107,6 @@ def sizes_of(
         head_size=head_size,
         vocabulary=text.vocab_size,
         adapted=bool(adapters(model)),
-        packed=packed.serves(text, attention),
+        packed=paths.attention == "packed",
+        quick=paths.decoding == "quick",
     )

@@ -49,7 +49,6 @@ class Rates:
     bandwidth: Rate
     linear_bf16: Rate
     linear_float32: Rate
-    masked_bf16: Rate
     masked_float32: Rate
     causal_bf16: Rate
     causal_float32: Rate
@@ -57,7 +56,8 @@ class Rates:
     vllm_token_s: Rate
     hf_share: Rate
     hf_layer_s: Rate
-    packing_s: Rate
+    packing_token_s: Rate
+    mask_pair_s: Rate
     disk: Rate
 
     def named(self) -> dict[str, Rate]:
@@ -80,21 +80,23 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "bandwidth": ("bytes/s", "bandwidth of its memory"),
     "linear_bf16": ("operations/s", "what the matrices of the layers and the output layer reach in bfloat16"),
     "linear_float32": ("operations/s", "the same in float32 (TF32 products)"),
-    "masked_bf16": ("operations/s", "attention under a mask, counted on the full square of queries and keys, bfloat16"),
-    "masked_float32": ("operations/s", "the same in float32"),
-    "causal_bf16": ("operations/s", "attention without a mask, counted on half of the square, bfloat16"),
+    "masked_float32": (
+        "operations/s",
+        "attention under a mask, counted on the full square of queries and keys, float32",
+    ),
+    "causal_bf16": ("operations/s", "attention without a mask, counted on what causality leaves, bfloat16"),
     "causal_float32": ("operations/s", "the same in float32"),
     "vllm_share": ("share", "of the bandwidth, while vLLM decodes"),
     "vllm_token_s": ("s", "of vLLM's scheduler and sampler for each decoded token of all rows"),
     "hf_share": ("share", "of the bandwidth, while engine=hf decodes"),
     "hf_layer_s": ("s", "of kernel launches for each layer and decoded token of all rows, engine=hf"),
-    "packing_s": ("s", "of a CPU core for each pair of query and key of a packed response"),
+    "packing_token_s": ("s", "of a CPU core for each packed token"),
+    "mask_pair_s": ("s", "of a CPU core for each pair of query and key under a mask (float32)"),
     "disk": ("bytes/s", "at which a checkpoint is written to a slow shared disk"),
 }
 """Unit and meaning of each rate."""
 OF_THE_CARD = (
     "linear_bf16",
-    "masked_bf16",
     "causal_bf16",
     "vllm_share",
     "vllm_token_s",
@@ -103,13 +105,14 @@ OF_THE_CARD = (
 )
 """The rates that must be measured on a card in bfloat16 before a forecast for it is more than an assumption."""
 
+PACKED = "measured by python -m benchmarks.throughput --packing on 2026-11-27 (AMD EPYC)"
+"""Source of the rates of packing."""
 H100 = Rates(
     card="H100",
     memory=Rate(85.5e9, SHEET),
     bandwidth=Rate(3.35e12, SHEET),
     linear_bf16=Rate(300e12),  # of 989: eager layers around a float32 residual stream
     linear_float32=Rate(120e12),
-    masked_bf16=Rate(100e12),  # the weakest number of the table
     masked_float32=Rate(30e12),
     causal_bf16=Rate(350e12),
     causal_float32=Rate(30e12),
@@ -117,7 +120,8 @@ H100 = Rates(
     vllm_token_s=Rate(2e-3),  # each request has a generator of its own: vLLM samples row after row
     hf_share=Rate(0.5),  # below vLLM's: the cache is read with its room to grow
     hf_layer_s=Rate(2.1e-4),  # 5.8 ms for 28 layers
-    packing_s=Rate(9.2e-10, "measured by python -m benchmarks.throughput --packing on 2026-11-27 (AMD EPYC)"),
+    packing_token_s=Rate(6.6e-8, PACKED),
+    mask_pair_s=Rate(5.5e-10, PACKED),
     disk=Rate(float(WRITING)),
 )
 """NVIDIA H100 SXM, 80 GB."""

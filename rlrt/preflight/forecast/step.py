@@ -1,15 +1,15 @@
 """Seconds of a step by phase: operations and bytes divided by the rates of a card.
 
 A pass counts 2 operations for each weight of the layers' matrices and of the output layer and each token, and 4 for each pair
-of query and key and each layer; response tokens see their keys under a mask, on the full square, prompts see half of theirs.
+of query and key and each layer. In half precision one flash kernel skips what causality hides; in float32 response tokens see
+their keys under a mask, on the full square, and prompts see half of theirs.
 The update's backward pass counts twice its forward pass, attention's 2.5 times, since its kernel computes the scores again;
 the output layer, and under ``model.gradient_checkpointing`` the layers too, run forward a second time.
 
 Beside the first sums made on paper for this package (same rates; 1.7B on one card and 8B on eight; mean 4,096 and all 20,480),
 seconds of scoring, update and vLLM's rollouts are .9 to 1.3 times as many. What differs, on purpose:
 
-- Packing on a CPU core is added: 19 % of scoring for 1.7B at 4,096, 32 % at 20,480. It was measured, at a quarter of what the
-  paper sums took for a row.
+- In half precision no row is under a mask any more, and packing on a CPU core, which is added, is below a hundredth.
 - The teacher's prompts are run too, so its seconds are 1.15 to 1.4 times as many.
 - Rows of engine=hf are decoded in whole groups (16 rows of 1.7B, not 20), and its share of the bandwidth is assumed to be a
   half, not 65 %: 4.3 and 14 hours, where the paper sums said 1.5 to 3.5 and 8 to 12.
@@ -28,6 +28,7 @@ from rlrt.config.schema import Train
 from rlrt.execution.memory.lengths import TEMPLATE
 from rlrt.execution.memory.passes import FLOAT
 from rlrt.methods.contexts import FromData, configured
+from rlrt.model.packed import flash_takes
 from rlrt.preflight.forecast.decoding import decode_s, on_server, rows_at_once, training_rows
 from rlrt.preflight.forecast.work import PER_CONTEXT, SHOWN, TAUGHT, TRAINED, Work
 from rlrt.sweep.disk import MOVING
@@ -75,7 +76,7 @@ class Passed:
     Attributes:
         tokens: tokens that the layers see.
         masked: pairs of query and key under a mask.
-        causal: pairs without a mask, of the lower half of the square.
+        causal: pairs without a mask, of those that causality lets a query see.
     """
 
     tokens: float
@@ -136,7 +137,10 @@ def rows_passed(work: Work, rows: float, prompts: float, before: float) -> Passe
     response = work.response
     if not work.sizes.packed:
         return Passed(rows * (before + response), 0.0, rows * (before + response) ** 2 / 2)
-    return Passed(rows * response + prompts * before, rows * response * (before + response), prompts * before**2 / 2)
+    tokens, own = rows * response + prompts * before, prompts * before**2 / 2
+    if flash_takes(work.layout.kind, work.number, work.sizes.head_size):
+        return Passed(tokens, 0.0, own + rows * response * (before + response / 2))
+    return Passed(tokens, rows * response * (before + response), own)
 
 
 def forward_s(work: Work, run: Passed) -> float:
@@ -167,7 +171,9 @@ def pairs(work: Work, count: float) -> float:
 
 def packing_s(work: Work, run: Passed) -> float:
     """Return the seconds in which a core lays rows end to end and makes their masks, while the card waits."""
-    return run.masked * work.rates.packing_s.value
+    if not work.sizes.packed:
+        return 0.0
+    return run.tokens * work.rates.packing_token_s.value + run.masked * work.rates.mask_pair_s.value
 
 
 def rates_in(work: Work) -> tuple[float, float, float]:
@@ -176,7 +182,7 @@ def rates_in(work: Work) -> tuple[float, float, float]:
     if work.number == FLOAT:
         chosen = rates.linear_float32, rates.masked_float32, rates.causal_float32
     else:
-        chosen = rates.linear_bf16, rates.masked_bf16, rates.causal_bf16
+        chosen = rates.linear_bf16, rates.masked_float32, rates.causal_bf16  # masks: heads that no flash kernel takes
     return chosen[0].value, chosen[1].value, chosen[2].value
 
 

@@ -1,5 +1,7 @@
-"""Decode a Qwen3 one token at a time, from its own weights: the arithmetic of ``rlrt.engines.cached`` in fewer calls.
+"""Decode a plain dense model token by token, from its own weights: the arithmetic of ``rlrt.engines.cached`` in fewer calls.
 
+A plain dense model has layers of norm, attention, norm and gated feed-forward network (Llama, Qwen2, Qwen3, Mistral without
+windows, SmolLM2), with or without biases and norms of queries and keys; ``rlrt.model.structure`` says which models are.
 Weights are concatenated (queries, keys and values; gate and up) in the precision that the model computes in, for the duration
 of one call of ``sample``. Keys and values are stored in tensors with spare capacity, of the unfinished rows alone.
 """
@@ -14,60 +16,56 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rlrt.distributed.sharding import whole
 from rlrt.model import packed
 from rlrt.model.head import product
 from rlrt.model.lora import weight_of
 from rlrt.model.precision import dtype_of
+from rlrt.model.structure import epsilon_of
 
 ROOM = 64
 """Tokens by which a full cache grows; a quarter of its length if that is more."""
 
 
-def fits(model: Any) -> bool:
-    """True if the model is a Qwen3 that this file can run: causal attention over all tokens, no biases, plain rotary
-    positions."""
-    config = model.config
-    return (
-        packed.enabled(model)
-        and config.hidden_act == "silu"
-        and not config.attention_bias
-        and config.rope_parameters["rope_type"] == "default"
-    )
-
-
 @dataclass
 class LayerWeights:
-    """One layer's weights, and its cache: keys and values of (rows, heads, capacity, head size)."""
+    """One layer's weights, and its cache: keys and values of (rows, heads, capacity, head size).
+
+    A matrix stands with its bias; None: it has none. ``qk_norm`` is None in a model that does not normalise queries and keys.
+    """
 
     input_norm: Tensor
-    qkv: Tensor
-    qk_norm: Tensor
-    out: Tensor
+    qkv: tuple[Tensor, Tensor | None]
+    qk_norm: Tensor | None
+    out: tuple[Tensor, Tensor | None]
     post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: tuple[Tensor, Tensor | None]
+    down: tuple[Tensor, Tensor | None]
     keys: Tensor
     values: Tensor
 
 
-class Qwen3Decoder:
+class DenseDecoder:
     """Rows that grow by one token at a time (``rlrt.engines.hf.Decoder``)."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        config = model.config
+        base = model.base_model
+        attention = base.layers[0].self_attn
         self.dtype = dtype_of(model)
-        self.queries, self.heads, self.size = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.epsilon = config.rms_norm_eps
+        self.size, self.scale = int(attention.head_dim), float(attention.scaling)
+        self.queries, self.heads = model.config.num_attention_heads, model.config.num_key_value_heads
+        self.epsilon = epsilon_of(base.norm) or 0.0
         self.embedding = model.get_input_embeddings().weight
         self.head = weight_of(model.get_output_embeddings()).to(self.dtype)
-        self.norm = model.base_model.norm.weight
+        self.head_bias = bias_of(model.get_output_embeddings())
+        self.norm = base.norm.weight
         self.layers: list[LayerWeights] = []
 
     def start(self, prompts: Sequence[Sequence[int]], counts: Sequence[int]) -> Tensor:
         """Run each prompt once; return logits of the first token of ``counts[i]`` rows of prompt i: (rows, V)."""
         device = self.embedding.device
-        packing = packed.pack(prompts, [], [], device)
+        packing = packed.pack(prompts, [], [], device, packed.flash_dtype(self._model))
         packing.key_values = []
         hidden = packed.hidden_states(self._model, packing)
         length, start = packing.length_S.to(device), packing.start_S.to(device)
@@ -86,16 +84,24 @@ class Qwen3Decoder:
             for layer, (keys, values) in zip(self._model.base_model.layers, packing.key_values, strict=True)
         ]
         self._widen()
-        return product(hidden[start + length - 1].to(self.dtype), self.head)[owner]
+        return self._logits(hidden[start + length - 1].to(self.dtype))[owner]
 
     def _layer(self, layer: Any, keys: Tensor, values: Tensor, token_index: Tensor) -> LayerWeights:
         attention, mlp = layer.self_attn, layer.mlp
 
-        def concatenated(*modules: Any) -> Tensor:
-            return torch.cat([weight_of(m).to(self.dtype) for m in modules])
+        def concatenated(*modules: Any) -> tuple[Tensor, Tensor | None]:
+            weights, biases = [weight_of(m) for m in modules], [bias_of(m) for m in modules]
+            matrix = torch.cat([w.to(self.dtype) for w in weights])
+            if all(bias is None for bias in biases):
+                return matrix, None
+            filled = [w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)]
+            return matrix, torch.cat([b.to(self.dtype) for b in filled])
 
-        query_norm = attention.q_norm.weight * self.size**-0.5  # attention's scale, folded into the norm's weight
-        norms = [query_norm.expand(self.queries, -1), attention.k_norm.weight.expand(self.heads, -1)]
+        qk_norm = None
+        if hasattr(attention, "q_norm"):
+            query_norm = attention.q_norm.weight * self.scale  # attention's scale, folded into the norm's weight
+            norms = [query_norm.expand(self.queries, -1), attention.k_norm.weight.expand(self.heads, -1)]
+            qk_norm = torch.cat(norms)
         rows, width = token_index.shape
         cached = [
             x.to(self.dtype)
@@ -107,7 +113,7 @@ class Qwen3Decoder:
         return LayerWeights(
             layer.input_layernorm.weight,
             concatenated(attention.q_proj, attention.k_proj, attention.v_proj),
-            torch.cat(norms),
+            qk_norm,
             concatenated(attention.o_proj),
             layer.post_attention_layernorm.weight,
             concatenated(mlp.gate_proj, mlp.up_proj),
@@ -145,9 +151,9 @@ class Qwen3Decoder:
         mask = self.mask[:, None, None, :end] if self.ragged else None
         x_BH = F.embedding(token_B, self.embedding)
         for layer in self.layers:
-            qkv = F.linear(rms_norm(x_BH, layer.input_norm, self.epsilon).to(self.dtype), layer.qkv)
+            qkv = F.linear(rms_norm(x_BH, layer.input_norm, self.epsilon).to(self.dtype), *layer.qkv)
             qkv = qkv.view(rows, self.queries + 2 * self.heads, self.size)
-            qk = rms_norm(qkv[:, : self.queries + self.heads], None, self.epsilon) * layer.qk_norm
+            qk = self._normed(qkv[:, : self.queries + self.heads], layer.qk_norm)
             qk = torch.addcmul(qk * cos, qk.roll(self.size // 2, -1), sin).to(self.dtype)
             layer.keys[:, :, self.column] = qk[:, self.queries :]
             layer.values[:, :, self.column] = qkv[:, self.queries + self.heads :]
@@ -155,13 +161,31 @@ class Qwen3Decoder:
                 rows, self.heads, -1, self.size
             )  # grouped by the key head that the queries share
             attended = attend(query, layer.keys[:, :, :end], layer.values[:, :, :end], mask)
-            x_BH = x_BH + F.linear(attended.reshape(rows, -1), layer.out)
-            gate, up = F.linear(rms_norm(x_BH, layer.post_norm, self.epsilon).to(self.dtype), layer.gate_up).chunk(
+            x_BH = x_BH + F.linear(attended.reshape(rows, -1), *layer.out)
+            gate, up = F.linear(rms_norm(x_BH, layer.post_norm, self.epsilon).to(self.dtype), *layer.gate_up).chunk(
                 2, -1
             )
-            x_BH = x_BH + F.linear(F.silu(gate) * up, layer.down)
+            x_BH = x_BH + F.linear(F.silu(gate) * up, *layer.down)
         self.column, self.position = end, self.position + 1
-        return product(rms_norm(x_BH, self.norm, self.epsilon).to(self.dtype), self.head)
+        return self._logits(rms_norm(x_BH, self.norm, self.epsilon).to(self.dtype))
+
+    def _normed(self, qk: Tensor, weight: Tensor | None) -> Tensor:
+        """Return queries times attention's scale, and keys, in float32; both normalised if there is a weight for it."""
+        if weight is not None:
+            return rms_norm(qk, None, self.epsilon) * weight
+        queries, keys = qk.float().split([self.queries, self.heads], 1)
+        return torch.cat([queries * self.scale, keys], 1)
+
+    def _logits(self, hidden_BH: Tensor) -> Tensor:
+        logits_BV = product(hidden_BH, self.head)
+        return logits_BV if self.head_bias is None else logits_BV + self.head_bias.float()
+
+
+@torch.no_grad()
+def bias_of(linear: Any) -> Tensor | None:
+    """Return the bias of a linear layer, with adapters or without; None if it has none."""
+    bias = getattr(linear, "base_layer", linear).bias
+    return None if bias is None else whole(bias)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, epsilon: float) -> Tensor:
