@@ -19,6 +19,7 @@ import torch
 from rlrt.engines.hf import HfEngine
 from rlrt.errors import UserError
 from rlrt.training.importance import Rule, metrics, ratios, weights
+from rlrt.types import Grade
 from tests.helpers import METHODS, settings
 from tests.sampling.test_source import COPYING, gradient_of, stepped
 from tests.training.test_update import close
@@ -221,6 +222,22 @@ def test_without_a_scoring_pass_too_an_unknown_probability_leaves_its_rollout_ou
             rollout.generation.logp_T[-1] = math.nan
         halves.append(gradient_of(learner, rollouts)[0])
     assert close({k: halves[0][k] + halves[1][k] for k in expected}, expected, 1e-4)
+
+
+def test_the_penalty_to_another_reference_is_scaled_too():
+    """Rewards are all equal, so that the KL alone has a gradient; the reference is some way off."""
+    gradients = []
+    for log in (0.0, math.log(1.5)):
+        learner, rollouts = stepped("grpo", "train.kl_coef=0.1", "train.token_budget=2000")
+        with torch.no_grad():
+            for parameter in learner.reference.parameters():
+                parameter.mul_(1.1)
+        for rollout in rollouts:
+            rollout.grade = Grade(correct=True, reward=1.0)
+        off_by(rollouts, [log] * len(rollouts))
+        gradients.append(gradient_of(learner, rollouts)[0])
+    assert max(float(g.abs().max()) for g in gradients[0].values()) > 1e-4
+    assert close(gradients[1], {k: 1.5 * v for k, v in gradients[0].items()}, 1e-4)
 
 
 @pytest.mark.parametrize(
