@@ -16,7 +16,8 @@ from rlrt.distributed.world import ALONE, World
 from rlrt.execution.monitor import Monitor
 from rlrt.execution.parts import Parts
 from rlrt.execution.resume import check_saved
-from rlrt.execution.saving import SaveRule, save_checkpoint
+from rlrt.execution.saver import Saver
+from rlrt.execution.saving import SaveRule
 from rlrt.execution.stop import Pace
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
@@ -50,18 +51,21 @@ FLOAT = 4
 """Bytes of a float32, which weights, gradients, moments and copies are."""
 
 
-def load_model(settings: Settings, device: torch.device | None = None, bytes_each: float = FLOAT) -> tuple[Any, Any]:
+def load_model(
+    settings: Settings, device: torch.device | None = None, bytes_each: float = FLOAT, world: World = ALONE
+) -> tuple[Any, Any]:
     """The model of a run as it starts, and its tokenizer.
 
     Args:
         device: where its weights are put; None: where it will compute.
         bytes_each: bytes that stay on the device for each weight; the weights alone unless it is trained.
+        world: the ranks that load it together.
 
     Raises:
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
     """
     config = settings.model
-    check_saved(config.path)
+    check_saved(config.path, world)
     chosen = resolve_device(settings.device)
     check_cuda(chosen)
     use_tensor_cores(chosen)
@@ -100,7 +104,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     copies = holds_copy(teacher_config.weights, rerun) + (train_config.kl_coef > 0)
     # weights, and without adapters their gradients and two moments; copies of the model
     each = FLOAT * ((4 if settings.model.lora is None else 1) + copies) / (world.size if shares else 1)
-    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device, each)
+    model, tokenizer = load_model(settings, torch.device("cpu") if shares else device, each, world)
     model.train()
     if device.type == "cpu":
         keep_freed_memory()
@@ -142,6 +146,7 @@ def assemble(
     folder: RunFolder,
     stop_requested: Callable[[], bool],
     pace: Pace,
+    saver: Saver,
     pending: dict[str, Any] | None = None,
 ) -> Run:
     """Put together everything that the loop needs.
@@ -151,6 +156,7 @@ def assemble(
         monitor: where numbers go; None on ranks that write nothing.
         stop_requested: True once the run should save and end early.
         pace: says within a step whether its end would come too late.
+        saver: writes checkpoints.
         pending: rollouts that an earlier life had sampled ahead.
     """
     config, engine = settings.train, parts.engine
@@ -165,13 +171,13 @@ def assemble(
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        with pace.saving():
-            save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
+        saver.save(step, source.state())
 
     def record(step: int, metrics: dict[str, float]) -> None:
         pace.boundary()
+        seconds = saver.boundary()
         if monitor is not None:
-            monitor.record(step, metrics)
+            monitor.record(step, metrics | seconds)
 
     return Run(
         source=source,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlrt.distributed import sharding
+from rlrt.model import hub
 from rlrt.model.lora import named_weights
 from rlrt.model.plain_text import text_of
+from rlrt.records.shards import Piece, write_pieces
 
 
 class Policy:
@@ -62,15 +64,11 @@ class Policy:
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
-    def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write weights (adapters merged), config and tokenizer in the hub's format: ``transformers`` loads the folder.
-
-        Args:
-            weights: tensors by name, if they are gathered already (``lora.named_weights``).
-        """
-        weights = dict(named_weights(self.model) if weights is None else weights)
-        self.model.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.save_pretrained(folder)
+    def save(self, folder: Path) -> None:
+        """Write weights (adapters merged), config and tokenizer in the hub's format: ``transformers`` loads the folder."""
+        hub.write_texts(self.model, self.tokenizer, folder, torch.float32)
+        weights = hub.as_stored(self.model, dict(named_weights(self.model)))
+        write_pieces(folder / hub.weights_file(0, 1), [Piece(*named) for named in weights.items()])
 
 
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
