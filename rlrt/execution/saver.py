@@ -7,6 +7,7 @@ import copy
 import json
 import logging
 import os
+import shutil
 import socket
 import threading
 import time
@@ -33,6 +34,8 @@ from rlrt.training.learner import Learner
 log = logging.getLogger("rlrt")
 POLL_S = 0.05
 """Seconds between two looks of rank 0 for the notes of the others."""
+TEXTS = "texts"
+"""Folder in which rank 0 makes the model's small files, before it keeps them as bytes."""
 DONE = (0, "")
 """Outcome of a checkpoint that is complete."""
 Content = list[Piece] | bytes | Callable[[], bytes]
@@ -234,11 +237,11 @@ class Saver:
     def _small_files(self, work: Path, step: int, pending: dict[str, Any] | None) -> dict[str, Content]:
         """Return the files of rank 0 that are no tensors; those of the model are made once and kept as bytes."""
         if not self._texts:
-            hub.write_texts(self._learner.policy.model, self._learner.policy.tokenizer, work, self._dtype)
-            found = [p for p in work.rglob("*") if p.is_file()]
-            self._texts = {str(p.relative_to(work)): p.read_bytes() for p in found}
-            for file in found:
-                file.unlink()
+            place = work / TEXTS  # apart from what the other ranks already write
+            hub.write_texts(self._learner.policy.model, self._learner.policy.tokenizer, place, self._dtype)
+            found = [p for p in place.rglob("*") if p.is_file()]
+            self._texts = {str(p.relative_to(place)): p.read_bytes() for p in found}
+            shutil.rmtree(place)
         values = copy.deepcopy(trainer_values(self._learner, step))
         values |= {} if pending is None else {"pending": pending}
         return {**self._texts, f"{TRAINER}/{STATE}": lambda: json.dumps(values, indent=1).encode()}

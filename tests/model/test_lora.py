@@ -12,9 +12,9 @@ from rlrt.execution.execute import execute
 from rlrt.model.load import load
 from rlrt.model.lora import adapters, add_adapters, named_weights
 from rlrt.paths import EMBEDDED
-from rlrt.records.shards import shapes
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
+from rlrt.records.shards import shapes
 from tests.helpers import settings
 
 SMALL = (

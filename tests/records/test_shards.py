@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -51,7 +52,7 @@ def test_numbers_are_converted_while_they_are_written_and_indices_are_not(tmp_pa
 
 def cut(tensor, *bounds):
     """The rows of a tensor between bounds, as the parts of as many ranks."""
-    return [Piece("w", tensor[a:b], (a, 0)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [Piece("w", tensor[a:b], (a, 0)) for a, b in itertools.pairwise(bounds)]
 
 
 @pytest.mark.parametrize("written", [(0, 7), (0, 4, 7), (0, 3, 6, 7)])
@@ -84,13 +85,13 @@ class Part:
         class Sharded(torch.Tensor):
             """Two methods of DTensor."""
 
-            def __create_chunk_list__(self):  # noqa: PLW3201
+            def __create_chunk_list__(self):
                 return [ChunkStorageMetadata(torch.Size(offset), local.shape)]
 
-            def __get_tensor_shard__(self, index):  # noqa: PLW3201
+            def __get_tensor_shard__(self, index):
                 return local
 
-            def __create_write_items__(self, *_):  # noqa: PLW3201
+            def __create_write_items__(self, *_):
                 raise NotImplementedError
 
         return torch.zeros(shape).as_subclass(Sharded)
