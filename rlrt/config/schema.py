@@ -125,6 +125,13 @@ class Train:
         "minutes",
         least=0,
     )
+    save_async: bool = key(
+        "write checkpoints while the next steps run, from a copy in host memory; false: training waits for the disk"
+    )
+    save_dtype: str = key(
+        "weights in the files that transformers and vLLM read; with bfloat16 the trainer's float32 weights are kept beside",
+        choices=("float32", "bfloat16"),
+    )
     keep_last: int = key("checkpoints kept; 0: all", least=0)
     keep_best: str | None = key(
         "metric, such as eval/greedy: the checkpoint of its highest value is written and kept too; null: none"

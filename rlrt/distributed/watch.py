@@ -62,7 +62,7 @@ class Watch:
     def __init__(
         self, store: Any, rank: int, size: int, patience_s: float, leave: Callable[[int], None] = os._exit
     ) -> None:
-        self._store, self.rank, self.size, self._patience_s, self._leave = store.clone(), rank, size, patience_s, leave
+        self.store, self.rank, self.size, self._patience_s, self._leave = store.clone(), rank, size, patience_s, leave
         self._meetings = 0
         self._since: float | None = None
         self._notes: dict[int, dict[str, Any]] = {}
@@ -89,7 +89,7 @@ class Watch:
         self._thread.join(timeout=5)
         if not self._failure:
             with contextlib.suppress(RuntimeError):
-                self._store.set(f"rlrt/{self.rank}", json.dumps({"left": True}))
+                self.store.set(f"rlrt/{self.rank}", json.dumps({"left": True}))
 
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
@@ -116,7 +116,7 @@ class Watch:
             return error
         end = time.monotonic() + SILENCE_S + 5
         while time.monotonic() < end:
-            lost = self._lost_ranks()
+            lost = self.lost()
             if not lost and "timed out" in str(error).lower():
                 lost = self._late_sentence()
                 self._kill_late()
@@ -127,12 +127,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._stopped.wait(BEAT_S):
-            with contextlib.suppress(RuntimeError):  # the store is gone, which ``_lost_ranks`` reports
+            with contextlib.suppress(RuntimeError):  # the store is gone, which ``lost`` reports
                 self._write_note()
             since = self._since
             waited = since is not None and time.monotonic() - since > self._patience_s
             late = self._late_sentence() if waited else ""
-            lost = self._lost_ranks() or late
+            lost = self.lost() or late
             if not lost:
                 self._gone_since = None
                 continue
@@ -152,20 +152,20 @@ class Watch:
                 "beat": self._beats, "pid": os.getpid(), "host": socket.gethostname(), "meetings": self._meetings,
                 "failure": self._failure,
             }  # fmt: skip
-            self._store.set(f"rlrt/{self.rank}", json.dumps(note))
+            self.store.set(f"rlrt/{self.rank}", json.dumps(note))
 
     def _read_notes(self) -> None:
         """Read the other ranks' notes, and remember when each last changed."""
         with self._lock:
             for other in range(self.size):
                 key = f"rlrt/{other}"
-                if other == self.rank or not self._store.check([key]):
+                if other == self.rank or not self.store.check([key]):
                     continue
-                note = json.loads(self._store.get(key))
+                note = json.loads(self.store.get(key))
                 if note != self._notes.get(other):
                     self._notes[other], self._changed[other] = note, time.monotonic()
 
-    def _lost_ranks(self) -> str:
+    def lost(self) -> str:
         """Return a sentence about the ranks that failed or are gone; empty if there are none."""
         try:
             self._read_notes()

@@ -66,6 +66,17 @@ class World:
         another's."""
         return self
 
+    def note(self, name: str, text: str) -> None:
+        """Leave a text for the other ranks under a name, from any thread, without waiting for them."""
+
+    def notes(self, name: str) -> dict[int, str]:
+        """Return the texts that ranks have left under a name so far, by rank; from any thread, without waiting."""
+        return {}
+
+    def lost(self) -> str:
+        """Return a sentence about ranks that are gone or failed, or ""; from any thread, without waiting."""
+        return ""
+
     def explained(self, error: BaseException) -> BaseException:
         """Return the error to report for ``error``: the failure of another rank, if that is the cause."""
         return error
@@ -80,6 +91,7 @@ class Several(World):
     def __init__(self, rank: int, size: int, local_rank: int, group: Any, watch: Watch) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._group, self._watch = group, watch
+        self._store = watch.store.clone()
 
     def gather(self, items: Sequence[T]) -> list[T]:
         """Return the items of all ranks, in the order of ranks."""
@@ -122,6 +134,19 @@ class Several(World):
         """Return a second communicator over the same ranks, so that one thread's collectives do not interleave with
         another's."""
         return Several(self.rank, self.size, self.local_rank, dist.new_group(backend="gloo"), self._watch)
+
+    def note(self, name: str, text: str) -> None:
+        """Leave a text for the other ranks under a name, from any thread, without waiting for them."""
+        self._store.set(f"rlrt/note/{name}/{self.rank}", text)
+
+    def notes(self, name: str) -> dict[int, str]:
+        """Return the texts that ranks have left under a name so far, by rank; from any thread, without waiting."""
+        keys = {rank: f"rlrt/note/{name}/{rank}" for rank in range(self.size)}
+        return {rank: self._store.get(key).decode() for rank, key in keys.items() if self._store.check([key])}
+
+    def lost(self) -> str:
+        """Return a sentence about ranks that are gone or failed, or ""; from any thread, without waiting."""
+        return self._watch.lost()
 
     def explained(self, error: BaseException) -> BaseException:
         """Return the error to report for ``error``: the failure of another rank, if that is the cause."""

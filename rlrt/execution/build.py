@@ -17,7 +17,8 @@ from rlrt.distributed.world import ALONE, World
 from rlrt.execution.monitor import Monitor
 from rlrt.execution.parts import Parts
 from rlrt.execution.resume import check_saved
-from rlrt.execution.saving import SaveRule, save_checkpoint
+from rlrt.execution.saver import Saver
+from rlrt.execution.saving import SaveRule
 from rlrt.execution.stop import Pace
 from rlrt.methods.contexts import Default, configured
 from rlrt.methods.method import Method
@@ -56,18 +57,21 @@ FLOAT = 4
 """Bytes of a float32, which weights, gradients, moments and copies are."""
 
 
-def load_model(settings: Settings, device: torch.device | None = None, bytes_each: float = FLOAT) -> tuple[Any, Any]:
+def load_model(
+    settings: Settings, device: torch.device | None = None, bytes_each: float = FLOAT, world: World = ALONE
+) -> tuple[Any, Any]:
     """The model of a run as it starts, and its tokenizer.
 
     Args:
         device: where its weights are put; None: where it will compute.
         bytes_each: bytes that stay on the device for each weight; the weights alone unless it is trained.
+        world: the ranks that load it together.
 
     Raises:
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
     """
     config = settings.model
-    check_size = size_check(settings, bytes_each)
+    check_size = size_check(settings, bytes_each, world)
     model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
     configure(settings, model, tokenizer)
     if config.lora is not None:
@@ -75,14 +79,14 @@ def load_model(settings: Settings, device: torch.device | None = None, bytes_eac
     return model.to(device or resolve_device(settings.device)), tokenizer
 
 
-def size_check(settings: Settings, bytes_each: float) -> Callable[[int], None]:
+def size_check(settings: Settings, bytes_each: float, world: World) -> Callable[[int], None]:
     """Check what a run asks of its device; returns the check of a model's number of weights.
 
     Raises:
         UserError: for a damaged checkpoint, or a device that cannot be used.
     """
     config = settings.model
-    check_saved(config.path)
+    check_saved(config.path, world)
     chosen = resolve_device(settings.device)
     check_cuda(chosen)
     use_tensor_cores(chosen)
@@ -119,14 +123,16 @@ class Models:
     tokenizer: Any
 
 
-def replicated(settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float) -> Models:
+def replicated(
+    settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float, world: World
+) -> Models:
     """The models of a run in which every process holds whole weights, on ``device``.
 
     Args:
         copies: whether there is a teacher beside the student, and whether there is a reference.
-        each: as ``bytes_each`` of ``load_model``.
+        each, world: as ``bytes_each`` and ``world`` of ``load_model``.
     """
-    student, tokenizer = load_model(settings, device, each)
+    student, tokenizer = load_model(settings, device, each, world)
     let_train(settings, student)
     moves = settings.teacher.weights != "frozen"
     return Models(
@@ -137,10 +143,10 @@ def replicated(settings: Settings, device: torch.device, copies: tuple[bool, boo
     )
 
 
-def sharded(settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float) -> Models:
+def sharded(settings: Settings, device: torch.device, copies: tuple[bool, bool], each: float, world: World) -> Models:
     """The models of a run whose weights are sharded over its processes: ``replicated`` without a whole model in any of them."""
     config = settings.model
-    check_size = size_check(settings, each)
+    check_size = size_check(settings, each, world)
     student, tokenizer, files = load_outline(config.path, config.revision, config.attn_implementation, check_size)
     configure(settings, student, tokenizer)
     given = {}
@@ -185,7 +191,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     beside = (holds_copy(teacher_config.weights, rerun), train_config.kl_coef > 0)
     # without adapters also gradients, two moments and copies of the model
     each = FLOAT * (4 + sum(beside) if settings.model.lora is None else 1) / (world.size if shares else 1)
-    made = (sharded if shares else replicated)(settings, device, beside, each)
+    made = (sharded if shares else replicated)(settings, device, beside, each, world)
     model = made.student
     if device.type == "cpu":
         keep_freed_memory()
@@ -226,6 +232,7 @@ def assemble(
     folder: RunFolder,
     stop_requested: Callable[[], bool],
     pace: Pace,
+    saver: Saver,
     pending: dict[str, Any] | None = None,
 ) -> Run:
     """Put together everything that the loop needs.
@@ -235,6 +242,7 @@ def assemble(
         monitor: where numbers go; None on ranks that write nothing.
         stop_requested: True once the run should save and end early.
         pace: says within a step whether its end would come too late.
+        saver: writes checkpoints.
         pending: rollouts that an earlier life had sampled ahead.
     """
     config, engine = settings.train, parts.engine
@@ -255,13 +263,13 @@ def assemble(
     def save(step: int) -> None:
         folder.record.sync()
         folder.samples.sync()
-        with pace.saving(), learner.policy.awake():
-            save_checkpoint(learner, folder.checkpoints, step, config.keep_last, source.state())
+        saver.save(step, source.state())
 
     def record(step: int, metrics: dict[str, float]) -> None:
         pace.boundary()
+        seconds = saver.boundary()
         if monitor is not None:
-            monitor.record(step, metrics)
+            monitor.record(step, metrics | seconds)
 
     return Run(
         source=source,

@@ -25,7 +25,9 @@ from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, pr
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.parts import Parts, closing, parts_of
-from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
+from rlrt.execution.resume import refuse_another_run, starting_point
+from rlrt.execution.saver import Saver
+from rlrt.execution.snapshot import restore_checkpoint
 from rlrt.execution.stop import Pace
 from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
@@ -131,8 +133,9 @@ def run_to_its_end(
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary."""
     parts, learner = prepared(settings, world)
-    newest = world.on_main(lambda: starting_point(settings, folder))
-    position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, settings)
+    newest = starting_point(settings, folder, world)
+    attention = settings.model.attn_implementation
+    position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, attention)
     progress_line = Progress(settings.train.steps) if progress else None
     monitor = None
     if world.main:
@@ -147,9 +150,10 @@ def run_to_its_end(
             folder.ask_to_prune()  # for good: the same command does not go on with a collapsed run
         return world.any(stop() or folder.prune_asked())
 
-    run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pace, pending)
+    saver = Saver(learner, folder.checkpoints, settings.train, pace)
+    run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pace, saver, pending)
     begin = time.monotonic()
-    with failing(settings, folder, monitor, world), closing(run.source, parts):
+    with failing(settings, folder, monitor, world), closing(run.source, parts), saver:
         reached = train(run)
     if progress_line:
         progress_line.end()

@@ -1,4 +1,4 @@
-"""From a checkpoint back to where the run was; what is refused in the folder of a run."""
+"""Where a run goes on, and what is refused in the folder of a run."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.distributed.sharding import like, put
+from rlrt.distributed.world import ALONE, World
 from rlrt.errors import UserError
 from rlrt.keys import leaves
-from rlrt.model.load import load
-from rlrt.model.lora import adapters
-from rlrt.paths import CHECKSUMS, local_folder, step_of
+from rlrt.paths import CHECKSUMS, listed, local_folder, step_of
 from rlrt.records import checkpoints
 from rlrt.records.files import read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import counted, identity
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import stored_config
-from rlrt.training.learner import Learner
 
 log = logging.getLogger("rlrt")
 SHOWN = 6
@@ -29,40 +26,23 @@ NOTHING = "nothing"
 """In place of a value where a config has no such key."""
 
 
-def check_saved(path: str) -> None:
-    """Refuse a checkpoint as ``model.path`` that is not as it was written.
+def check_saved(path: str, world: World = ALONE) -> None:
+    """Refuse a checkpoint as ``model.path`` that is not as it was written; ranks share the look at its files.
 
     Raises:
         UserError: naming the file.
     """
     folder = local_folder(path)
-    wrong = checkpoints.damage(folder) if folder is not None and (folder / CHECKSUMS).is_file() else None
+    saved = folder is not None and (folder / CHECKSUMS).is_file()
+    wrong = joint_damage(folder, world) if folder is not None and saved else None
     if wrong is not None:
         raise UserError(f"model.path: the checkpoint {folder} is damaged ({wrong}); give another one's folder.")
 
 
-def restore_checkpoint(learner: Learner, checkpoint: Path, settings: Settings) -> tuple[int, dict[str, Any] | None]:
-    """Take over a checkpoint; returns its step, and rollouts that were sampled ahead."""
-    snapshot = checkpoints.read(checkpoint)
-    policy = learner.policy
-    if snapshot.adapters is None:
-        saved, _ = load(str(checkpoint), None, settings.model.attn_implementation)
-        put(dict(policy.model.named_parameters()), dict(saved.named_parameters()))
-    else:
-        put(adapters(policy.model), snapshot.adapters)
-    trained = [p for p in policy.model.parameters() if p.requires_grad]
-    for index, values in snapshot.optimiser["state"].items():
-        snapshot.optimiser["state"][index] = {k: like(trained[index], v) for k, v in values.items()}
-    policy.optimiser.load_state_dict(snapshot.optimiser)
-    moving = learner.teacher.state()
-    if moving is not None:
-        if snapshot.teacher is None:
-            raise UserError(
-                f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
-            )
-        put(moving, snapshot.teacher)
-    learner.method.load_state_dict(snapshot.state["method"])
-    return snapshot.step, snapshot.state.get("pending")
+def joint_damage(checkpoint: Path, world: World) -> str | None:
+    """Say what is wrong with a checkpoint, or return None: each rank looks at a share of its files, and all hear of it."""
+    wrong = world.gather([checkpoints.damage(checkpoint, world.rank, world.size)])
+    return next((sentence for sentence in wrong if sentence), None)
 
 
 def refuse_another_run(settings: Settings, folder: RunFolder) -> None:
@@ -122,24 +102,31 @@ def short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def starting_point(settings: Settings, folder: RunFolder) -> Path | None:
-    """The checkpoint to go on from, by ``resume``; files written after it are cut.
+def starting_point(settings: Settings, folder: RunFolder, world: World = ALONE) -> Path | None:
+    """The checkpoint to go on from, by ``resume``; files written after it are cut. All ranks call it together.
 
     Raises:
         UserError: under ``resume=must`` without a good checkpoint.
     """
     if settings.resume == "never":
-        aside = folder.put_aside()
-        if aside is not None:
+        aside = world.on_main(folder.put_aside)
+        if aside is not None and world.main:
             log.info("resume=never: the earlier run was moved to %s", aside)
         return None
-    newest = checkpoints.newest_good(folder.checkpoints, log.warning)
+    found = world.on_main(lambda: listed(folder.checkpoints))
+    warn = log.warning if world.main else log.debug
+    newest = checkpoints.newest_good(found, warn, lambda checkpoint: joint_damage(checkpoint, world))
     if newest is None and settings.resume == "must":
         raise UserError(
             f"resume=must: expected a checkpoint in {folder.checkpoints}, found no good one; set resume=auto."
         )
+    world.on_main(lambda: cut_after(settings, folder, newest))
+    return newest
+
+
+def cut_after(settings: Settings, folder: RunFolder, newest: Path | None) -> None:
+    """Remove what a run left after the checkpoint that it goes on from."""
     checkpoints.tidy(folder.checkpoints, newest, settings.train.keep_last)
     step = step_of(newest) if newest else -1
     folder.record.cut_after(step)
     folder.samples.cut_after(step)
-    return newest

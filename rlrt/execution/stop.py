@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 GRACE = "RLRT_GRACE_S"
@@ -73,24 +72,35 @@ class Pace:
     def __init__(self, time_left: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._time_left, self._clock = time_left, clock
         self._begin, self._step_s, self._save_s = clock(), 0.0, FIRST_SAVE_S
+        self._writing_since: float | None = None
 
     def boundary(self) -> None:
         """Note that a step ended."""
         now = self._clock()
         self._begin, self._step_s = now, now - self._begin
 
-    @contextlib.contextmanager
-    def saving(self) -> Iterator[None]:
-        """Measure the writing of a checkpoint; the next step begins after it."""
-        begin = self._clock()
-        yield
+    def resume(self) -> None:
+        """Note that the next step begins now, after the loop stood still for a checkpoint."""
         self._begin = self._clock()
-        self._save_s = self._begin - begin
+
+    def writing(self) -> None:
+        """Note that a checkpoint is written from now on, beside the next steps."""
+        self._writing_since = self._clock()
+
+    def saved(self, seconds: float) -> None:
+        """Note that a checkpoint is complete, and how long it took."""
+        self._save_s, self._writing_since = seconds, None
 
     def too_late(self) -> bool:
-        """True if the end of this step, as long as the last one, and a checkpoint would come too late."""
+        """True if the end of this step, as long as the last one, and a checkpoint would come too late.
+
+        A checkpoint that is still being written is complete before the next one begins.
+        """
         left = self._time_left()
         if left == math.inf:
             return False
-        rest = max(0.0, self._step_s - (self._clock() - self._begin))
+        now = self._clock()
+        rest = max(0.0, self._step_s - (now - self._begin))
+        if self._writing_since is not None:
+            rest = max(rest, self._save_s - (now - self._writing_since))
         return left < rest + self._save_s + MARGIN_S

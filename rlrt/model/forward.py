@@ -198,13 +198,14 @@ def score(
     share = parts([len(row) for row in rows], world.size)[world.rank]
     mine = [rows[i] for i in share]
     batches = micro_batches(model, mine, token_budget)
+    passes = world.most(len(batches))  # asked before the first pass: in it the ranks wait for each other
     scored: list[tuple[int, tuple[Tensor, ...]]] = []
     with evaluating(model):
         for batch in batches:
             scored += list(
                 zip(batch, score_batch(model, [mine[i] for i in batch], temperature, statistics), strict=True)
             )
-        for _ in range(world.most(len(batches)) - len(batches)):  # all ranks gather sharded weights, or none does
+        for _ in range(passes - len(batches)):  # all ranks gather sharded weights, or none does
             sharding.run(model, lambda: (response_hidden(model, rows[:1]),))
     values_BT = [torch.zeros(len(rows), width) for _ in range(2 + len(statistics))]
     for i, row_values in world.gather([(share[i], row_values) for i, row_values in scored]):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlrt.distributed import sharding
+from rlrt.model import hub
 from rlrt.model.lora import named_weights
 from rlrt.model.offload import Moments
 from rlrt.model.plain_text import text_of
+from rlrt.records.shards import Piece, write_pieces
 
 
 class Policy:
@@ -34,16 +35,6 @@ class Policy:
         """Send the moments to the host until the next optimiser step, where that is asked for."""
         if self._moments is not None:
             self._moments.rest()
-
-    @contextlib.contextmanager
-    def awake(self) -> Iterator[None]:
-        """Have the moments on the device for a while, where the ranks must gather their shards of them."""
-        if self._moments is None or not sharding.is_sharded(self.model):
-            yield
-            return
-        self._moments.wake()
-        yield
-        self._moments.rest()
 
     @property
     def device(self) -> torch.device:
@@ -85,15 +76,11 @@ class Policy:
         self.optimiser.zero_grad(set_to_none=True)
         return float(norm)
 
-    def save(self, folder: Path, weights: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write weights (adapters merged), config and tokenizer in the hub's format: ``transformers`` loads the folder.
-
-        Args:
-            weights: tensors by name, if they are gathered already (``lora.named_weights``).
-        """
-        weights = dict(named_weights(self.model) if weights is None else weights)
-        self.model.save_pretrained(folder, state_dict=weights)
-        self.tokenizer.save_pretrained(folder)
+    def save(self, folder: Path) -> None:
+        """Write weights (adapters merged), config and tokenizer in the hub's format: ``transformers`` loads the folder."""
+        hub.write_texts(self.model, self.tokenizer, folder, torch.float32)
+        weights = hub.as_stored(self.model, dict(named_weights(self.model)))
+        write_pieces(folder / hub.weights_file(0, 1), [Piece(*named) for named in weights.items()])
 
 
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:

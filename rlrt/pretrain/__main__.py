@@ -13,10 +13,10 @@ from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.refused import guarded
 from rlrt.execution.parts import parts_of
+from rlrt.model.policy import Policy
 from rlrt.paths import EMBEDDED
 from rlrt.pretrain import recipe, tokenizer
 from rlrt.pretrain.measure import start_numbers
-from rlrt.records.checkpoints import plain_files
 
 
 def main() -> None:
@@ -40,8 +40,7 @@ def main() -> None:
     )
     seconds = time.monotonic() - begin
     text_tokenizer = tokenizer.build()
-    model.save_pretrained(folder)
-    text_tokenizer.save_pretrained(folder)
+    Policy(model, text_tokenizer, None, 1.0).save(folder)
     numbers = start_numbers(
         model, text_tokenizer, engine, task, settings.model.prompt_template, settings.teacher.template
     )
@@ -53,7 +52,6 @@ def main() -> None:
         **numbers,
     }
     (folder / "start.json").write_text(json.dumps(record, indent=1) + "\n")
-    plain_files(folder)
     print(json.dumps(record, indent=1))
     print(f"written to {folder}; try it: python -m rlrt.run model.path={folder}")
 

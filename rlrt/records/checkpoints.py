@@ -1,10 +1,11 @@
 """Checkpoints: written atomically, and read only if their checksums match.
 
 ``step_N/`` is the model in the hub's format: transformers loads it and vLLM serves it (vLLM reads every safetensors file of
-the folder). ``step_N/trainer/`` holds what only the trainer needs: ``optimiser.safetensors``, ``teacher.safetensors`` if the
-teacher's weights change, ``adapters.safetensors`` if adapters are trained, and ``state.json`` (position, method state).
-``checksums.json`` covers all files. The folder is written as ``step_N.tmp``, synced to disk and renamed, so a kill at any
-moment leaves the earlier checkpoints unchanged.
+the folder). One process writes ``model.safetensors``; of several each writes ``model-K-of-N.safetensors``, listed in
+``model.safetensors.index.json``. ``step_N/trainer/`` holds what only the trainer needs: ``shard-K-of-N.safetensors`` of every
+rank K (``records.shards``; moments, teacher, adapters, and the float32 weights where the model's files are bfloat16) and
+``state.json`` (position, method state). ``checksums.json`` covers all files. The folder is written as ``step_N.tmp``, synced to
+disk and renamed when the parts of all ranks are there, so a kill at any moment leaves the earlier checkpoints unchanged.
 """
 
 from __future__ import annotations
@@ -13,41 +14,15 @@ import hashlib
 import json
 import os
 import shutil
-import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-
-from rlrt.paths import CHECKSUMS, STATE, TRAINER, listed, step_of
+from rlrt.paths import CHECKSUMS, TRAINER, listed, step_of
 from rlrt.records.files import read_json
+from rlrt.records.shards import write_bytes
 
 BEST = "best.json"
 """Beside the checkpoints: metric, value and step of the best one, under ``train.keep_best``."""
-PARTS = ("teacher", "adapters")
-"""Sets of named weights that a snapshot may hold besides the model's weights."""
-
-
-@dataclass
-class Snapshot:
-    """The part of a checkpoint that is not the model.
-
-    Attributes:
-        step: number of updates done.
-        optimiser: the optimiser's ``state_dict``.
-        teacher: named weights of a teacher whose weights change, or None.
-        adapters: named weights of low-rank adapters, or None; the model's files have them merged in.
-        state: JSON values (method state and the like).
-    """
-
-    step: int
-    optimiser: dict[str, Any]
-    teacher: dict[str, torch.Tensor] | None
-    adapters: dict[str, torch.Tensor] | None
-    state: dict[str, Any]
 
 
 def _digest(file: Path) -> str:
@@ -63,82 +38,72 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def save(folder: Path, snapshot: Snapshot, save_model: Callable[[Path], None], keep_last: int) -> Path:
-    """Write ``folder/step_N`` atomically, then remove all but the newest ``keep_last`` checkpoints (0: keep all).
+def begin(folder: Path, step: int) -> Path:
+    """Make the empty folder ``step_N.tmp`` in which a checkpoint is written, and return it.
 
     Args:
         folder: the run's ``checkpoints`` folder.
-        snapshot: the trainer's part of the checkpoint.
-        save_model: writes the model's files into the folder that it gets.
-        keep_last: how many checkpoints to keep.
     """
-    target = folder / f"step_{snapshot.step}"
-    work = folder / f"step_{snapshot.step}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    work = folder / f"step_{step}.tmp"
     shutil.rmtree(work, ignore_errors=True)
-    inner = work / TRAINER
-    inner.mkdir(parents=True)
-    save_model(work)
-    tensors, rest = flatten_optimiser(snapshot.optimiser)
-    save_file(tensors, inner / "optimiser.safetensors")
-    for name in PARTS:
-        weights = getattr(snapshot, name)
-        if weights is not None:
-            copies = {k: v.detach().clone().contiguous() for k, v in weights.items()}
-            save_file(copies, inner / f"{name}.safetensors")
-    state = {"step": snapshot.step, "optimiser": rest, **snapshot.state}
-    (inner / STATE).write_text(json.dumps(state, indent=1))
-    files = plain_files(work)
-    for file in files:
-        _sync(file)
-    (work / CHECKSUMS).write_text(json.dumps({str(p.relative_to(work)): _digest(p) for p in files}, indent=1))
-    for path in (work / CHECKSUMS, inner, work):
+    work.mkdir()
+    (work / TRAINER).mkdir()
+    return work
+
+
+def commit(work: Path, digests: Mapping[str, str], keep_last: int, best: int | None) -> Path:
+    """Turn ``step_N.tmp``, whose files are all written and synced, into the checkpoint ``step_N``; then ``drop_old``.
+
+    Args:
+        digests: the SHA-256 of each file by its path within the checkpoint.
+        best: step of the best checkpoint, which is kept, or None.
+    """
+    write_bytes(work / CHECKSUMS, [json.dumps(dict(sorted(digests.items())), indent=1).encode()])
+    for path in (work / TRAINER, work):
         _sync(path)
+    target = work.with_suffix("")
     if target.exists():
         shutil.rmtree(target)
     work.rename(target)
-    _sync(folder)
-    drop_old(folder, keep_last)
+    _sync(target.parent)
+    drop_old(target.parent, keep_last, best)
     return target
 
 
-def plain_files(folder: Path) -> list[Path]:
-    """Give all files below a folder the permissions that the umask gives to a new file, and return them sorted.
+def damage(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
+    """Describe what is wrong with a checkpoint, or return None: every file must exist and match its checksum.
 
-    safetensors makes its files readable by their owner alone, whatever the umask. The permissions of folders do not change:
-    only root can enter a folder without its x bit.
+    Args:
+        part, parts: look at every ``parts``-th file alone, from number ``part`` on: ranks share the work.
     """
-    probe = folder / ".rights"
-    probe.touch()
-    rights = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    for file in files:
-        file.chmod(rights)
-    return files
-
-
-def damage(checkpoint: Path) -> str | None:
-    """Describe what is wrong with a checkpoint, or return None: every file must exist and match its checksum."""
     try:
         expected = json.loads((checkpoint / CHECKSUMS).read_text())
     except (OSError, ValueError) as error:
         return f"{CHECKSUMS} cannot be read ({error})"
-    for name, digest in expected.items():
+    for name in sorted(expected)[part::parts]:
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"
-        if _digest(file) != digest:
+        if _digest(file) != expected[name]:
             return f"{name} is not what was written"
     return None
 
 
-def newest_good(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """Return the newest undamaged checkpoint, or None; ``warn`` gets a sentence about each damaged one."""
-    for checkpoint in reversed(listed(folder)):
-        wrong = damage(checkpoint)
-        if wrong is None:
+def newest_good(
+    found: Sequence[Path], warn: Callable[[str], None], wrong: Callable[[Path], str | None] = damage
+) -> Path | None:
+    """Return the newest undamaged checkpoint, or None; ``warn`` gets a sentence about each damaged one.
+
+    Args:
+        found: checkpoints, oldest first.
+        wrong: says what is wrong with one, or None.
+    """
+    for checkpoint in reversed(found):
+        why = wrong(checkpoint)
+        if why is None:
             return checkpoint
-        warn(f"checkpoint {checkpoint} is damaged ({wrong}); the run looks for an earlier one")
+        warn(f"checkpoint {checkpoint} is damaged ({why}); the run looks for an earlier one")
     return None
 
 
@@ -156,47 +121,18 @@ def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
         aside = damaged.with_name(f"{damaged.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
         damaged.rename(aside)
-    drop_old(folder, keep_last)
+    drop_old(folder, keep_last, best_step(folder))
 
 
-def drop_old(folder: Path, keep_last: int) -> None:
-    """Remove all but the newest ``keep_last`` checkpoints (0: none) and the best one, if a run keeps it."""
-    best = read_json(folder / BEST).get("step")
+def best_step(folder: Path) -> int | None:
+    """Return the step of the best checkpoint by the note beside the checkpoints, or None."""
+    step = read_json(folder / BEST).get("step")
+    return step if isinstance(step, int) else None
+
+
+def drop_old(folder: Path, keep_last: int, best: int | None) -> None:
+    """Remove all but the newest ``keep_last`` checkpoints (0: none) and the one of step ``best``."""
     if keep_last:
         for old in listed(folder)[:-keep_last]:
             if step_of(old) != best:
                 shutil.rmtree(old)
-
-
-def read(checkpoint: Path) -> Snapshot:
-    """Return the snapshot that ``save`` wrote."""
-    inner = checkpoint / TRAINER
-    state = json.loads((inner / STATE).read_text())
-    optimiser = unflatten_optimiser(load_file(inner / "optimiser.safetensors"), state.pop("optimiser"))
-    files = {name: inner / f"{name}.safetensors" for name in PARTS}
-    parts = {name: load_file(file) if file.is_file() else None for name, file in files.items()}
-    return Snapshot(state.pop("step"), optimiser, state=state, **parts)
-
-
-def flatten_optimiser(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimiser's ``state_dict`` into named tensors and JSON values."""
-    tensors: dict[str, torch.Tensor] = {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if not isinstance(value, torch.Tensor):
-                raise TypeError(f"optimiser state {name} is a {type(value).__name__}, expected a tensor")
-            tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-    return tensors, {"param_groups": state["param_groups"]}
-
-
-def unflatten_optimiser(tensors: dict[str, torch.Tensor], rest: dict[str, Any]) -> dict[str, Any]:
-    """Rebuild an optimiser's ``state_dict`` (the inverse of ``flatten_optimiser``)."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for full, tensor in tensors.items():
-        index, name = full.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    groups = [
-        {k: tuple(v) if isinstance(v, list) and k != "params" else v for k, v in group.items()}  # JSON has no tuples
-        for group in rest["param_groups"]
-    ]
-    return {"state": state, "param_groups": groups}

@@ -15,7 +15,7 @@ from rlrt.paths import CHECKSUMS, PACKAGE, STATE, TRAINER, local_folder
 from rlrt.records.user_code import sources
 
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
-IGNORED_TRAIN = ("save_every", "save_minutes", "keep_last", "keep_best", "offload")
+IGNORED_TRAIN = ("save_every", "save_minutes", "save_async", "save_dtype", "keep_last", "keep_best", "offload")
 IGNORED_MODEL = ("offload_activations",)
 IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
 """These sections and keys say where a run and its tensors are stored, not what it computes; the identity ignores them."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrt.config.compose import composer
 from rlrt.errors import UserError
-from rlrt.paths import SWEEPS
+from rlrt.paths import SWEEPS, listed
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
@@ -158,7 +158,7 @@ def check_resume(job: Job) -> None:
         return
     from rlrt.records.checkpoints import newest_good
 
-    if newest_good(job.folder / "checkpoints", print) is None:
+    if newest_good(listed(job.folder / "checkpoints"), print) is None:
         raise UserError(f"resume=must: expected a good checkpoint in {job.folder}, found none; set resume=auto.")
 
 

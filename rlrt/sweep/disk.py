@@ -14,7 +14,9 @@ from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.plan import Job
 
 NUMBER_BYTES = 4
-"""Bytes per saved number: weights and the optimiser's moments are float32, whatever ``dtype`` is used to compute."""
+"""Bytes of a number that the trainer keeps: weights and the optimiser's moments are float32, whatever ``dtype`` computes."""
+SERVED_BYTES = {"float32": 4, "bfloat16": 2}
+"""Bytes of a weight in the files that transformers and vLLM read, by ``train.save_dtype``."""
 MOVING = ("ema", "snapshot")
 """With these values of ``teacher.weights`` a checkpoint also holds the teacher's weights."""
 
@@ -34,9 +36,23 @@ def one_checkpoint(job: Job) -> int | None:
     folder = local_folder(str(job.plain["model"]["path"]))
     if folder is None:
         return None
-    adapted = job.plain["model"].get("lora") is not None
-    trained = 1 if adapted else 3  # weights and AdamW's two moments; adapters are negligible
-    return parameters(folder) * NUMBER_BYTES * (trained + (job.plain["teacher"]["weights"] in MOVING))
+    adapted, weights = job.plain["model"].get("lora") is not None, parameters(folder)
+    moving = weights if job.plain["teacher"]["weights"] in MOVING else 0
+    return numbers_bytes(weights, 0 if adapted else weights, moving, job.plain["train"]["save_dtype"], adapted)
+
+
+def numbers_bytes(weights: int, trained: int, moving: int, save_dtype: str, adapted: bool) -> int:
+    """Return the bytes of one checkpoint.
+
+    Args:
+        weights: numbers of the model.
+        trained: numbers that AdamW has two moments of.
+        moving: numbers of the teacher's weights, if they change.
+        save_dtype: ``train.save_dtype``; unless only adapters are trained, the float32 weights are kept beside bfloat16.
+        adapted: True if only adapters are trained.
+    """
+    beside = weights if save_dtype == "bfloat16" and not adapted else 0
+    return SERVED_BYTES[save_dtype] * weights + NUMBER_BYTES * (beside + 2 * trained + moving)
 
 
 def checkpoint_bytes(job: Job) -> int | None:

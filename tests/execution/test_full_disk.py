@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-import rlrt.records.checkpoints
+import rlrt.records.shards
 from rlrt.errors import DiskFull
 from rlrt.execution.execute import execute, is_full_disk
 from rlrt.records.checkpoints import damage, listed
@@ -22,8 +22,8 @@ SMALL = (
 )  # fmt: skip
 
 
-def go(folder):
-    return execute(settings(*SMALL), folder, lambda line: None, lambda: False, progress=False)
+def go(folder, *overrides):
+    return execute(settings(*SMALL, *overrides), folder, lambda line: None, lambda: False, progress=False)
 
 
 def check_end(folder, whole):
@@ -37,21 +37,22 @@ def check_end(folder, whole):
     return numbers(folder)[: saved + 1] == whole[: saved + 1]
 
 
-def test_the_last_checkpoint_stays_and_the_run_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize("later", ["true", "false"])
+def test_the_last_checkpoint_stays_and_the_run_goes_on(tmp_path, monkeypatch, later):
     go(tmp_path / "whole")
-    whole, save, saves = numbers(tmp_path / "whole"), rlrt.records.checkpoints.save_file, [0]
+    whole, write = numbers(tmp_path / "whole"), rlrt.records.shards.write_all
 
-    def full(tensors, path):
-        saves[0] += 1
-        if saves[0] == 3:
-            path.write_bytes(b"half of it")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        save(tensors, path)
+    def full(file, part):
+        if "step_6.tmp/trainer/shard" in file.name:
+            write(file, part[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        write(file, part)
 
-    monkeypatch.setattr(rlrt.records.checkpoints, "save_file", full)
+    monkeypatch.setattr(rlrt.records.shards, "write_all", full)
     with pytest.raises(DiskFull, match=r"the disk is full; the last checkpoint, .*step_4, is whole; free some space"):
-        go(tmp_path / "run")
+        go(tmp_path / "run", f"train.save_async={later}")
     assert check_end(tmp_path / "run", whole)
+    monkeypatch.undo()
     assert go(tmp_path / "run")["state"] == "finished"
     assert numbers(tmp_path / "run") == whole
 

@@ -48,8 +48,9 @@ def test_the_end_of_a_step_is_too_late_by_the_length_of_the_last_one():
     pace = Pace(lambda: left[0], lambda: now[0])
     now[0] = 100.0
     pace.boundary()  # a step of 100 s
-    with pace.saving():
-        now[0] = 120.0  # a checkpoint takes 20 s
+    now[0] = 120.0
+    pace.saved(20.0)  # a checkpoint takes 20 s, for which the loop stood still
+    pace.resume()
     now[0] = 130.0  # 90 s of the next step are left; with its checkpoint and 5 s more 115
     assert not pace.too_late()
     left[0] = 116.0
@@ -60,6 +61,23 @@ def test_the_end_of_a_step_is_too_late_by_the_length_of_the_last_one():
     assert not pace.too_late()
     left[0] = 24.0
     assert pace.too_late()
+
+
+def test_a_checkpoint_that_is_still_being_written_is_waited_for_before_the_next():
+    now, left = [0.0], [60.0]
+    pace = Pace(lambda: left[0], lambda: now[0])
+    pace.saved(40.0)
+    pace.boundary()  # a step of no time: 40 s for its checkpoint and 5 s more are enough
+    assert not pace.too_late()
+    pace.writing()
+    now[0] = 10.0  # 30 s of the one before are left, then 40 s and 5 s
+    left[0] = 76.0
+    assert not pace.too_late()
+    left[0] = 74.0
+    assert pace.too_late()
+    pace.saved(40.0)
+    left[0] = 46.0
+    assert not pace.too_late()
 
 
 SHORT = ("train.save_every=0", "train.minibatches=2", "train.token_budget=400", "engine.max_new_tokens=100")

@@ -14,6 +14,7 @@ from rlrt.model.lora import adapters, add_adapters, named_weights
 from rlrt.paths import EMBEDDED
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
+from rlrt.records.shards import shapes
 from tests.helpers import settings
 
 SMALL = (
@@ -50,7 +51,9 @@ def test_an_adapter_changes_nothing_at_first_and_is_a_function_of_the_seed():
 def test_only_adapters_learn_and_the_checkpoint_is_the_merged_model(tmp_path):
     run(tmp_path / "run")
     checkpoint = tmp_path / "run" / "checkpoints" / "step_4"
-    assert (checkpoint / "trainer" / "adapters.safetensors").is_file()
+    beside = shapes(checkpoint / "trainer")
+    assert {n.split(".")[0] for n in beside} == {"adapters", "optimiser"}
+    assert all(".lora_" in name for name in beside)
     served = AutoModelForCausalLM.from_pretrained(checkpoint)
     start, _ = load("embedded", None, "sdpa")
     moved = {n for n, p in served.named_parameters() if not torch.equal(p, start.get_parameter(n))}
@@ -86,7 +89,7 @@ def test_a_stopped_run_with_adapters_ends_as_an_undisturbed_one(tmp_path, more):
     drop = lambda rows: [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]  # noqa: E731
     assert drop(RunFolder(tmp_path / "cut").record.read()) == drop(RunFolder(tmp_path / "whole").record.read())
     one, two = (tmp_path / name / "checkpoints" / "step_4" for name in ("whole", "cut"))
-    for file in ("model.safetensors", "trainer/optimiser.safetensors", "trainer/adapters.safetensors"):
+    for file in ("model.safetensors", "trainer/shard-00001-of-00001.safetensors"):
         assert (one / file).read_bytes() == (two / file).read_bytes()
     assert whole["final"] == again["final"]
 

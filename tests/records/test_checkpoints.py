@@ -10,51 +10,37 @@ import pytest
 import torch
 
 from rlrt.records import checkpoints
-from rlrt.records.checkpoints import Snapshot, damage, listed, newest_good, read, save
+from rlrt.records.checkpoints import begin, commit, damage, drop_old, listed, newest_good
+from rlrt.records.shards import Piece, write_bytes, write_pieces
+
+SHARD = "trainer/shard-00001-of-00001.safetensors"
 
 
-def snapshot(step):
-    p = torch.nn.Parameter(torch.ones(3))
-    optimiser = torch.optim.AdamW([p], lr=0.1)
-    p.grad = torch.ones(3)
-    optimiser.step()
-    return Snapshot(step, optimiser.state_dict(), {"w": torch.arange(3.0)}, None, {"method": {"a": {"coef": 0.25}}})
-
-
-def model(folder):
-    (folder / "model.safetensors").write_bytes(b"weights")
-
-
-def write(folder, *steps, keep_last=0):
+def write(folder, *steps, keep_last=0, best=None):
     for step in steps:
-        save(folder, snapshot(step), model, keep_last)
+        work = begin(folder, step)
+        digests = {
+            "model.safetensors": write_bytes(work / "model.safetensors", [b"weights"]),
+            SHARD: write_pieces(work / SHARD, [Piece("w", torch.arange(3.0) + step)]),
+            "trainer/state.json": write_bytes(work / "trainer/state.json", [json.dumps({"step": step}).encode()]),
+        }
+        assert commit(work, digests, keep_last, best) == folder / f"step_{step}"
 
 
-def test_what_is_read_is_what_was_written(tmp_path):
-    write(tmp_path, 5)
-    back, original = read(tmp_path / "step_5"), snapshot(5)
-    assert back.step == 5
-    assert back.state == original.state
-    assert back.teacher is not None
-    assert torch.equal(back.teacher["w"], torch.arange(3.0))
-    p = torch.nn.Parameter(torch.ones(3))
-    optimiser = torch.optim.AdamW([p], lr=0.1)
-    optimiser.load_state_dict(back.optimiser)
-    for name, value in original.optimiser["state"][0].items():
-        assert torch.equal(optimiser.state_dict()["state"][0][name], value)
-    assert optimiser.state_dict()["param_groups"] == original.optimiser["param_groups"]
-
-
-def test_only_the_newest_stay(tmp_path):
+def test_only_the_newest_stay_and_the_best(tmp_path):
     write(tmp_path, 2, 10, 9, keep_last=2)
     assert [p.name for p in listed(tmp_path)] == ["step_9", "step_10"]
+    write(tmp_path, 11, 12, keep_last=1, best=9)
+    assert [p.name for p in listed(tmp_path)] == ["step_9", "step_12"]
+    drop_old(tmp_path, 0, None)
+    assert len(listed(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
         (lambda c: (c / "model.safetensors").write_bytes(b"weightz"), "model.safetensors is not what was written"),
-        (lambda c: (c / "trainer/optimiser.safetensors").unlink(), "trainer/optimiser.safetensors is missing"),
+        (lambda c: (c / SHARD).unlink(), f"{SHARD} is missing"),
         (lambda c: (c / "checksums.json").write_text("{"), "checksums.json cannot be read"),
         (lambda c: (c / "checksums.json").unlink(), "checksums.json cannot be read"),
         (lambda c: (c / "trainer/state.json").write_bytes(b""), "trainer/state.json is not what was written"),
@@ -64,47 +50,37 @@ def test_damage_is_named_and_the_one_before_is_taken(tmp_path, harm, says):
     write(tmp_path, 1, 2)
     harm(tmp_path / "step_2")
     told: list[str] = []
-    assert newest_good(tmp_path, told.append) == tmp_path / "step_1"
+    assert newest_good(listed(tmp_path), told.append) == tmp_path / "step_1"
     assert len(told) == 1
     assert says in told[0]
     assert "step_2" in told[0]
+    shared = [damage(tmp_path / "step_2", part, 3) for part in range(3)]  # ranks share the look
+    assert says in next(s for s in shared if s)
+    assert [s for s in shared if s] in ([next(s for s in shared if s)] * n for n in (1, 3))
 
 
 def test_an_unfinished_write_is_not_a_checkpoint(tmp_path):
     write(tmp_path, 1)
     shutil.copytree(tmp_path / "step_1", tmp_path / "step_2.tmp")
-    assert newest_good(tmp_path, pytest.fail) == tmp_path / "step_1"
+    assert newest_good(listed(tmp_path), pytest.fail) == tmp_path / "step_1"
     write(tmp_path, 2)
     assert damage(tmp_path / "step_2") is None
     assert not (tmp_path / "step_2.tmp").exists()
 
 
-def test_a_write_that_fails_leaves_the_earlier_one(tmp_path):
-    write(tmp_path, 1)
-
-    def full_disk(folder):
-        (folder / "model.safetensors").write_bytes(b"wei")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path, snapshot(2), full_disk, keep_last=1)
-    assert newest_good(tmp_path, pytest.fail) == tmp_path / "step_1"
-
-
 def test_none_at_all(tmp_path):
-    assert newest_good(tmp_path / "nowhere", pytest.fail) is None
+    assert newest_good(listed(tmp_path / "nowhere"), pytest.fail) is None
 
 
 def test_nothing_is_pickled(tmp_path):
     write(tmp_path, 1)
     assert {p.suffix for p in (tmp_path / "step_1").rglob("*") if p.is_file()} == {".json", ".safetensors"}
-    json.loads((tmp_path / "step_1" / "trainer" / "state.json").read_text())
     assert "pickle" not in Path(checkpoints.__file__).read_text()
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
 def test_files_have_the_rights_that_the_umask_gives_and_folders_keep_theirs(tmp_path, umask):
-    """safetensors writes for the owner alone; a folder without its x bit is closed to everybody but root."""
+    """A folder without its x bit is closed to everybody but root."""
     before = os.umask(umask)
     try:
         write(tmp_path / "checkpoints", 1)
@@ -112,7 +88,7 @@ def test_files_have_the_rights_that_the_umask_gives_and_folders_keep_theirs(tmp_
     finally:
         os.umask(before)
     inside = list((tmp_path / "checkpoints/step_1").rglob("*"))
-    assert {p.name for p in inside} >= {"trainer", "optimiser.safetensors", "model.safetensors", "checksums.json"}
+    assert {p.name for p in inside} >= {"trainer", SHARD.split("/")[1], "model.safetensors", "checksums.json"}
     for path in inside:
         wanted = stat.S_IMODE((tmp_path / "folder").stat().st_mode) if path.is_dir() else 0o666 & ~umask
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path

@@ -17,8 +17,14 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def job(folder, path="embedded", **more):
-    train = {"steps": 100, "save_every": 10, "keep_last": 2} | {k: v for k, v in more.items() if k != "weights"}
-    plain = {"model": {"path": path}, "train": train, "teacher": {"weights": more.get("weights", "old")}}
+    train = {"steps": 100, "save_every": 10, "keep_last": 2, "save_dtype": "float32"} | {
+        k: v for k, v in more.items() if k not in ("weights", "lora")
+    }
+    plain = {
+        "model": {"path": path, "lora": more.get("lora")},
+        "train": train,
+        "teacher": {"weights": more.get("weights", "old")},
+    }
     return Job(folder / "job", (), plain, {}, "x")
 
 
@@ -34,6 +40,9 @@ def test_the_embedded_models_size_is_read_from_its_headers():
         ({"keep_last": 0}, 10, 3),
         ({"save_every": 0}, 1, 3),
         ({"keep_last": 50}, 10, 3),
+        ({"save_dtype": "bfloat16"}, 3, 3.5),  # half as much to serve, and the trainer's weights beside
+        ({"save_dtype": "bfloat16", "lora": 4}, 3, 0.5),
+        ({"lora": 4}, 3, 1),
     ],
 )
 def test_what_a_jobs_checkpoints_take(tmp_path, more, kept, copies):

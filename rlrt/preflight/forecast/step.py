@@ -31,7 +31,7 @@ from rlrt.methods.contexts import FromData, configured
 from rlrt.model.packed import flash_takes
 from rlrt.preflight.forecast.decoding import decode_s, on_server, rows_at_once, training_rows
 from rlrt.preflight.forecast.work import PER_CONTEXT, SHOWN, TAUGHT, TRAINED, Work
-from rlrt.sweep.disk import MOVING
+from rlrt.sweep.disk import MOVING, numbers_bytes
 
 PHASES = ("rollout", "scoring", "teacher", "update")
 """Phases of every step."""
@@ -226,8 +226,11 @@ def teacher_prompt(work: Work) -> float:
 
 def checkpoint_bytes(work: Work) -> int:
     """Return the bytes of a checkpoint: weights, the optimiser's two moments, and a teacher's weights where they move."""
-    moving = work.sizes.weights if work.settings.teacher.weights in MOVING else 0
-    return FLOAT * (work.sizes.weights + 2 * work.sizes.trained + moving)
+    sizes, settings = work.sizes, work.settings
+    moving = sizes.weights if settings.teacher.weights in MOVING else 0
+    return numbers_bytes(
+        sizes.weights, sizes.trained, moving, settings.train.save_dtype, settings.model.lora is not None
+    )
 
 
 def saves(train: Train, step_s: float) -> int:
