@@ -161,6 +161,10 @@ class Sampler:
         """Give the engine the policy's weights of now."""
         self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
 
+    def synced(self) -> tuple[float, int]:
+        """Seconds and bytes of all moves of weights to the engine so far."""
+        return self.engine.synced_s, self.engine.synced_bytes
+
     def _start_grading(self, prompt: Prompt, text: str, generation: Generation) -> Callable[[], Grade]:
         """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""
         # the verifier must see a thought that the prompt began and the response did not end

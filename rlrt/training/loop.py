@@ -81,7 +81,7 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
     """One step's metrics, and its seconds by phase."""
     config, sampler = run.train, run.source.sampler
     seconds, begin = dict[str, float](), perf_counter()
-    waited = sampler.waited_s
+    waited, synced = sampler.waited_s, sampler.synced()
     with clock(seconds, "time/rollout_s"):
         draw = run.source.take(step)
         run.source.begin(step + 1)
@@ -96,6 +96,10 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
     if step == config.steps or due(step, config.eval_every):
         with clock(seconds, "time/evaluation_s"):
             metrics |= evaluation(run)
+    synced_s, synced_bytes = sampler.synced()
+    if synced_bytes > synced[1]:  # evaluations sync too
+        seconds["time/sync_s"] = synced_s - synced[0]
+        metrics["engine/sync_gb"] = (synced_bytes - synced[1]) / 1e9
     seconds["time/step_s"] = perf_counter() - begin
     return metrics, seconds
 
