@@ -1,7 +1,7 @@
-"""``python -m rlrt.serve_vllm --model FOLDER``: start vLLM's own server for ``engine=vllm_server``, on 127.0.0.1 unless told otherwise.
+"""``python -m rlrt.serve_vllm --model FOLDER``: start vLLM's own server for ``engine=vllm_server``, on 127.0.0.1 by default.
 
-With a token (RLRT_SERVER_TOKEN, or --token-file) every route asks for it; ``--host`` beyond this machine needs one. Any further option of
-``vllm serve`` may follow, for example ``--tensor-parallel-size 2``.
+With a token (RLRT_SERVER_TOKEN, or --token-file) every route asks for it; ``--host`` beyond this machine needs one. Any further
+option of ``vllm serve`` may follow, for example ``--tensor-parallel-size 2``.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def check_address(host: str, port: int, token: str | None) -> None:
     """
     if token is None and not is_loopback(host):
         raise UserError(
-            f"--host: {host} lets other machines replace the weights and call any method of the workers, so it needs a token; set "
-            f"{TOKEN} or --token-file, or leave --host out."
+            f"--host: {host} lets other machines replace the weights and call any method of the workers, so it needs a token; "
+            f"set {TOKEN} or --token-file, or leave --host out."
         )
     try:
         probed(host, port)

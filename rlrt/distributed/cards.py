@@ -68,7 +68,8 @@ def set_aside(count: int, train: bool) -> list[str]:
         each = f" and its {ranks} process{'es' * (ranks > 1)} there one each" if train else ""
         raise UserError(
             f"engine.gpus: the run's server takes {count} GPU{'s' * (count > 1)} of its first machine{each}, which may use "
-            f"{len(cards)}; start fewer processes (torchrun's --nproc-per-node, or hydra.launcher.tasks_per_node), or set engine.gpus."
+            f"{len(cards)}; start fewer processes (torchrun's --nproc-per-node, or hydra.launcher.tasks_per_node), or lower "
+            "engine.gpus."
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(cards[:-count])
     os.environ[ASIDE] = ",".join(cards[-count:])

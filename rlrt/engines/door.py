@@ -1,7 +1,7 @@
 """The token of a server: who does not send it gets no answer, on any route.
 
-vLLM's own ``--api-key`` guards the routes of inference alone. Whoever reaches those for training may replace the weights and call any
-method of the workers.
+vLLM's own ``--api-key`` guards the routes of inference alone. Whoever reaches those for training may replace the weights and
+call any method of the workers.
 """
 
 from __future__ import annotations

@@ -31,10 +31,11 @@ class Engine:
         gpu_memory_utilization: share of the device that the engine takes for itself; None: none, or with ``own_card`` what the
             trainer leaves (``expect``).
         url: of a server that samples; None: there is none.
+        start: whether the engine starts a server of its own for each run.
         takes_shards: whether ``load`` can read weights that are sharded over ranks (``rlrt.model.lora.named_weights`` gathers
             them).
-        synced_s, synced_bytes: seconds that all ``load`` took to move weights, and the bytes that this rank moved; both stay 0 for an
-            engine that samples by the trainer's own tensors.
+        synced_s, synced_bytes: seconds that all ``load`` took to move weights, and the bytes that this rank moved; both stay 0
+            for an engine that samples by the trainer's own tensors.
         own_card: whether each rank must see its own GPU alone, since the engine takes the first GPU that its process sees.
     """
 
@@ -46,6 +47,7 @@ class Engine:
     max_rows: int = 512
     gpu_memory_utilization: float | None = None
     url: str | None = None
+    start: bool = False
     synced_s: float = 0.0
     synced_bytes: int = 0
     own_card: ClassVar[bool] = False

@@ -1,11 +1,11 @@
 """Keeps the process group of a run's server, and ends all of it when the run's process is gone, however that went.
 
-``python keeper.py OWNER FOLDER COMMAND...``, with the standard library alone: it starts within milliseconds. OWNER is the pid of
-the process that started it and holds the other end of its standard input. FOLDER is removed at the end.
+``python keeper.py OWNER FOLDER COMMAND...``, with the standard library alone: it starts within milliseconds. OWNER is the pid
+of the process that started it and holds the other end of its standard input. FOLDER is removed at the end.
 
-A server of vLLM is several processes, and those that are left when one is killed go on for ever with their memory. SLURM and a
-terminal send their signals to all processes of a job; the run still needs its server then, to end its step and save. So the server's
-processes have these signals blocked, and only the keeper ends them.
+A server of vLLM is several processes, and those that are left when one is killed go on for ever with their memory. SLURM sends
+its signals to all processes of a job; the run still needs its server then, to end its step and save. So the server's processes
+have these signals blocked, and only the keeper ends them.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from rlrt.records.secrets import masked
 LOG = "vllm_server.txt"
 """Name of the server's log in the run's folder."""
 PYTHON = "RLRT_SERVER_PYTHON"
-"""Environment variable: the Python of an environment with vLLM; without it, the run's own. It is no key: a stored config must not name
-a program."""
+"""Environment variable: the Python of an environment with vLLM; without it, the run's own. It is no key: a stored config must
+not name a program."""
 START_S = 1800.0
 """Longest wait for a new server, seconds: on a GPU it compiles and measures first."""
 LOOK_S = 0.2

@@ -1,7 +1,7 @@
 """Rollouts by a vLLM server in processes of its own (other GPUs, another environment, another machine), over HTTP.
 
-The run starts it (``engine.start``), or ``python -m rlrt.serve_vllm`` did. Weights go by NCCL where both sides have GPUs, else as
-safetensors files in a folder that both can read.
+The run starts it (``engine.start``), or ``python -m rlrt.serve_vllm`` did. Weights go by NCCL where both sides have GPUs, else
+as safetensors files in a folder that both can read.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class VllmServerEngine(VllmKeys):
         "start a server for this run alone, on GPUs that its processes do not use, and end it with the run"
     )
     gpus: int | None = key(
-        "with engine.start: the server takes the last GPUs of the run's first machine; 0: it computes on the CPU; null: 1, and 0 "
-        "where the run computes on the CPU",
+        "with engine.start: the server takes the last GPUs of the run's first machine; 0: it computes on the CPU; null: 1, and "
+        "0 where the run computes on the CPU",
         least=0,
     )
     host: str | None = key(

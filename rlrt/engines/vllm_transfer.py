@@ -1,8 +1,8 @@
 """Transfer of weights into vLLM: two backends for vLLM's own transfer interface. vLLM's workers import this file.
 
 ``rlrt_reference`` takes the trainer's tensors by reference, within one process. ``rlrt_sent`` takes them from any process: as a
-safetensors file, or by NCCL as vLLM's own backend receives them, where both sides have GPUs. vLLM's own backends would load a part of the
-weights without a word; both of ours check that none is missing.
+safetensors file, or by NCCL as vLLM's own backend receives them, where both sides have GPUs. vLLM's own backends would load a
+part of the weights without a word; both of ours check that none is missing.
 """
 
 from __future__ import annotations
