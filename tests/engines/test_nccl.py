@@ -1,4 +1,4 @@
-"""Weights by NCCL: when, in which order, under which label. vLLM's sender is a recorder; tests/vllm runs the real one by gloo."""
+"""Weights by NCCL: when, in which order, under which label. vLLM's sender is a recorder; tests/vllm has the real one."""
 
 from __future__ import annotations
 
