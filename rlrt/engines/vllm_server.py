@@ -170,6 +170,12 @@ class VllmServerEngine(VllmKeys):
 
     def _start(self, model: Any, several: bool) -> tuple[str, int, str]:
         """Start a server for a model of this shape, without its weights; return how it is reached."""
+        heads = model.config.num_attention_heads
+        if self._cards and heads % len(self._cards):
+            raise UserError(
+                f"engine.gpus: the server's GPUs hold the model together, so their number must divide its {heads} attention "
+                f"heads, got {len(self._cards)}."
+            )
         where, file = address(several, self.host), self._folder / LOG
         wanted = Wanted(dtype_name(model), self._cards, self.max_rows, self._longest, where)
         self._own = own = OwnServer(wanted, named_config(model), file)

@@ -16,13 +16,14 @@ from rlrt.config.rerun import TRUST
 from rlrt.errors import UserError
 from rlrt.execution.parts import Parts, parts_of
 from rlrt.preflight import checks
-from rlrt.preflight.device import processes_of
+from rlrt.preflight.device import kind_of, processes_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import findings, groups_of, memory_report
 from rlrt.preflight.forecast.hours import check_time
 from rlrt.preflight.forecast.rates import Rates, read_rates
 from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
+from rlrt.preflight.server import check_server
 from rlrt.preflight.slurm import check_slurm
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
@@ -70,13 +71,14 @@ def data_of(planned: Planned) -> list[Finding]:
     return list(dict.fromkeys(results))
 
 
-def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: bool) -> list[Finding]:
+def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: float | None) -> list[Finding]:
     """Run every check except that of memory.
 
     Args:
         step_s: seconds of a step; None: not said.
-        elsewhere: True if another machine is meant, whose GPUs are not counted here.
+        memory_gb: of one device of another machine that is meant, whose GPUs are not counted here.
     """
+    elsewhere = memory_gb is not None
     job, settings = planned.jobs[0]
     launcher = planned.launcher
     results = data_of(planned)
@@ -88,6 +90,7 @@ def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: boo
     key = "hydra.sweep.dir" if planned.several else "hydra.run.dir"
     results += checks.check_folder_and_disk(planned.folder, [j for j, _ in planned.jobs], planned.count, key)
     results += checks.check_ports(settings, processes_of(launcher), isinstance(launcher, SlurmLauncher))
+    results += check_server(settings, launcher, kind_of(settings, launcher, memory_gb))
     results.append(checks.check_tracking(settings.tracking.uri))
     if isinstance(launcher, SlurmLauncher):
         known = step_s if step_s is not None else checks.earlier_step_s(settings)
@@ -97,7 +100,7 @@ def checks_besides_memory(planned: Planned, step_s: float | None, elsewhere: boo
 
 def preflight(planned: Planned, memory_gb: float | None, step_s: float | None, rates: Rates | None = None) -> int:
     """Run all checks, print their findings, and return the exit code."""
-    results = checks_besides_memory(planned, step_s, memory_gb is not None)
+    results = checks_besides_memory(planned, step_s, memory_gb)
     groups, unknown = groups_of(planned, memory_gb)
     if groups:
         print(f"{memory_report(groups, planned.several)}\n")
