@@ -50,6 +50,8 @@ def cards_for_engine(settings: Settings) -> list[str]:
     Raises:
         UserError: if there are not enough.
     """
+    if settings.engine.cards_beside(True) == 0:
+        return []
     trains = settings.device != "cpu" and bool(visible_cards())
     return set_aside(settings.engine.cards_beside(trains), trains)
 
