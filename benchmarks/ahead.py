@@ -69,8 +69,10 @@ class Clockwork(Engine):
     def load(self, model: Any, stop_ids: Sequence[int], version: int) -> None:
         """Take a version of the weights."""
         if version != self.version:
+            begin = time.perf_counter()
             self.on_load(version)
             self.version = version
+            self.synced_s, self.synced_bytes = self.synced_s + time.perf_counter() - begin, self.synced_bytes + 1
 
     def sample(
         self, prompts: Sequence[Sequence[int]], seeds: Sequence[Sequence[int]], sampling: Sampling | None = None

@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, head, offload, packing, rates, throughput
+from benchmarks.gpu import checks, head, offload, packing, rates, servers, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -43,6 +43,7 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     else:
         made.append(Outcome("vLLM sleeps and wakes", None, "needs a GPU and vLLM"))
         print(made[-1])
+    servers.outcomes(check, made)
     tables = []
     for one in throughput.cases(given):
         table, estimated, measured = throughput.three_steps(one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 
 from rlrt.config.compose import GROUPS, composed, config_dirs_of
 from rlrt.config.overrides import grammar
+from rlrt.engines.door import TOKEN, TOKEN_FILE
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import existing
 from rlrt.records.files import read_json
-from rlrt.records.secrets import MASK
+from rlrt.records.secrets import MASK, without_password
 from rlrt.records.stored_config import stored_config
 from rlrt.records.user_code import refuse_foreign
 
@@ -142,7 +144,23 @@ def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs:
     if not trust:  # the composed config too: it may name code that the stored config does not
         whole: Any = OmegaConf.to_container(composed([*restored, *group_choices(typed)], config_dirs), resolve=True)
         refuse_foreign({k: v for k, v in whole.items() if not replaced(k, names)}, str(folder), names)
+        refuse_to_send_token(whole, folder, names)
     return restored
+
+
+def refuse_to_send_token(plain: Mapping[str, Any], folder: Path, names: set[str]) -> None:
+    """Refuse to send this environment's token to the server that a stored config names.
+
+    Raises:
+        UserError: naming both.
+    """
+    engine, held = plain.get("engine"), [name for name in (TOKEN, TOKEN_FILE) if os.environ.get(name)]
+    url = engine.get("url") if isinstance(engine, Mapping) else None
+    if held and url and not replaced("engine.url", names):
+        raise UserError(
+            f"engine.url: {folder} names the server {without_password(str(url))}, which would be sent {held[0]} of this "
+            "environment; if you know that server, type engine.url=URL, or add --trust."
+        )
 
 
 def stored_overrides(folder: Path) -> list[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rlrt.types import Generation, Sampling
@@ -30,8 +31,11 @@ class Engine:
         gpu_memory_utilization: share of the device that the engine takes for itself; None: none, or with ``own_card`` what the
             trainer leaves (``expect``).
         url: of a server that samples; None: there is none.
+        start: whether the engine starts a server of its own for each run.
         takes_shards: whether ``load`` can read weights that are sharded over ranks (``rlrt.model.lora.named_weights`` gathers
             them).
+        synced_s, synced_bytes: seconds that all ``load`` took to move weights, and the bytes that this rank moved; both stay 0
+            for an engine that samples by the trainer's own tensors.
         own_card: whether each rank must see its own GPU alone, since the engine takes the first GPU that its process sees.
     """
 
@@ -43,6 +47,9 @@ class Engine:
     max_rows: int = 512
     gpu_memory_utilization: float | None = None
     url: str | None = None
+    start: bool = False
+    synced_s: float = 0.0
+    synced_bytes: int = 0
     own_card: ClassVar[bool] = False
     takes_shards: ClassVar[bool] = False
 
@@ -59,6 +66,18 @@ class Engine:
             longest: tokens of the longest prompt and a response of full length together.
             share: part of the GPU's memory, 0 to 1, that the trainer leaves; 1 where the engine does not share the GPU.
         """
+
+    def cards_beside(self, on_gpu: bool) -> int:
+        """GPUs of the run's first machine that the engine takes for processes of its own; ranks then see the others alone.
+
+        Args:
+            on_gpu: whether the run computes on GPUs.
+        """
+        return 0
+
+    def settle(self, folder: Path, cards: Sequence[str]) -> None:
+        """Learn, before the first ``load``, the folder of the run or evaluation, and the GPUs of ``cards_beside``, as
+        CUDA_VISIBLE_DEVICES names them ([] on other machines than the run's first)."""
 
     def check_installed(self) -> None:
         """Refuse what the engine needs and this environment lacks, before anything is read or built; raises UserError."""

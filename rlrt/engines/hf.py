@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -67,7 +68,13 @@ class HfEngine(Engine):
     def load(self, model: Any, stop_ids: Sequence[int], version: int = 0) -> None:
         """Set the weights to sample from: the trainer's own, or an unsharded copy if the weights are sharded over ranks."""
         before = self._model if hasattr(self._model, "is_replica") else None
-        self._model = replica(model, before) if is_sharded(model) else model
+        if is_sharded(model):
+            begin = time.perf_counter()
+            self._model = replica(model, before)
+            self.synced_bytes += sum(weight.nbytes for weight in self._model.parameters())
+            self.synced_s += time.perf_counter() - begin
+        else:
+            self._model = model
         self._stop = torch.tensor(list(stop_ids))
 
     def release(self) -> None:

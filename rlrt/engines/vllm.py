@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -117,12 +118,19 @@ class VllmEngine(VllmKeys):
                 log.warning("an update of vLLM's weights failed (%s) and left them undefined: vLLM is restarted", error)
 
     def _hand_over(self, model: Any, version: int) -> None:
-        label = self._new_label(version)
+        label, begin = self._new_label(version), time.perf_counter()
         if self._asleep:
             give_back_freed_memory()  # else vLLM cannot take the memory that the update freed, which torch still holds
         with global_state_restored():
-            transfer(self._llm, [{"weights": named_weights(model)}], label, self._asleep)
+            transfer(self._llm, [{"weights": self._counted(named_weights(model))}], label, self._asleep)
         self._model, self._version, self._label, self._asleep = model, version, label, False
+        self.synced_s += time.perf_counter() - begin
+
+    def _counted(self, weights: Iterator[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield weights, and add their bytes to those of all syncs."""
+        for name, tensor in weights:
+            self.synced_bytes += tensor.nbytes
+            yield name, tensor
 
     def _start(self, model: Any) -> Any:
         """Return vLLM with a model of this shape and undefined weights."""

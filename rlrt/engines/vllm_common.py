@@ -21,8 +21,10 @@ from rlrt.types import Generation, Sampling
 RELEASE = "0.32"
 """The vLLM release that this code is written for: vLLM's calls for training change between releases."""
 INSTALL = "make setup EXTRAS=vllm installs it for a GPU, make vllm for the CPU (docs/vllm.md)"
-REFERENCE, FILE = "rlrt_reference", "rlrt_file"
+REFERENCE, SENT = "rlrt_reference", "rlrt_sent"
 """Names of the two transfer backends in ``rlrt.engines.vllm_transfer``."""
+BUFFER, BUFFERS = 2**28, 2
+"""Bytes of weights that NCCL sends at once, at least where there are as many left, and how many such buffers are in use."""
 EXTENSION = "rlrt.engines.vllm_transfer.Extension"
 """The class that vLLM's worker imports; its module registers the transfer backends."""
 LOGPROBS = "processed_logprobs"
@@ -250,6 +252,15 @@ def transfer(target: Target, requests: Iterable[dict[str, Any]], label: str, asl
     target.finish_weight_update(weight_version=label)
     if asleep:
         target.wake_up(tags=["kv_cache"])
+    check_transferred(target, label)
+
+
+def check_transferred(target: Target, label: str) -> None:
+    """Drop what vLLM cached under earlier weights, and check that it reports these.
+
+    Raises:
+        RuntimeError: if vLLM keeps its prefix cache, or does not report these weights.
+    """
     if not target.reset_prefix_cache():
         raise RuntimeError(
             "vLLM kept its prefix cache after a weight update: keys and values of old weights would be used."

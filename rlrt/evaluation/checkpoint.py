@@ -17,7 +17,7 @@ from rlrt.errors import UserError
 from rlrt.execution.build import load_model, prompt_builder, suites_of
 from rlrt.execution.data import check_fit, drop_long_prompts, prepare_suites, prepare_task
 from rlrt.execution.memory.share import tell_engine
-from rlrt.execution.parts import Parts, closing, parts_of
+from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
 from rlrt.paths import saved_steps
@@ -122,6 +122,7 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     record = JsonLines(evaluation.folder / "problems.jsonl")
     parts = parts_of(settings)
+    parts.engine.settle(evaluation.folder, cards_for_engine(settings))
     read_problems(parts)
     _, suites = policy_and_suites(settings, parts)
     done = {(row["suite"], row["prompt_id"]) for row in record.read()}

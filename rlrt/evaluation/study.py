@@ -11,7 +11,7 @@ from rlrt.config.rerun import Reading
 from rlrt.errors import UserError
 from rlrt.evaluation.analysis import RARE, Shift, by_difficulty, intervene, shift
 from rlrt.evaluation.checkpoint import chosen, measure, policy_and_suites, read_problems, summarised
-from rlrt.execution.parts import closing, parts_of
+from rlrt.execution.parts import cards_for_engine, closing, parts_of
 from rlrt.paths import saved_steps
 from rlrt.reporting.jobs import read_job
 from rlrt.training.batch import student_rows
@@ -61,6 +61,7 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Find
     findings = Findings(f"{job.label} seed={job.seed}")
     start = chosen(run, 0, typed, how).settings
     parts = parts_of(start)
+    parts.engine.settle(run, cards_for_engine(start))
     read_problems(parts)
     with closing(parts):
         base, (suite, *_) = policy_and_suites(start, parts)

@@ -9,7 +9,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
-from rlrt.execution.parts import Parts, closing, parts_of
+from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, starting_point
 from rlrt.execution.saver import Saver
 from rlrt.execution.snapshot import restore_checkpoint
@@ -84,6 +84,7 @@ def execute(
         torch.set_num_threads(settings.threads)
     if settings.deterministic:
         make_deterministic()
+    aside = cards_for_engine(settings)
     cards = len(visible_cards())
     if settings.engine.own_card:
         see_own_card()
@@ -95,7 +96,9 @@ def execute(
         if world.on_main(lambda: is_over(settings, folder, say)):
             return folder.summary()
         pace = Pace(time_left)
-        return run_to_its_end(settings, folder, say, stop, dict(tags or {}), progress and world.main, world, pace)
+        return run_to_its_end(
+            settings, folder, say, stop, dict(tags or {}), progress and world.main, world, pace, aside
+        )
     except Exception as error:
         cause = world.explained(error)
         if cause is error:
@@ -130,9 +133,11 @@ def run_to_its_end(
     progress: bool,
     world: World,
     pace: Pace,
+    aside: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Make the parts, go on from the newest checkpoint, train, and write the summary."""
+    """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
     parts, learner = prepared(settings, world)
+    parts.engine.settle(folder.path, aside)
     newest = starting_point(settings, folder, world)
     attention = settings.model.attn_implementation
     position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, attention)

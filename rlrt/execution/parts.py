@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrt.config.schema import Settings
+from rlrt.distributed.cards import set_aside, visible_cards
 from rlrt.engines.engine import Engine
 from rlrt.methods.method import Method
 from rlrt.tasks.base import Task
@@ -41,6 +42,18 @@ class Parts:
 def parts_of(settings: Settings) -> Parts:
     """New objects for a run; ``settings`` keeps its own, which nothing prepares, runs or changes."""
     return copy.deepcopy(Parts(settings.method, settings.data, settings.engine, settings.eval.suites))
+
+
+def cards_for_engine(settings: Settings) -> list[str]:
+    """Set GPUs aside that the engine takes for processes of its own; before CUDA starts.
+
+    Raises:
+        UserError: if there are not enough.
+    """
+    if settings.engine.cards_beside(True) == 0:
+        return []
+    trains = settings.device != "cpu" and bool(visible_cards())
+    return set_aside(settings.engine.cards_beside(trains), trains)
 
 
 @contextlib.contextmanager

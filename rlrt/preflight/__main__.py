@@ -24,6 +24,7 @@ from rlrt.preflight.forecast.hours import check_time
 from rlrt.preflight.forecast.rates import Rates, read_rates
 from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
+from rlrt.preflight.server import check_server
 from rlrt.preflight.slurm import check_slurm
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
@@ -76,8 +77,9 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
 
     Args:
         step_s: seconds of a step; None: not said.
-        memory_gb: a GPU's memory; None: not said, and the GPUs of this machine are counted.
+        memory_gb: of one device of another machine that is meant, whose GPUs are not counted here; None: not said.
     """
+    elsewhere = memory_gb is not None
     job, settings = planned.jobs[0]
     launcher = planned.launcher
     results = data_of(planned)
@@ -89,6 +91,7 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
     key = "hydra.sweep.dir" if planned.several else "hydra.run.dir"
     results += checks.check_folder_and_disk(planned.folder, [j for j, _ in planned.jobs], planned.count, key)
     results += checks.check_ports(settings, processes_of(launcher), isinstance(launcher, SlurmLauncher))
+    results += check_server(settings, launcher, kind_of(settings, launcher, memory_gb))
     results.append(checks.check_tracking(settings.tracking.uri))
     if isinstance(launcher, SlurmLauncher):
         before = earlier(settings, processes_of(launcher), kind_of(settings, launcher, memory_gb))

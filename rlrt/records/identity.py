@@ -17,7 +17,7 @@ from rlrt.records.user_code import sources
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
 IGNORED_TRAIN = ("save_every", "save_minutes", "save_async", "save_dtype", "keep_last", "keep_best", "offload")
 IGNORED_MODEL = ("offload_activations",)
-IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
+IGNORED_ENGINE = ("url", "start", "gpus", "host", "transfer", "transfer_dir", "timeout_s")
 """These sections and keys say where a run and its tensors are stored, not what it computes; the identity ignores them."""
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors")
 """The versions of these packages can change any run's numbers."""

@@ -80,7 +80,6 @@ class Sampler:
 
     Attributes:
         waited_s: seconds that all calls together waited for grades after the last response was there.
-        handed_s: seconds that all hand-overs of weights to the engine took together.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Sampler:
     ) -> None:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
         self.seed, self._overlong_cache, self.world = seed, overlong_cache, world
-        self.waited_s = self.handed_s = 0.0
+        self.waited_s = 0.0
         self._door = Door(type(task).__name__)
 
     def __call__(
@@ -160,9 +159,11 @@ class Sampler:
 
     def load(self) -> None:
         """Give the engine the policy's weights of now."""
-        begin = perf_counter()
         self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
-        self.handed_s += perf_counter() - begin
+
+    def synced(self) -> tuple[float, int]:
+        """Seconds and bytes of all moves of weights to the engine so far."""
+        return self.engine.synced_s, self.engine.synced_bytes
 
     def _start_grading(self, prompt: Prompt, text: str, generation: Generation) -> Callable[[], Grade]:
         """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""

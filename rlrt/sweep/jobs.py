@@ -148,8 +148,32 @@ def plain(value: Any) -> Any:
 
 
 def with_gpus(launcher: Launcher, jobs: Sequence[Job]) -> Launcher:
-    """Return a SLURM launcher with its GPUs decided: one for each process, and none if every job says ``device=cpu``."""
-    if not isinstance(launcher, SlurmLauncher) or launcher.gpus_per_node is not None:
-        return launcher
+    """Return a launcher with its GPUs decided: one for each process, and those of a server that each job starts; on SLURM none
+    if every job says ``device=cpu``.
+
+    Raises:
+        UserError: for fewer GPUs than a job's processes and server take.
+    """
+    tasks = launcher.tasks_per_node
     on_cpu = all(job.plain.get("device") == "cpu" for job in jobs)
-    return dataclasses.replace(launcher, gpus_per_node=0 if on_cpu else launcher.tasks_per_node)
+    server = max((server_gpus(job.plain) for job in jobs), default=0)
+    needed = server + (0 if on_cpu else tasks)
+    given = launcher.gpus_per_node
+    if given is None and (isinstance(launcher, SlurmLauncher) or (server and launcher.cards())):
+        return dataclasses.replace(launcher, gpus_per_node=needed)
+    if server and given and given < needed:
+        raise UserError(
+            f"hydra.launcher.gpus_per_node: a job gets {given} GPUs on a node, and its {tasks} processes there and its server "
+            f"(engine.gpus) take {needed}; set hydra.launcher.tasks_per_node={max(1, given - server)} or "
+            f"hydra.launcher.gpus_per_node={needed}."
+        )
+    return launcher
+
+
+def server_gpus(plain: Mapping[str, Any]) -> int:
+    """Return the GPUs of the server that a job starts (``engine.start``): ``engine.gpus``, or one; 0 without such a server."""
+    engine = plain.get("engine")
+    if not isinstance(engine, Mapping) or engine.get("start") is not True:
+        return 0
+    gpus = engine.get("gpus")
+    return int(gpus) if isinstance(gpus, int) else int(plain.get("device") != "cpu")

@@ -81,11 +81,11 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
     """One step's metrics, and its seconds by phase."""
     config, sampler = run.train, run.source.sampler
     seconds, begin = dict[str, float](), perf_counter()
-    handed = sampler.handed_s
+    synced = sampler.synced()
     with clock(seconds, "time/rollout_s"):
         draw = run.source.take(step)
         run.source.begin(step + 1)
-    seconds |= draw.seconds | {"time/handover_s": sampler.handed_s - handed}
+    seconds |= draw.seconds
     run.release()
     signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
     lr = learning_rate(config, step)
@@ -96,6 +96,10 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
     if step == config.steps or due(step, config.eval_every):
         with clock(seconds, "time/evaluation_s"):
             metrics |= evaluation(run)
+    synced_s, synced_bytes = sampler.synced()
+    if synced_bytes > synced[1]:  # evaluations sync too
+        seconds["time/sync_s"] = synced_s - synced[0]
+        metrics["engine/sync_gb"] = (synced_bytes - synced[1]) / 1e9
     seconds["time/step_s"] = perf_counter() - begin
     if "time/wait_s" in seconds:
         seconds["time/wait_share"] = seconds["time/wait_s"] / seconds["time/step_s"]

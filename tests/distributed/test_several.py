@@ -30,9 +30,9 @@ def records(folder: Path):
 
 
 def alike(one, other, tolerance=1e-4):
-    """Whether the numbers of two records agree, times apart."""
-    names = {k for k in one if not k.startswith("time/")}
-    assert names == {k for k in other if not k.startswith("time/")}
+    """Whether the numbers of two records agree, times and the traffic of weights apart."""
+    names = {k for k in one if not k.startswith(("time/", "engine/"))}
+    assert names == {k for k in other if not k.startswith(("time/", "engine/"))}
     return {k: (one[k], other[k]) for k in names if abs(float(one[k]) - float(other[k])) > tolerance} == {}
 
 
@@ -101,6 +101,12 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path,
     assert len(both) == 8 + 1
     for mine, other in both[:4]:
         assert alike(mine, other), (mine, other)
+    for mine, other in both[
+        1:reached
+    ]:  # sharded weights are gathered into a copy of 155,264 numbers; one process samples by its own
+        assert mine["engine/sync_gb"] * 1e9 % (4 * 155_264) == pytest.approx(0, abs=1)
+        assert mine["time/sync_s"] > 0
+        assert "engine/sync_gb" not in other
     assert both[-1][0]["eval/avg_at_8"] == pytest.approx(both[-1][1]["eval/avg_at_8"], abs=0.1)
 
 

@@ -38,7 +38,7 @@ class Fake:
             "shape": shape,
             "dtype": "float32",
             "logprobs": "processed_logprobs",
-            "backend": "rlrt_file",
+            "backend": "rlrt_sent",
             "broken": False,
         }
         self.about, self.asked, self.label = about, [], "default"
@@ -168,7 +168,7 @@ def test_a_server_of_no_use_is_refused(fake, model, path, answer, says):
     ("about", "says"),
     [
         ({"dtype": "bfloat16"}, r"expected dtype=float32 of the vLLM server at .*, found bfloat16; .*--dtype float32"),
-        ({"backend": None}, r"expected backend=rlrt_file of the vLLM server"),
+        ({"backend": None}, r"expected backend=rlrt_sent of the vLLM server"),
         ({"logprobs": "raw_logprobs"}, r"expected logprobs=processed_logprobs"),
         ({"shape": {"vocab_size": 9}}, r"has another model: expected vocab_size=112 as in model\.path, found 9"),
         ({"broken": True}, r"was cut off, which leaves them undefined; restart it"),

@@ -96,12 +96,12 @@ def test_seconds_of_waiting_and_sampling_are_recorded():
         assert 0 <= row["time/wait_s"] <= row["time/rollout_s"] <= row["time/step_s"]
         assert row["time/wait_share"] == row["time/wait_s"] / row["time/step_s"]
         assert row["time/sampling_s"] >= row["time/grading_s"] >= 0
-        assert row["time/handover_s"] >= 0
+        assert row["time/sync_s"] >= 0
     assert "time/wait_s" not in records[1]  # nothing had been sampled ahead of the first step
     run, records = clockwork(settings_of(False, "train.steps=2"), Clockwork())
     trained(run)
     assert not {"time/wait_s", "time/wait_share", "time/sampling_s"} & records[2].keys()
-    assert records[2]["time/handover_s"] >= 0
+    assert records[2]["time/sync_s"] >= 0
 
 
 class Gate(Source):

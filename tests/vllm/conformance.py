@@ -49,12 +49,18 @@ class Conformance:
         with keep_cache():
             self.engine.load(self.model, STOP, self.version + 1)
         assert gap(self.model, LONG, sampled(self.engine, LONG, given)) > 1e-2
+        moved = self.engine.synced_bytes
         self.engine.load(self.model, STOP, self.version + 2)
+        assert self.engine.synced_bytes - moved == pytest.approx(
+            sum(p.nbytes for p in self.model.parameters()), rel=0.02
+        )
         assert gap(self.model, LONG, sampled(self.engine, LONG, given)) < 1e-4
 
     def test_the_same_version_is_not_sent_again(self):
         train_a_little(self.model)
+        moved, seconds = self.engine.synced_bytes, self.engine.synced_s
         self.engine.load(self.model, STOP, self.version)
+        assert (self.engine.synced_bytes, self.engine.synced_s) == (moved, seconds)
         assert gap(self.model, LONG, sampled(self.engine, LONG, seeds(2, LONG))) > 1e-2
 
     def test_a_rollout_depends_on_its_own_seed_alone(self):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,8 +13,11 @@ import time
 import pytest
 from safetensors.torch import save_file
 
+from rlrt.distributed.watch import alive
 from rlrt.engines import vllm_server as module
-from rlrt.engines.vllm_server import Server, VllmServerEngine, weight_files
+from rlrt.engines.keeper import members_of
+from rlrt.engines.vllm_client import Server
+from rlrt.engines.vllm_server import VllmServerEngine, weight_files
 from rlrt.errors import UserError
 from rlrt.ui import free_port
 from tests.conftest import ROOT
@@ -22,6 +26,7 @@ from tests.vllm.worlds import KEYS, LONG, STOP, gap, sampled, seeds, tiny
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 PATIENCE_S = 240
+OTHERS = {"start": False, "gpus": None, "host": None, "transfer": "auto", "transfer_dir": None, "timeout_s": 120}
 
 
 def serve(folder, log):
@@ -73,7 +78,8 @@ def served(tmp_path_factory):
 def world(served, tmp_path_factory):
     transfers = str(tmp_path_factory.mktemp("transfers"))
     port, _, model = served
-    return VllmServerEngine(**KEYS, url=f"http://127.0.0.1:{port}", transfer_dir=transfers, timeout_s=120), model
+    more = {**OTHERS, "url": f"http://127.0.0.1:{port}", "transfer_dir": transfers}
+    return VllmServerEngine(**KEYS, **more), model
 
 
 @pytest.fixture
@@ -152,6 +158,58 @@ def test_a_run_with_vllm_in_its_processes(tmp_path, processes):
     assert [r["rollout/staleness"] for r in rows[1:]] == [0, 0]
 
 
+def test_a_runs_own_server_asks_for_its_token_and_dies_with_a_killed_run(tmp_path):
+    """All of its processes: the first alone would leave the others behind, with their memory."""
+    words = [
+        "engine=vllm_server", "engine.start=true", "method=grpo", "tracking=none", "device=cpu", "train.steps=100000",
+        "train.prompts_per_step=2", "eval.prompts=2", "train.rollouts_per_prompt=4", "engine.max_new_tokens=12",
+        "eval.samples_per_prompt=2", f"hydra.run.dir={tmp_path}/run",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, "-m", "rlrt.run", *words], cwd=tmp_path, env=environment)
+    try:
+        metrics, said = tmp_path / "run" / "metrics.jsonl", tmp_path / "run" / "log.txt"
+        assert waited(
+            lambda: run.poll() is not None or (metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+        )
+        assert run.poll() is None
+        (keeper,) = children(run.pid, "keeper.py")
+        (server,) = children(keeper, "api_server")
+        group = members_of(server)
+        assert len(group) > 2
+        (port,) = re.findall(r"http://127\.0\.0\.1:(\d+) on the CPU", said.read_text())
+        for path in (
+            "/version",
+            "/collective_rpc",
+            "/update_weights",
+            "/abort_requests",
+            "/metrics",
+            "/inference/v1/generate",
+        ):
+            with pytest.raises(UserError, match="asks for its token"):
+                Server(f"http://127.0.0.1:{port}", 30).ask(path)
+        run.kill()
+        run.wait()
+        assert waited(lambda: not any(map(alive, [keeper, *group])))
+    finally:
+        run.kill()
+        run.wait()
+
+
+def waited(true):
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def children(parent, word):
+    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if word in line]
+
+
 def test_a_port_in_use_is_refused_at_once(served):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -177,6 +235,6 @@ def test_a_failed_update_is_refused_for_good(world, served, tmp_path, monkeypatc
     for _ in range(2):
         with pytest.raises(UserError, match=r"an update of the weights .* failed .* restart it"):
             engine.load(model, STOP, 10_000)
-    again = VllmServerEngine(**KEYS, url=engine.url, transfer_dir=None, timeout_s=60)
+    again = VllmServerEngine(**KEYS, **{**OTHERS, "url": engine.url})
     with pytest.raises(UserError, match=r"was cut off, which leaves them undefined; restart it"):
         again.load(model, STOP, 0)

@@ -87,7 +87,7 @@ def cache_read(work: Work, rows: int) -> float:
 
 def on_server(work: Work) -> bool:
     """True if a vLLM server samples, on cards of its own."""
-    return work.settings.engine.url is not None
+    return work.settings.engine.url is not None or work.settings.engine.start
 
 
 def rows_at_once(work: Work) -> tuple[int, bool]:
