@@ -79,7 +79,6 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
         step_s: seconds of a step; None: not said.
         memory_gb: of one device of another machine that is meant, whose GPUs are not counted here; None: not said.
     """
-    elsewhere = memory_gb is not None
     job, settings = planned.jobs[0]
     launcher = planned.launcher
     results = data_of(planned)
