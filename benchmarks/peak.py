@@ -3,7 +3,7 @@
 Two steps of an 18.9M-parameter Qwen3 with random weights on countdown, each case in a process of its own, one after the other.
 The entropy bonus touches every rollout, so the update is a whole one. The table is for docs/preflight.md.
 
-``--paths`` measures instead every way to save memory that a CPU can run, with 63M weights and a quarter of the prompts;
+``--paths`` measures instead every way to save memory that a CPU can run, with 63M weights and one small step;
 ``--loading`` what two processes take while they build sharded models of 101M weights. Both measure another checkout too, given
 as ``--checkout FOLDER``.
 """
@@ -68,6 +68,8 @@ SHARDED = {
     ],
 }
 """Ways through two processes; what is measured is the larger one."""
+FEW = ["train.steps=1", "train.prompts_per_step=2", "eval.prompts=2", "eval.samples_per_prompt=1"]
+"""A single step of few rollouts: the memory of weights decides, not that of activations."""
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 HERE = Path(__file__).parents[1]
 
@@ -96,9 +98,7 @@ def paths(checkout: Path, word: str) -> None:
         folder = random_qwen3(Path(place), hidden=1024, inner=3072, layers=5, heads=16, key_heads=8)
         for cases, processes in ((PATHS, 1), (SHARDED, 2)):
             for name, more in ((n, m) for n, m in cases.items() if word in n):
-                found = measured(
-                    [*FIXED, "train.prompts_per_step=4", *more, f"model.path='{folder}'"], processes, checkout
-                )
+                found = measured([*FIXED, *FEW, *more, f"model.path='{folder}'"], processes, checkout)
                 print(f"| {name} | {found / 1e9:.2f} |", flush=True)
 
 

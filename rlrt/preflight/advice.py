@@ -18,8 +18,10 @@ RANK = 16
 """LoRA rank that the advice proposes."""
 SHORTEST = 256
 """Tokens of the shortest responses that the advice proposes."""
-SAME, PRECISION, EXPERIMENT = range(3)
+SAME, PRECISION, EXPERIMENT = 0, 2, 4
 """How far a change goes: the same is learned, in another precision, or something else is learned."""
+HOST = 1
+"""Added to one of them: tensors may go to the host's memory too, which takes time."""
 LEAST = 0.03
 """Share of the needed memory that a change must save to be proposed among several."""
 
@@ -76,9 +78,11 @@ def changes(case: Case, reach: int) -> Iterator[list[Change]]:
     """Yield each key's changes from mild to strong.
 
     Args:
-        reach: how far the changes may go: ``SAME``, ``PRECISION``, or ``EXPERIMENT``.
+        reach: how far the changes may go: ``SAME``, ``PRECISION``, or ``EXPERIMENT``, each with or without ``HOST``.
     """
     yield from same_results(case)
+    if reach & HOST:
+        yield from to_the_host(case)
     settings, engine, train = case.settings, case.settings.engine, case.settings.train
     if reach >= PRECISION and (settings.dtype == "float32" or (settings.dtype == "auto" and case.layout.kind == "cpu")):
         yield ladder(case, "", "dtype", ["bfloat16"])
@@ -97,7 +101,7 @@ def changes(case: Case, reach: int) -> Iterator[list[Change]]:
 def same_results(case: Case) -> Iterator[list[Change]]:
     """Yield the changes after which the same is learned.
 
-    They are: how many rows at once, recomputing, what lies in the host's memory, sharding, an engine's share.
+    They are: how many rows at once, recomputing, sharding, an engine's share.
     """
     settings, engine, train = case.settings, case.settings.engine, case.settings.train
     engine_keys = {f.name for f in dataclasses.fields(engine)}
@@ -109,10 +113,6 @@ def same_results(case: Case) -> Iterator[list[Change]]:
     yield ladder(case, "train", "token_budget", halves(train.token_budget, min(longest, train.token_budget)))
     if not settings.model.gradient_checkpointing:
         yield ladder(case, "model", "gradient_checkpointing", [True])
-    if case.layout.kind != "cpu" and train.offload == "none":
-        yield ladder(case, "train", "offload", ["optimiser"])
-    if case.layout.kind != "cpu" and settings.model.gradient_checkpointing and not settings.model.offload_activations:
-        yield ladder(case, "model", "offload_activations", [True])
     least = case.layout.processes + case.layout.sharded
     sharded = [dataclasses.replace(case.layout, processes=n, sharded=True) for n in MANY if n >= least]
     assignment = "distributed.strategy=fsdp with {} processes"
@@ -120,6 +120,17 @@ def same_results(case: Case) -> Iterator[list[Change]]:
     if engine.gpu_memory_utilization is not None and "gpu_memory_utilization" in engine_keys:
         shares = [s / 10 for s in range(8, 1, -1) if s / 10 < engine.gpu_memory_utilization]
         yield ladder(case, "engine", "gpu_memory_utilization", shares)
+
+
+def to_the_host(case: Case) -> Iterator[list[Change]]:
+    """Yield the changes that put tensors of a GPU into the host's memory for a while; the same is learned."""
+    model = case.settings.model
+    if case.layout.kind == "cpu":
+        return
+    if case.settings.train.offload == "none":
+        yield ladder(case, "train", "offload", ["optimiser"])
+    if model.gradient_checkpointing and not model.offload_activations:
+        yield ladder(case, "model", "offload_activations", [True])
 
 
 def single(case: Case, available: int, reach: int = SAME) -> list[tuple[str, int]]:
@@ -190,12 +201,14 @@ def advise(case: Case, available: int) -> str:
 
     Keys that change what is learned come last, and are said to do so.
     """
-    assignments: list[str] = []
-    peak = case.peak()
+    least: tuple[int, list[str]] = (case.peak(), [])
     for reach, warning in (
         (SAME, ""),
+        (SAME | HOST, ""),
         (PRECISION, ", which changes the precision"),
+        (PRECISION | HOST, ", which changes the precision"),
         (EXPERIMENT, ", which changes the experiment"),
+        (EXPERIMENT | HOST, ", which changes the experiment"),
     ):
         if alone := single(case, available, reach):
             options = [f"{assignment} (then {gigabytes(peak)})" for assignment, peak in alone[:3]]
@@ -203,5 +216,7 @@ def advise(case: Case, available: int) -> str:
         assignments, peak = together(case, available, reach)
         if peak <= available:
             return f"set {' and '.join(assignments)} (then {gigabytes(peak)}){warning}"
+        least = min(least, (peak, assignments), key=lambda found: found[0])
+    peak, assignments = least
     partial = f"{' and '.join(assignments)} would still need {gigabytes(peak)}; " if assignments else ""
     return f"{partial}set model=NAME to a smaller model, or give it a device of {gigabytes(peak)}"

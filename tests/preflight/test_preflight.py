@@ -243,11 +243,24 @@ def test_what_is_learned_is_changed_last_and_said(big):
     assert "distributed.strategy=fsdp" in sharded
     assert "experiment" not in sharded
     words = ["engine.max_rows=1", "train.token_budget=1500", "engine.max_new_tokens=20480"]
+    words += ["train.offload=optimiser", "model.offload_activations=true"]
     floats = case_of(big, Layout("cuda", 64, True), "dtype=float32", *words)
     assert re.search(r"dtype=bfloat16.*, which changes the precision$", advise(floats, int(0.9 * floats.peak())))
     halves = dataclasses.replace(floats, settings=dataclasses.replace(floats.settings, dtype="bfloat16"))
     last = advise(halves, int(0.8 * halves.peak()))
     assert re.search(r"^set engine\.max_new_tokens=.*, which changes the experiment$", last)
+
+
+def test_the_hosts_memory_is_named_before_another_precision_and_after_plain_changes(big):
+    words = ["dtype=float32", "engine.max_rows=1", "train.token_budget=1500", "engine.max_new_tokens=1000"]
+    case = case_of(big, Layout("cuda", 64, True), *words)
+    enough = case.with_key("train", "offload", "optimiser").peak()
+    assert enough < case.peak()
+    assert re.search(r"^set train\.offload=optimiser \(then \d+\.\d GB\)$", advise(case, enough))
+    tight = dataclasses.replace(case, layout=Layout("cuda", 1, False))
+    plain = advise(tight, 80 * 10**9)
+    assert "distributed.strategy=fsdp" in plain
+    assert "offload" not in plain
 
 
 def test_the_advice_takes_the_mildest_values_that_fit_together(big):

@@ -200,19 +200,19 @@ def host_bytes(sizes: Sizes, settings: Settings, layout: Layout, processes: int)
     """Return the bytes of host memory that a node's processes take, whose models compute on GPUs.
 
     Each process reads the whole model in float32 before it goes to its GPU. Of sharded weights each reads its own rows, and the
-    node's memory holds the files once, as the kernel's cache. Later rank 0 gathers weights, moving teacher and moments for
-    a checkpoint. What is moved away from the GPUs comes on top.
+    node's memory holds the files once, as the kernel's cache. Later the processes together copy weights, moving teacher and
+    moments for a checkpoint, each its part. What is moved away from the GPUs comes on top.
 
     Args:
         processes: number of processes on the node.
     """
     held = persistent(sizes, settings, dataclasses.replace(layout, sharded=False))
-    gathered = held["weights"] + held["teacher"] + held["optimiser"]
+    copied = (held["weights"] + held["teacher"] + held["optimiser"]) * processes // max(processes, layout.processes)
     read = held["weights"] * (1 if layout.sharded else processes)
     moved = persistent(sizes, settings, layout)["optimiser"] if offloads(settings, layout) else 0
     if settings.model.offload_activations and layout.kind != "cpu":
         moved += sizes.layers * settings.train.token_budget * sizes.hidden * FLOAT
-    return processes * (PROCESS + moved) + max(read, gathered)
+    return processes * (PROCESS + moved) + max(read, copied)
 
 
 def samples_in_process(settings: Settings) -> bool:
