@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, rates, throughput
+from benchmarks.gpu import checks, rates, saving, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -32,6 +32,7 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     del model
     check("three steps from the command line", lambda: checks.three_steps(name))
     check("the same bits twice", lambda: checks.twice(name))
+    check("checkpoints written beside training", lambda: saving.beside_training(name))
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         check("vLLM sleeps and wakes", lambda: checks.sleep_and_wake(name))
     else:
