@@ -1,8 +1,8 @@
 """How long training stands still for a checkpoint: ``python benchmarks/saving.py [--weights 100]``; figures go to docs.
 
-A random Qwen3 of about so many million weights with AdamW's moments is saved three times (the first save also makes the
-model's small files): with ``train.save_async``, without it, and as it was done before, by ``safetensors.save_file`` and a second reading
-for the SHA-256. Prints seconds that the caller waits, seconds until the checkpoint is complete, and what memory grew by.
+A random Qwen3 of about so many million weights with AdamW's moments is saved three times (the first save also makes the model's
+small files): with ``train.save_async``, without it, and as before, by ``safetensors.save_file`` and a second reading for the
+SHA-256. Prints seconds that the caller waits, seconds until the checkpoint is complete, and what memory grew by.
 """
 
 from __future__ import annotations
