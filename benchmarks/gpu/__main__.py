@@ -11,7 +11,7 @@ import sys
 
 import torch
 
-from benchmarks.gpu import checks, head, offload, packing, rates, servers, throughput
+from benchmarks.gpu import checks, head, offload, packing, rates, saving, servers, throughput
 from benchmarks.gpu.checks import Outcome, tried
 
 
@@ -38,6 +38,7 @@ def outcomes(given: throughput.Given) -> list[Outcome]:
     check("the same bits twice", lambda: checks.twice(name))
     check("the same bits with moments and inputs of layers on the host", lambda: offload.same_numbers(name))
     check("moments leave the card", lambda: offload.moments_leave(device))
+    check("checkpoints written beside training", lambda: saving.beside_training(name))
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         check("vLLM sleeps and wakes", lambda: checks.sleep_and_wake(name))
     else:

@@ -296,7 +296,8 @@ def written(path: Path, content: Content, stop: Callable[[], bool]) -> str:
     """Write a file and return its SHA-256."""
     if isinstance(content, list):
         return write_pieces(path, content, stop)
-    path.parent.mkdir(exist_ok=True)
+    if not path.parent.is_dir():  # some tokenizers have files in a folder
+        path.parent.mkdir()
     return write_bytes(path, [content() if callable(content) else content], stop)
 
 
