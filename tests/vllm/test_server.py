@@ -25,7 +25,7 @@ from tests.vllm.conformance import Conformance
 from tests.vllm.worlds import KEYS, LONG, STOP, gap, sampled, seeds, tiny
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
-PATIENCE_S = 240
+PATIENCE_S = 600
 OTHERS = {"start": False, "gpus": None, "host": None, "transfer": "auto", "transfer_dir": None, "timeout_s": 120}
 
 
