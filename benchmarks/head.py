@@ -1,9 +1,9 @@
 """Seconds and peak memory of the output layer alone, forward and backward: ``python -m benchmarks.head [--dtype bfloat16]``.
 
 Random hidden states of ``--tokens`` response tokens and a random weight of ``--vocabulary`` x ``--hidden``, not tied to
-anything; GRPO's result (the sampled token's log-probability) or, with ``--entropy``, an entropy bonus too. Printed: seconds
-(on a CPU of its own time) of a pass without gradient and of one with it, the best of ``--repeats`` each; and mebibytes above what the process held with
-weight, hidden states and gradients allocated (on CUDA torch's own peak).
+anything; GRPO's result (the sampled token's log-probability) or, with ``--entropy``, an entropy bonus too. Printed: seconds (on
+a CPU of its own time) of a pass without gradient and of one with it, the best of ``--repeats`` each; and mebibytes above what
+the process held with weight, hidden states and gradients allocated (on CUDA torch's own peak).
 """
 
 from __future__ import annotations
