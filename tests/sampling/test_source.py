@@ -144,6 +144,10 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(tmp_path):
     [
         ((), "train.sample_ahead: expected an engine with weights of its own"),
         ((*COPYING, "train.max_refills=2"), "train.sample_ahead: .* got train.max_refills=2"),
+        (
+            ("engine=vllm",),
+            "train.sample_ahead: the engine works while the update runs, .* engine.release_memory=false",
+        ),
     ],
 )
 def test_what_cannot_be_ahead_is_refused(words, says):
