@@ -68,6 +68,16 @@ def test_the_page_of_seconds_on_paper_is_what_the_program_prints():
     assert "**By assumed rates of an H100, never measured.**" in page.read_text()
 
 
+def test_the_page_says_what_limits_a_step():
+    from benchmarks import limits
+
+    text = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    assert limits.page().strip() in text, "python -m benchmarks.limits"
+    for _, work in limits.cells():  # the parts of a step are the whole of it
+        assert sum(limits.parts(work).values()) == pytest.approx(limits.forecast(work).total)
+        assert min(limits.parts(work).values()) >= 0
+
+
 def test_packing_is_measured_on_this_machine():
     from benchmarks.throughput import mask_pair_s, packing_token_s
 

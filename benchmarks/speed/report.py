@@ -64,7 +64,11 @@ class Report:
         self._lines = []
         self._say(machine())
         measure()
-        self._parts[name] = "\n".join(self._lines).strip()
+        self.place(name, "\n".join(self._lines))
+
+    def place(self, name: str, text: str) -> None:
+        """Put a part into the page, and write the page."""
+        self._parts[name] = text.strip()
         texts = [f"<!-- {name} -->\n\n{text}\n" for name, text in self._parts.items()]
         self.out.write_text("\n".join([INTRODUCTION, *texts]))
 
