@@ -37,7 +37,7 @@ def run(overrides, folder, stop) -> None:
 
 
 def plant(name: str) -> None:
-    """A fault that a card would refuse, or that would make it wait for every token."""
+    """Plant a fault that a card would refuse, or that would make it wait for every token; or make small what is large on it."""
     from rlrt.model import forward
     from rlrt.training import passes
 
@@ -51,6 +51,8 @@ def plant(name: str) -> None:
         passes.has_old_logp = lambda learner, signals: (
             scored(learner, signals) & (torch.ones(len(signals), device="cuda") > 0)
         )
+    elif name == "chunks":  # no fault: the output layer's chunks are as small as a large vocabulary makes them
+        forward.CHUNK_ELEMENTS["cuda"] = 112 * 40
     elif name == "wait":  # the host reads every token's log-probability
         from rlrt.model import head
 

@@ -22,6 +22,7 @@ CASES = [
     "method=sd teacher.weights=ema",
     "method=rlrt dtype=auto deterministic=true",
     "method=rlrt train.token_budget=150",
+    "method=grpo plant=chunks",
 ]
 WAITS_PER_TOKEN, WAITS_PER_PASS = 4, 16
 """Ceilings: waits of the host for the device in the engine for a decoded token, and elsewhere for a forward pass."""
