@@ -336,9 +336,9 @@ def passes(learner, rollouts):
     seen = []
     original = forward.packed.pack
 
-    def noting(prefixes, owner, responses, device):
+    def noting(prefixes, owner, responses, device, half):
         seen.append((len(prefixes), len(responses), torch.is_grad_enabled()))
-        return original(prefixes, owner, responses, device)
+        return original(prefixes, owner, responses, device, half)
 
     forward.packed.pack = noting
     try:
