@@ -37,7 +37,8 @@ def one_checkpoint(job: Job) -> int | None:
     if folder is None:
         return None
     adapted, weights = job.plain["model"].get("lora") is not None, parameters(folder)
-    moving = weights if job.plain["teacher"]["weights"] in MOVING else 0
+    moves = job.plain["teacher"]["weights"] in MOVING and not adapted  # adapters are small
+    moving = weights if moves else 0
     return numbers_bytes(weights, 0 if adapted else weights, moving, job.plain["train"]["save_dtype"], adapted)
 
 

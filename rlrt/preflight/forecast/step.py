@@ -227,7 +227,8 @@ def teacher_prompt(work: Work) -> float:
 def checkpoint_bytes(work: Work) -> int:
     """Return the bytes of a checkpoint: weights, the optimiser's two moments, and a teacher's weights where they move."""
     sizes, settings = work.sizes, work.settings
-    moving = sizes.weights if settings.teacher.weights in MOVING else 0
+    own = sizes.trained if settings.model.lora is not None else sizes.weights  # of a teacher beside the student
+    moving = own if settings.teacher.weights in MOVING else 0
     return numbers_bytes(
         sizes.weights, sizes.trained, moving, settings.train.save_dtype, settings.model.lora is not None
     )
