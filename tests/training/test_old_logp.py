@@ -12,6 +12,7 @@ from rlrt.methods.signals import Credited
 from rlrt.model import packed
 from rlrt.training import scoring
 from rlrt.training.batch import signals_of
+from rlrt.training.importance import Rule
 from rlrt.training.loss import micro_loss, policy_loss_advantage
 from rlrt.training.passes import Pass
 from rlrt.training.update import learn
@@ -25,7 +26,7 @@ SAMPLER = "train.old_logp=sampler"
 def stepped(name, *overrides, off=0.0):
     """A learner, and rollouts of an engine with weights of its own, which is off by some nats in every log-probability."""
     learner, rollouts, _ = world(f"method={name}", *overrides)
-    learner.importance_clip = 2.0
+    learner.importance = Rule(clip=2.0)
     for rollout in rollouts:
         rollout.generation.logp_T = rollout.generation.logp_T + off
         rollout.generation.entropy_T = -rollout.generation.logp_T
@@ -35,7 +36,7 @@ def stepped(name, *overrides, off=0.0):
 @pytest.fixture(scope="module")
 def grpo():
     learner = build_learner(settings("method=grpo", "train.minibatches=2"))
-    learner.importance_clip = 2.0
+    learner.importance = Rule(clip=2.0)
     return learner
 
 
