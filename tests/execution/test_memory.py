@@ -475,7 +475,7 @@ def test_what_an_engine_is_told_before_it_loads():
 
 
 def test_the_ram_of_a_node():
-    """8B in float32 is 32.76 GB; eight processes read it, each or together, or copy their parts of it and its moments, 98.3 GB."""
+    """8B in float32 is 32.76 GB; eight processes read it, each or together, or copy it and its moments, 98.3 GB."""
     sizes, made, weights = sizes_of_8b(), settings("method=rlrt", "teacher.weights=live"), 8_190_735_360
     layout, replicas = Layout("cuda", 8, True), Layout("cuda", 8, False)
     assert host_bytes(sizes, made, layout, 8) == 8 * 3 * 10**9 + 12 * weights
