@@ -33,6 +33,7 @@ class Job:
         error: error message of a failed run.
         keys: ``section.key`` and value of its config, where it has one.
         declared: curves, ablations and tags that its method declared.
+        overrides: what was typed for it, as ``key=value``.
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class Job:
     error: str = ""
     keys: Mapping[str, Any] = field(default_factory=dict)
     declared: Declared = field(default_factory=Declared)
+    overrides: Sequence[str] = ()
 
     @property
     def finished(self) -> bool:
@@ -122,6 +124,7 @@ def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]
         error=str(summary.get("error", "")),
         keys=keys_of(folder),
         declared=declared(manifest),
+        overrides=[str(o) for o in overrides],
     )
 
 

@@ -14,6 +14,8 @@ from rlrt.records.files import read_json
 from rlrt.records.jsonlines import JsonLines
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
+from rlrt.reporting.results import curves, results
+from rlrt.reporting.results import files as tables_as_files
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, table
 from rlrt.reporting.token_view import POLICY, STYLE, rollout_html
 
@@ -109,6 +111,7 @@ def write(report: Report) -> list[Path]:
                 file = folder / f"{name}.{kind}"
                 file.write_text(text)
                 files.append(file)
+        files += tables_as_files({"jobs": results(report.sweep), "curves": curves(report.sweep)}, folder)
         pictures = pictures_of(report.jobs, report.baseline)
         for picture in pictures:
             files += picture.save(folder)

@@ -30,8 +30,8 @@ class Table:
         """Format the table as CSV."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.headings)
-        writer.writerows(self.rows)
+        writer.writerow(map(inert, self.headings))
+        writer.writerows(map(inert, row) for row in self.rows)
         return out.getvalue()
 
     def latex(self) -> str:
@@ -48,10 +48,22 @@ class Table:
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def inert(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: a text that begins as one gets an apostrophe."""
+    if not text.lstrip().startswith(("=", "+", "-", "@")) and not text.startswith(("\t", "\r", "\n")):
+        return text
+    try:
+        float(text.partition(" ± ")[0])
+    except ValueError:
+        return text if text == "-" else f"'{text}"
+    return text
+
+
 def tex(text: str) -> str:
-    """Escape a cell for LaTeX."""
+    """Escape a cell for LaTeX; one that begins with [ or * would be an option of the line break before it."""
     signs = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    escaped = "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in " ".join(text.split()))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def interval(values: Sequence[float], form: str) -> str:
