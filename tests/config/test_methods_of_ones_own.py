@@ -261,7 +261,7 @@ def test_a_run_of_ones_own_config_groups_is_read_again_with_them(tmp_path):
     for more in ((), ("--config-dir", "mine")):
         done = forked("evaluate", ["out", *more], tmp_path)
         assert done.returncode == 0, done.stderr
-    (only,) = (tmp_path / "out" / "evaluations").iterdir()  # both evaluated one config
+    assert len(list((tmp_path / "out" / "evaluations").iterdir())) == 1  # both evaluated one config
     done = forked("run", ("+from=out", "seed=5", "hydra.run.dir=alone"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "name: child" in (tmp_path / "alone" / "config.yaml").read_text()
