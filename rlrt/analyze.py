@@ -24,6 +24,8 @@ from rlrt.execution.tracking import open_mlflow, stored
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import to_terminal
+from rlrt.records.storage import storing
+from rlrt.records.streams import mask_streams
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
@@ -50,6 +52,7 @@ def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
 
 def main() -> None:
     """Analyse runs, or the finished runs of a sweep."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.analyze", description=main.__doc__)
     parser.add_argument(
         "arguments",
@@ -75,9 +78,10 @@ def main() -> None:
             raise UserError("expected at least one run's folder, got overrides alone.")
         all_findings = []
         for run in runs:
-            findings = study(run, typed, options.insert, how)
-            all_findings.append(findings)
-            files = write(findings, run / FOLDER)
+            with storing(run):
+                findings = study(run, typed, options.insert, how)
+                all_findings.append(findings)
+                files = write(findings, run / FOLDER)
             to_mlflow(run, files, how.trust)
             print(
                 f"{run}: {findings.hard} hard and {findings.easy} easy problems, {len(files)} tables in {run / FOLDER}",

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from rlrt.config.refused import guarded
 from rlrt.records.lease import holder, is_held
+from rlrt.records.streams import mask_streams
 from rlrt.sweep.cancelling import cancel
 from rlrt.sweep.state import job_folders, sweep_folder
 
 
 def main() -> None:
     """Stop a sweep: its driver first, so that no new job starts, then its jobs."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.cancel", description=main.__doc__)
     parser.add_argument("sweep", type=Path)
     arguments = parser.parse_args()

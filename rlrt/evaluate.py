@@ -26,10 +26,12 @@ from rlrt.evaluation.checkpoint import (
 )
 from rlrt.execution.tracking import open_mlflow, stored
 from rlrt.records.files import write_json
-from rlrt.records.folder import RunFolder, forget_empty
+from rlrt.records.folder import Beginning, RunFolder
 from rlrt.records.lease import leased
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import to_terminal
+from rlrt.records.storage import storing
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import table
 from rlrt.statistics import ladder
 
@@ -84,13 +86,14 @@ def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], 
 def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:
     """Evaluate one checkpoint; write, print and track the results."""
     evaluation = chosen(run, step, typed, how)
+    beginning = Beginning(evaluation.folder)
     try:
-        with leased(evaluation.folder):
+        with storing(evaluation.folder), leased(evaluation.folder):
             rows = measure(evaluation, lambda line: print(line, flush=True))
             results = summarised(rows)
             write(evaluation, results)
     except UserError:
-        forget_empty(evaluation.folder)
+        beginning.undo()
         raise
     to_mlflow(evaluation, results, how.trust)
     print(f"\n{run}, step {evaluation.step}")
@@ -100,6 +103,7 @@ def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = O
 
 def main() -> None:
     """Evaluate checkpoints on the run's held-out problems, or on the suites of eval=NAME."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.evaluate", description=main.__doc__)
     parser.add_argument(
         "arguments", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"

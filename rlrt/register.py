@@ -19,6 +19,7 @@ from rlrt.records.checkpoints import damage
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import absolute
 from rlrt.records.secrets import masked, without_password
+from rlrt.records.streams import mask_streams
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
@@ -59,6 +60,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
 
 def main() -> None:
     """Register the newest checkpoint of a run, or the one of --step."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.register", description=main.__doc__)
     parser.add_argument("run", help="folder or name of a run")
     parser.add_argument("name", help="name of the registered model")

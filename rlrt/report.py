@@ -9,12 +9,14 @@ from pathlib import Path
 
 from rlrt.config.refused import guarded
 from rlrt.records.secrets import to_terminal
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.page import read, write
 from rlrt.sweep.parent import send_report
 
 
 def main() -> None:
     """Print the tables, and write report.html, report.md and report/ into the sweep's folder."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.report", description=main.__doc__)
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--baseline", help="label that the others are compared with, seed by seed (default: grpo)")

@@ -16,6 +16,7 @@ from rlrt.distributed.ports import probed
 from rlrt.engines.vllm_common import EXTENSION, FILE, LOGPROBS, check_installed, head_overrides
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
+from rlrt.records.streams import mask_streams
 
 HOST = "127.0.0.1"
 """The server accepts connections only from this machine, since the routes for training have no password."""
@@ -59,6 +60,7 @@ def command(model: str, port: int, dtype: str, more: list[str]) -> tuple[list[st
 
 def main() -> None:
     """Check the options, then replace this process by the server."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.serve_vllm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or hub id, as model.path; 'embedded' is the tiny Qwen3")
     parser.add_argument("--port", type=int, default=8000)

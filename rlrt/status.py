@@ -13,6 +13,7 @@ from typing import TextIO
 from rlrt.config.refused import guarded
 from rlrt.records.files import mapping, read_json
 from rlrt.records.lease import holder, is_held
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
@@ -72,6 +73,7 @@ def watch(sweep: Path, every: float, out: TextIO) -> None:
 
 def main() -> None:
     """Print the table of a sweep's jobs."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
     parser.add_argument(

@@ -11,6 +11,7 @@ from rlrt.errors import UserError
 from rlrt.records.files import read_json
 from rlrt.records.lease import LEASE, LeaseTaken, is_held
 from rlrt.records.secrets import to_terminal
+from rlrt.records.streams import mask_streams
 from rlrt.sweep.parent import bring
 
 
@@ -27,6 +28,7 @@ def incomplete(root: Path) -> list[Path]:
 
 def main() -> None:
     """Send every run that is incomplete in MLflow; the exit code is 1 if MLflow failed again."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.sync", description=main.__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("outputs"))
     parser.add_argument("--uri", help="tracking URI to use instead of the runs' own")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import shutil
@@ -19,7 +18,7 @@ from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
-from rlrt.errors import DiskFull, UserError
+from rlrt.errors import FolderLost, FolderRemoved, UserError
 from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
@@ -34,9 +33,11 @@ from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
+from rlrt.records.jsonlines import JsonLines
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
+from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
 from rlrt.records.stored_config import config_text
 from rlrt.reporting.terminal import Progress, before_after, phases
 from rlrt.training.learner import Learner
@@ -96,6 +97,9 @@ def execute(
         return run_to_its_end(settings, folder, say, stop, dict(tags or {}), progress and world.main, world, pace)
     except Exception as error:
         cause = world.explained(error)
+        lost = loss(cause, path) if world.main else None
+        if lost is not None:
+            raise lost from None
         if cause is error:
             raise
         raise cause from error
@@ -200,15 +204,21 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
         monitor: None on ranks that write nothing.
 
     Raises:
-        DiskFull: instead of an error that says that the disk takes no more.
+        FolderLost: instead of an error that says that the folder takes nothing more.
         RankLost: instead of a collective that failed because another rank is gone.
     """
 
-    def note(state: str, **more: str) -> None:
+    def note(state: str, lost: BaseException | None = None, **more: str) -> None:
+        if isinstance(lost, FolderRemoved):
+            if monitor is not None:
+                folder.forget_remains()
+                monitor.close(status_of(state), HURRY_S)
+            return
+        quiet = contextlib.suppress(OSError) if lost else or_logged(folder.path / "summary.json")
         if monitor is not None:
-            with or_logged(folder.path / "summary.json"):
+            with quiet:
                 folder.set_state(state, **more)
-            end_mlflow(settings, folder, monitor, state)
+            end_mlflow(settings, folder, monitor, state, lost is not None)
 
     try:
         yield
@@ -217,10 +227,12 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
         raise
     except BaseException as caught:
         error = world.explained(caught)
-        disk = full_disk(folder) if is_full_disk(error) else None  # first: it frees the space that the state needs
-        note("failed", error=f"{type(error).__name__}: {error}")
-        if disk is not None:
-            raise disk from None
+        lost = (
+            error if isinstance(error, FolderLost) else lost_folder(folder, error)
+        )  # first: it frees space for the state
+        note("failed", lost, error=f"{type(error).__name__}: {error}")
+        if lost is not None:
+            raise lost from None
         raise error from (None if error is caught else caught)
 
 
@@ -270,19 +282,19 @@ def open_monitor(
     return monitor
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """True if an error says that the disk is full; safetensors says it only in its message."""
-    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return by_number or "os error 28" in str(error)
+def lost_folder(folder: RunFolder, error: BaseException) -> FolderLost | None:
+    """The error for the user if a run's folder takes nothing more: which checkpoint is safe, and what to do.
 
-
-def full_disk(folder: RunFolder) -> DiskFull:
-    """Remove the torn checkpoint, and make the error for a full disk: which checkpoint is safe, and what to do."""
-    for torn in folder.checkpoints.glob("step_*.tmp"):
-        shutil.rmtree(torn, ignore_errors=True)
+    On a full disk the torn checkpoint is removed.
+    """
+    if is_full_disk(error):
+        for torn in folder.checkpoints.glob("step_*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+    if number_of(error) in GONE and below(error, folder.path) and not (folder.path / "manifest.json").exists():
+        return removed(folder.path)
     good = listed(folder.checkpoints)
     safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
-    return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
+    return loss(error, folder.path, f"{safe}; ")
 
 
 def write_manifest_and_config(settings: Settings, folder: RunFolder, world: World) -> None:
@@ -300,12 +312,16 @@ def write_manifest_and_config(settings: Settings, folder: RunFolder, world: Worl
     replace_text(folder.path / "config.yaml", config_text(redacted(settings.plain)))
 
 
-def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
-    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another."""
+def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, lost: bool = False) -> None:
+    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another.
+
+    Args:
+        lost: the folder takes nothing more, which is said already.
+    """
     hurry = state == "interrupted"
-    monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
-    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
-    with or_logged(folder.path / "summary.json"):
+    with contextlib.suppress(OSError) if lost else or_logged(folder.path / "summary.json"):
+        monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
+        left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
         folder.note(mlflow_complete=monitor.complete and not left)
 
 
@@ -320,8 +336,7 @@ def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, 
 
 def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:
     """The tables and pointers that end a run."""
-    folder = RunFolder(path)
-    records = folder.record.read()
+    records = JsonLines(path / "metrics.jsonl").read()  # nothing is written any more, wherever the right to do so is
     evaluated = [r for r in records if "eval/greedy" in r]
     words = []
     if len(evaluated) > 1:

@@ -61,7 +61,12 @@ class Monitor:
                 self.tracker.metrics(int(row["step"]), values)
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """One step's numbers, everywhere."""
+        """One step's numbers, everywhere.
+
+        Raises:
+            FolderLost: if the run's folder was removed.
+        """
+        self._folder.check_there()
         self._folder.record.append([{"step": step, **metrics}])
         if self.tracker is not None:
             self.tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
@@ -128,7 +133,8 @@ class Monitor:
     def _note_run_id(self) -> None:
         tracker = self.tracker
         if tracker is not None and tracker.run_id and self._noted != tracker.run_id:
-            self._folder.write_manifest(mlflow_run_id=tracker.run_id)
+            if self._folder.path.is_dir():  # a folder that was removed is not made anew
+                self._folder.write_manifest(mlflow_run_id=tracker.run_id)
             self._noted = tracker.run_id
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rlrt.records.secrets import without_known
+
 log = logging.getLogger("rlrt")
 
 
@@ -29,9 +31,13 @@ def replace_text(path: Path, text: str, private: bool = False) -> None:
     work = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
     work.unlink(missing_ok=True)
-    with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "w", encoding="utf-8") as file:
-        file.write(text)
-    work.replace(path)
+    try:
+        with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "w", encoding="utf-8") as file:
+            file.write(text if private else without_known(text))
+        work.replace(path)
+    except OSError:
+        work.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

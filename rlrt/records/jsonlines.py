@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rlrt.records.secrets import without_known
+
 
 def _plain(value: Any) -> Any:
     """Replace NaN and infinities by strings, so that every line is strict JSON."""
@@ -30,7 +32,7 @@ class JsonLines:
         """Append the objects, one per line, with a single write."""
         text = "".join(json.dumps(_plain(o), ensure_ascii=False, allow_nan=False) + "\n" for o in objects)
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(text)
+            file.write(without_known(text))
 
     def sync(self) -> None:
         """Flush the file to disk (fsync)."""

@@ -120,8 +120,3 @@ def positive(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
-
-
-def gigabytes(size: int) -> str:
-    """Format bytes as gigabytes (10^9)."""
-    return f"{size / 1e9:.1f} GB"

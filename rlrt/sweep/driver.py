@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlrt.errors import UserError
-from rlrt.records.files import read_json, write_json
+from rlrt.errors import FolderLost, UserError
+from rlrt.records.files import read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
+from rlrt.records.storage import storing
 from rlrt.sweep.cancelling import scancel, terminate
 from rlrt.sweep.launchers import (
     Launcher,
@@ -36,8 +37,9 @@ from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
 from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, why
-from rlrt.sweep.table import Live, Row, counted, table
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
+from rlrt.sweep.table import Live, Row
+from rlrt.sweep.taken import as_state, check_sweep, lost_job, print_end, seen, write_spec
 
 POLL_S = 0.5
 """Seconds between two polls of the active jobs."""
@@ -100,11 +102,14 @@ class Driver:
             0 if all jobs finished (or were pruned), 1 if one failed, 130 after a Ctrl-C.
 
         Raises:
-            UserError: if another driver drives this sweep, or SLURM refuses the jobs.
+            UserError: if another driver drives this sweep, its folder is lost, or SLURM refuses the jobs.
         """
         try:
-            with hold_lease(self.sweep / "driver"), self._handling_sigint():
+            with storing(self.sweep), hold_lease(self.sweep / "driver"), self._handling_sigint():
                 return self._drive()
+        except FolderLost:
+            self.launcher.settle()
+            raise
         except LeaseTaken as taken:
             other = taken.holder
             raise UserError(
@@ -149,7 +154,7 @@ class Driver:
                     parent.tag(name, value)
                 if closing.metrics:
                     parent.metrics(closing.step, closing.metrics)
-            if not self._alive:
+            if not self._alive and self.sweep.is_dir():
                 closing_report(self.sweep, parent, self._live.say)
             if parent is not None:
                 how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
@@ -157,6 +162,7 @@ class Driver:
 
     def _loop(self) -> None:
         while True:
+            check_sweep(self.sweep)
             self._poll()
             bring_next(self._queue, self._live.say)
             if self._stop:
@@ -191,13 +197,19 @@ class Driver:
             if job.folder in self._entries:
                 continue
             refuse_anothers(job)
-            self._put_aside(job)
-            if not self.source.prunes and job.folder.is_dir():
-                RunFolder(job.folder).revive()
-            job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
-            spec = read_json(job.folder / SPEC)
-            entry = Entry(job, spec, JobState("queued", 0, 0, "", "", {}))
-            self._entries[job.folder] = self._alive[job.folder] = entry
+            entry = self._entries[job.folder] = Entry(job, {}, JobState("queued", 0, 0, "", "", {}))
+            try:
+                self._put_aside(job)
+                if not self.source.prunes and job.folder.is_dir():
+                    RunFolder(job.folder).revive()
+                job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
+            except (OSError, FolderLost) as error:
+                if (ended := lost_job(error, job.folder)) is None:
+                    raise
+                self._end(job.folder, ended)
+                continue
+            entry.spec = read_json(job.folder / SPEC)
+            self._alive[job.folder] = entry
 
     def _put_aside(self, job: Job) -> None:
         """Under ``resume=never``, move an earlier run away. Only the driver does so, once: a retried job must resume."""
@@ -231,16 +243,17 @@ class Driver:
                 if ids[name] is not None:
                     self._note(folder, slurm_id=f"{ids[name]}{entry.spec['slurm_place']}")
 
-    def _note(self, folder: Path, **values: Any) -> None:
+    def _note(self, folder: Path, **values: Any) -> FolderLost | None:
+        """Note values of a job; what its folder does not take, this driver alone knows, and the reason is returned."""
         entry = self._entries[folder]
         entry.spec |= values
-        write_json(folder / SPEC, entry.spec, private=True)
+        return write_spec(folder, entry.spec)
 
     def _poll(self) -> None:
         """Update the state of the active jobs; move those that ended to the waiting or the ended ones."""
         states = self._external_states()
         for folder, entry in list(self._alive.items()):
-            state = job_state(folder, states.get(folder), entry.spec)
+            state = seen(folder, job_state(folder, states.get(folder), entry.spec))
             if state.name in ("failed", "lost"):
                 state = self._with_progress(folder, state)
             if state.name != entry.state.name:
@@ -318,15 +331,30 @@ class Driver:
         """Start jobs; on SLURM as one array. Its name is stored before the submission, its ids afterwards."""
         slurm = self.launcher.outlives_driver
         name = new_name(self.sweep)
+        for folder in folders:
+            if lost := self._note(
+                folder, slurm_id=None, place=self.launcher.limits(), slurm_name=name if slurm else None
+            ):
+                del self._waiting[folder]
+                self._end(folder, as_state(lost, self._entries[folder].state))
+        folders = [folder for folder in folders if folder in self._waiting]
+        if not folders:
+            return
         for index, folder in enumerate(folders):
-            where = {"slurm_name": name, "slurm_place": array_suffix(folders, index)} if slurm else {"slurm_name": None}
-            self._note(folder, slurm_id=None, place=self.launcher.limits(), **where)
+            self._note(folder, slurm_place=array_suffix(folders, index))
         try:
             ids = self.launcher.submit(folders, self.sweep, name)
         except Refused:
             for folder in folders:
                 self._note(folder, slurm_name=None)
             raise
+        except OSError as error:
+            for folder in folders:
+                if (ended := lost_job(error, self.sweep, self._entries[folder].state)) is None:
+                    raise
+                del self._waiting[folder]
+                self._end(folder, ended)
+            return
         self._submitted = True
         for folder in folders:
             again = self._entries[folder].state.name in ("failed", "lost")
@@ -340,9 +368,11 @@ class Driver:
         """Stop a job for good: a running job sees the prune mark at its next step, a waiting job never starts."""
         if folder in self._ended:
             return
+        entry = self._entries[folder]
+        if not folder.is_dir():
+            return  # the next poll ends it
         run_folder = RunFolder(folder)
         run_folder.ask_to_prune()
-        entry = self._entries[folder]
         if folder in self._alive and entry.state.name == "running":
             return
         if folder in self._alive and entry.spec.get("slurm_id"):
@@ -367,13 +397,7 @@ class Driver:
     def _close(self, closing: Closing) -> int:
         self._live.end()
         rows = [self._rows.get(folder) or self._row(folder) for folder in self._entries]
-        print(table(rows), file=self.out)
-        print(f"{counted(rows)}; {self.sweep}", file=self.out)
-        for folder, state in self._ended.items():
-            if not state.done:
-                print(f"{state.name}: {folder.name}: {why(folder, state, self.sweep, self.max_retries)}", file=self.out)
-        for line in closing.lines:
-            print(line, file=self.out)
+        print_end(self.out, self.sweep, rows, self._ended, closing, self.max_retries)
         if self._stop:
             print(
                 f"resume the sweep with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}",

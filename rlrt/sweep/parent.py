@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
 from rlrt.records.files import mapping, read_json, write_json
 from rlrt.records.lease import LEASE, hold_lease, is_held
 from rlrt.records.mlflow import MlflowTracker
@@ -77,7 +77,7 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
     try:
         files = write(read(sweep, None))
     except Exception as error:
-        say(f"WARNING: the report of {sweep} could not be written ({error}); python -m rlrt.report tries again")
+        say(f"WARNING: the report of {sweep} could not be written ({masked(first_line(error))}); python -m rlrt.report tries again")
         return
     say(f"report: {files[0]}")
     if parent is not None:

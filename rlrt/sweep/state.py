@@ -18,9 +18,9 @@ TAIL = 65536
 """Bytes that are read from the end of a record to get its last lines."""
 PERMANENT = ("config", "memory")
 """Kinds of failure that a retry would repeat: a bad config, too little memory."""
-LATER = ("input", "disk", "limit")
-"""Kinds of failure that repeat until the user acts (a model that cannot be loaded, a full disk, a time limit under which no
-checkpoint can be written): the job is retried when the user gives the command again, not before."""
+LATER = ("input", "disk", "folder", "limit")
+"""Kinds of failure that repeat until the user acts (a model that cannot be loaded, a full disk, a folder that was taken away,
+a time limit under which no checkpoint can be written): the job is retried when the user gives the command again, not before."""
 DONE = ("finished", "pruned")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 """States of ``squeue`` in which a job waits to run."""
@@ -39,7 +39,7 @@ class JobState:
         name: queued, running, finished, failed, interrupted, pruned, or lost (it was running and its process is gone).
         step: number of updates done.
         retries: times that it was started again after a failure or a lost process.
-        failure: kind of failure: config, memory, input, disk, limit, error; empty otherwise.
+        failure: kind of failure: config, memory, input, disk, folder, limit, error; empty otherwise.
         error: one line.
         final: final metrics.
         alive: True if a process runs it or SLURM has it (its name is then running, or queued while SLURM lets it wait).
@@ -114,6 +114,9 @@ def why(folder: Path, state: JobState, sweep: Path, max_retries: int) -> str:
     if state.name == "interrupted":
         return "it was cancelled; the same command resumes it"
     reason = state.error or f"its process ended without an error message, see {sweep / 'submitit'}"
+    reason = reason.rstrip(".")
+    if state.failure == "folder":
+        return reason
     if state.failure in LATER:
         return f"{reason}; the same command tries it again; log: {folder / 'log.txt'}"
     tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"

@@ -9,12 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.distributed.rank import EXIT, is_main
-from rlrt.errors import DiskFull, RankLost, UserError
+from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
 from rlrt.records.files import or_logged, read_json
@@ -22,6 +23,8 @@ from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
 from rlrt.records.secrets import MaskingFormatter
+from rlrt.records.storage import loss
+from rlrt.records.streams import LogFile, mask_streams
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
@@ -44,12 +47,17 @@ def run(folder: str) -> str:
         the job's state.
     """
     path = Path(folder)
+    mask_streams()
     meet()
     try:
         with StopFlag() as stop, hold_lease(path / LEASE) if is_main() else contextlib.nullcontext():
             return _run(path, stop)  # nothing slow runs before this: every later signal is handled
     except LeaseTaken:
         return "running"
+    except Exception as error:  # submitit would store it, and print it as it is
+        lost = loss(error, path)
+        print(f"{lost}" if lost else traceback.format_exc(), file=sys.stderr, flush=True)
+        return "failed"
 
 
 def meet() -> None:
@@ -84,7 +92,7 @@ def _run(path: Path, stop: StopFlag) -> str:
     from rlrt.config.load import load
     from rlrt.execution.execute import execute
 
-    handler = logging.FileHandler(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt"), delay=not main)
+    handler = LogFile(str(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt")))
     handler.setLevel(logging.INFO if main else logging.WARNING)
     handler.setFormatter(MaskingFormatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
@@ -111,13 +119,20 @@ def _run(path: Path, stop: StopFlag) -> str:
     except NoProgress as error:
         note(run_folder, failure="limit", error=str(error))
         log.error("%s", error)
-    except DiskFull as error:
-        note(run_folder, failure="disk", error=str(error))
+    except FolderRemoved as error:
+        log.error("%s", error)
+    except FolderLost as error:
+        note(run_folder, failure="disk" if isinstance(error, DiskFull) else "folder", error=str(error))
         log.error("%s", error)
     except UserError as error:
         note(run_folder, failure=kind, error=str(error))
         log.error("%s", error)
     except Exception as error:
+        if lost := loss(error, path):
+            if not isinstance(lost, FolderRemoved):
+                note(run_folder, failure="disk" if isinstance(lost, DiskFull) else "folder", error=str(lost))
+            log.error("%s", lost)
+            return "failed"
         kind = "memory" if is_out_of_memory(error) else "error"
         note(run_folder, failure=kind, error=f"{type(error).__name__}: {error}")
         log.exception("the run failed")
