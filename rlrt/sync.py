@@ -11,8 +11,9 @@ from rlrt.errors import UserError
 from rlrt.records.files import read_json
 from rlrt.records.lease import LEASE, LeaseTaken, is_held
 from rlrt.records.secrets import to_terminal
+from rlrt.records.storage import storing
 from rlrt.records.streams import mask_streams
-from rlrt.sweep.parent import bring
+from rlrt.sweep.parent import bring, bring_sweep, incomplete_sweeps
 
 
 def incomplete(root: Path) -> list[Path]:
@@ -39,17 +40,21 @@ def main() -> None:
         print(f"error: expected a folder of runs, got {arguments.folder}.", file=sys.stderr)
         raise SystemExit(2)
     folders = incomplete(arguments.folder)
+    steps = [(folder, bring) for folder in folders] + [
+        (sweep, bring_sweep) for sweep in incomplete_sweeps(arguments.folder)
+    ]
     done = 0
-    for folder in folders:
+    for folder, send in steps:
         try:
-            done += bring(folder, arguments.uri, arguments.trust)
+            with storing(folder):
+                done += send(folder, arguments.uri, arguments.trust)
         except UserError as error:
             print(f"error: {folder}: {error}", file=sys.stderr)
         except LeaseTaken:
             print(f"{folder} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1
-    print(f"{done} of {len(folders)} runs that were incomplete in MLflow are complete now")
-    raise SystemExit(int(done < len(folders)))
+    print(f"{done} of {len(steps)} runs that were incomplete in MLflow are complete now")
+    raise SystemExit(int(done < len(steps)))
 
 
 if __name__ == "__main__":

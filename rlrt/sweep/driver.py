@@ -23,6 +23,7 @@ from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
 from rlrt.records.storage import storing
 from rlrt.sweep.cancelling import scancel, terminate
+from rlrt.sweep.ending import print_end, print_way_on
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
@@ -34,12 +35,12 @@ from rlrt.sweep.launchers import (
     submitted_as,
 )
 from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
-from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
+from rlrt.sweep.parent import bring_next, closing_report, end_parent, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.table import Live, Row
-from rlrt.sweep.taken import as_state, check_sweep, lost_job, print_end, seen, write_spec
+from rlrt.sweep.taken import as_state, check_sweep, lost_job, seen, write_spec
 
 POLL_S = 0.5
 """Seconds between two polls of the active jobs."""
@@ -149,16 +150,12 @@ class Driver:
             return self._close(closing)
         finally:
             self._live.end()
-            if parent is not None:
-                for name, value in closing.tags.items():
-                    parent.tag(name, value)
-                if closing.metrics:
-                    parent.metrics(closing.step, closing.metrics)
             if not self._alive and self.sweep.is_dir():
                 closing_report(self.sweep, parent, self._live.say)
             if parent is not None:
                 how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
-                parent.close("RUNNING" if self._alive else how)
+                words = {"tags": closing.tags, "metrics": closing.metrics, "step": closing.step}
+                end_parent(self.sweep, parent, "RUNNING" if self._alive else how, words)
 
     def _loop(self) -> None:
         while True:
@@ -398,14 +395,5 @@ class Driver:
         self._live.end()
         rows = [self._rows.get(folder) or self._row(folder) for folder in self._entries]
         print_end(self.out, self.sweep, rows, self._ended, closing, self.max_retries)
-        if self._stop:
-            print(
-                f"resume the sweep with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}",
-                file=self.out,
-            )
-            return 130
-        if self._waiting:
-            print(f"{len(self._waiting)} jobs are not submitted yet; the same command submits them", file=self.out)
-        if self._alive:
-            print(f"watch: python -m rlrt.status {self.sweep}; the same command drives it again", file=self.out)
-        return closing.code
+        print_way_on(self.out, self.sweep, bool(self._stop), len(self._waiting), bool(self._alive))
+        return 130 if self._stop else closing.code

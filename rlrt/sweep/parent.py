@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +12,10 @@ from typing import Any
 from rlrt.errors import UserError, first_line
 from rlrt.records.files import mapping, read_json, write_json
 from rlrt.records.lease import LEASE, hold_lease, is_held
-from rlrt.records.mlflow import MlflowTracker
-from rlrt.records.secrets import command_line, masked, redacted
+from rlrt.records.mlflow import MlflowTracker, check_uri
+from rlrt.records.secrets import MASK, command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
+from rlrt.sweep.state import job_folders, job_state
 
 NOTE = "sweep.json"
 """File in a sweep's folder with the id of its parent run in MLflow, and the values needed to create that run later."""
@@ -77,7 +79,9 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
     try:
         files = write(read(sweep, None))
     except Exception as error:
-        say(f"WARNING: the report of {sweep} could not be written ({masked(first_line(error))}); python -m rlrt.report tries again")
+        say(
+            f"WARNING: the report of {sweep} could not be written ({masked(first_line(error))}); python -m rlrt.report tries again"
+        )
         return
     say(f"report: {files[0]}")
     if parent is not None:
@@ -102,7 +106,80 @@ def send_report(sweep: Path, files: Sequence[Path]) -> None:
     if parent is not None:
         for file in files:
             parent.artifact(file, "report")
-        parent.close("RUNNING" if is_held(sweep / "driver") else "FINISHED")
+        parent.close("RUNNING" if is_held(sweep / "driver") else status_of_sweep(sweep))
+
+
+def end_parent(sweep: Path, parent: MlflowTracker, status: str, closing: Mapping[str, Any]) -> bool:
+    """End a sweep's run in MLflow, and note in the sweep's folder how, for ``rlrt.sync``; True if MLflow got everything.
+
+    Args:
+        status: MLflow's; RUNNING if jobs go on without a driver.
+        closing: tags, metrics and their step.
+    """
+    for name, value in mapping(closing.get("tags")).items():
+        parent.tag(str(name), str(value))
+    if numbers := mapping(closing.get("metrics")):
+        parent.late_metrics(int(closing.get("step", 0)), {str(k): float(v) for k, v in numbers.items()})
+    complete = parent.close(status)
+    found = {"mlflow_run_id": parent.run_id} if parent.run_id else {}
+    ending = {"mlflow_complete": complete and status != "RUNNING", "mlflow_status": status, "closing": dict(closing)}
+    if (sweep / NOTE).is_file():  # a folder that was removed is not made anew
+        with contextlib.suppress(OSError):
+            write_json(sweep / NOTE, read_json(sweep / NOTE) | found | ending)
+    return complete
+
+
+def status_of_sweep(sweep: Path) -> str:
+    """Return the status of a sweep's run in MLflow: by its driver's last words, and without them by its jobs."""
+    said = read_json(sweep / NOTE).get("mlflow_status")
+    if said in ("FINISHED", "FAILED", "KILLED"):
+        return str(said)
+    states = [job_state(folder) for folder in job_folders(sweep)]
+    if any(state.alive for state in states):
+        return "RUNNING"
+    return "FINISHED" if all(state.done for state in states) else "KILLED"
+
+
+def incomplete_sweeps(root: Path) -> list[Path]:
+    """List the sweeps without a driver whose own run MLflow did not see end."""
+    found = []
+    for file in sorted(root.glob(f"**/{NOTE}")):
+        note = read_json(file)
+        tracked = mapping(note.get("tracking")).get("uri")
+        if tracked and note.get("mlflow_complete") is not True and not is_held(file.parent / "driver"):
+            found.append(file.parent)
+    return found
+
+
+def bring_sweep(sweep: Path, uri: str | None = None, trust: bool = False) -> bool:
+    """End a sweep's own run in MLflow, with its report, where MLflow was away when its driver ended.
+
+    Args:
+        sweep: the sweep's folder.
+        uri: tracking URI to use instead of the sweep's own.
+        trust: allow the sweep's own server to get this environment's credentials.
+
+    Raises:
+        UserError: for a URI whose password is not known, or a server that is not trusted.
+    """
+    from rlrt.execution.tracking import refuse_to_send_credentials
+
+    note = read_json(sweep / NOTE)
+    tracking = mapping(note.get("tracking"))
+    specs = (mapping(mapping(read_json(folder / SPEC).get("plain")).get("tracking")) for folder in job_folders(sweep))
+    typed = uri or next((str(own["uri"]) for own in specs if own.get("uri")), str(tracking.get("uri")))
+    if MASK in typed:
+        raise UserError(f"tracking.uri: {sweep} was recorded without the password of its URI; give the URI as --uri.")
+    check_uri(typed)
+    if uri is None and not trust:
+        refuse_to_send_credentials(sweep, typed)
+    parent = open_parent(sweep, tracking, log.warning, typed)
+    if parent is None:
+        return True
+    for file in (sweep / "report.html", sweep / "report.md", *sorted((sweep / "report").glob("*"))):
+        if file.is_file():
+            parent.artifact(file, "report")
+    return end_parent(sweep, parent, status_of_sweep(sweep), mapping(note.get("closing")))
 
 
 def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rlrt.errors import DiskFull, FolderLost
 from rlrt.records.files import write_json
 from rlrt.records.storage import denied, loss, removed, writable
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.source import Closing
-from rlrt.sweep.state import DONE, JobState, why
-from rlrt.sweep.table import Row, counted, table
+from rlrt.sweep.state import DONE, JobState
 
 
 def lost_job(error: BaseException, folder: Path, state: JobState | None = None) -> JobState | None:
@@ -67,17 +65,3 @@ def check_sweep(sweep: Path) -> None:
             f"hydra.sweep.dir: {sweep} was removed while its jobs ran; they end at their next step, and the same command "
             "starts them anew."
         )
-
-
-def print_end(
-    out: TextIO, sweep: Path, rows: Iterable[Row], ended: Mapping[Path, JobState], closing: Closing, max_retries: int
-) -> None:
-    """Print the table that ends a sweep, why jobs failed, and what the source has to say."""
-    rows = list(rows)
-    print(table(rows), file=out)
-    print(f"{counted(rows)}; {sweep}", file=out)
-    for folder, state in ended.items():
-        if not state.done:
-            print(f"{state.name}: {folder.name}: {why(folder, state, sweep, max_retries)}", file=out)
-    for line in closing.lines:
-        print(line, file=out)
