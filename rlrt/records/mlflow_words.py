@@ -55,10 +55,10 @@ def schema_reason(found: str, uri: str) -> str:
     from mlflow.store.db.utils import _get_alembic_config  # MLflow has no public list of its versions
 
     if found == "None":
-        return "the store's tables have no version: their creation was cut; put a backup back, or give a new file as tracking.uri"
+        return "the store's tables have no version: their creation was cut; put a backup back, or set tracking.uri to a new file"
     known = {script.revision for script in ScriptDirectory.from_config(_get_alembic_config(db_url="")).walk_revisions()}
     if found not in known:
-        return f"the store was made by a newer MLflow than {mlflow.__version__}, with tables of version {found}; install that one"
+        return f"the store was made by a newer MLflow than {mlflow.__version__} (tables of version {found}); install that one"
     return (
         f"the store is older than MLflow {mlflow.__version__}; make a backup of it, then run: mlflow db upgrade '{uri}'"
     )

@@ -12,6 +12,7 @@ from rlrt.keys import leaves
 from rlrt.records.declared import Declared, declared
 from rlrt.records.files import read_json
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import stored_config
 
 UNREADABLE = "unreadable"
@@ -110,7 +111,7 @@ def read_job(folder: Path) -> Job:
 
 def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Job:
     """Build a run from its manifest, summary and ``job.json``; values of a wrong type raise."""
-    overrides = manifest.get("overrides", spec.get("overrides", []))
+    overrides = redacted(manifest.get("overrides", spec.get("overrides", [])))  # job.json holds them as they were typed
     typed = [o for o in overrides if o.split("=")[0].split(".")[0] not in SILENT and not o.startswith("+sweep=")]
     label = " ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default"
     seed = manifest.get("seed", spec.get("plain", {}).get("seed", 0))

@@ -79,9 +79,8 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
     try:
         files = write(read(sweep, None))
     except Exception as error:
-        say(
-            f"WARNING: the report of {sweep} could not be written ({masked(first_line(error))}); python -m rlrt.report tries again"
-        )
+        reason = masked(first_line(error))
+        say(f"WARNING: the report of {sweep} could not be written ({reason}); python -m rlrt.report tries again")
         return
     say(f"report: {files[0]}")
     if parent is not None:
