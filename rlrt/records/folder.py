@@ -170,8 +170,8 @@ class Beginning:
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == self.path.resolve():
                 handler.close()
-        made = {name for name in STAYS if (self.path / name).exists()} - self._files
         with contextlib.suppress(OSError):
+            made = {name for name in STAYS if (self.path / name).exists()} - self._files
             if {p.name for p in self.path.iterdir()} - self._files > made:
                 return  # a run began
             for name in made:

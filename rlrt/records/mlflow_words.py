@@ -16,7 +16,7 @@ OUTDATED = re.compile(r"out-of-date database schema \(found version (\w+)")
 BROKEN = re.compile(
     r"\([\w.]+Error\) (.*(?:no such (?:table|column)|no column|duplicate column|already exists|malformed|not a database).*)"
 )
-CREDENTIALS = re.compile(r"error code (401|403)|\b(401|403) Client Error|PERMISSION_DENIED|Unauthorized")
+CREDENTIALS = re.compile(r"error code (401|403)|\b(401|403) Client Error|PERMISSION_DENIED|UNAUTHENTICATED|[Nn]ot authenticated|Unauthorized")
 
 
 def accepted(name: str) -> str:
@@ -40,9 +40,9 @@ def reason(error: BaseException, uri: str) -> str:
             "the runs to a new one by python -m rlrt.sync FOLDER --uri sqlite:///NEW.db"
         )
     if match := CREDENTIALS.search(text):
-        number = next((found for found in match.groups() if found), "403")
+        number = next((f" ({found})" for found in match.groups() if found), "")
         return (
-            f"the server refused the user, the password or the token, {number}; give them as MLFLOW_TRACKING_USERNAME and "
+            f"the server refused the user, the password or the token{number}; give them as MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, as MLFLOW_TRACKING_TOKEN, or in the URI; python -m rlrt.sync then sends what is missing"
         )
     return masked(first_line(error), uri)
@@ -55,7 +55,9 @@ def schema_reason(found: str, uri: str) -> str:
     from mlflow.store.db.utils import _get_alembic_config  # MLflow has no public list of its versions
 
     if found == "None":
-        return "the store's tables have no version: their creation was cut; put a backup back, or set tracking.uri to a new file"
+        return (
+            "its tables have no version: their creation was cut; put a backup back, or set tracking.uri to a new file"
+        )
     known = {script.revision for script in ScriptDirectory.from_config(_get_alembic_config(db_url="")).walk_revisions()}
     if found not in known:
         return f"the store was made by a newer MLflow than {mlflow.__version__} (tables of version {found}); install that one"

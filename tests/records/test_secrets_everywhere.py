@@ -1,4 +1,4 @@
-"""A dozen secrets, planted where secrets come from; then every file and stream of a finished and of a failed sweep is searched."""
+"""A dozen secrets, planted where secrets come from; every file and stream of a finished and of a failed sweep is searched."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from rlrt.records import secrets
 from rlrt.records.secrets import masked, redacted, remember
 from rlrt.records.streams import MaskedStream
-from rlrt.sweep.launchers import LocalLauncher
 from tests.conftest import ROOT
 from tests.forked import forked
 from tests.helpers import ONE_STEP
+from tests.sweep.test_driver import run
 
 ENVIRONMENT = {
     "HF_TOKEN": "hf_planted0001",
@@ -58,18 +58,10 @@ class Loud(Countdown):
         print("printed", words)
         print("to the other stream", words, file=sys.stderr)
         warnings.warn("warned " + words)
-        thread = threading.Thread(target=lambda: 1 / 0 if not words else (_ for _ in ()).throw(ValueError(words)))
+        thread = threading.Thread(target=lambda: int(words))
         thread.start()
         thread.join()
-        super().__post_init__() if hasattr(super(), "__post_init__") else None
-
-    def grade(self, prompt, response):
-        if os.environ.get("FAILS"):
-            raise RuntimeError("graded with " + " ".join(v for v in os.environ.values() if "planted" in v))
-        return super().grade(prompt, response)
-
-    def grade_many(self, *a):
-        raise RuntimeError("no")
+        super().__post_init__()
 """
 
 
@@ -92,17 +84,16 @@ def holders(folder: Path) -> dict[Path, list[str]]:
     return found
 
 
-def planted(tmp_path, *more, **environment):
+def planted(tmp_path, *more, report=False):
     (tmp_path / "loud.py").write_text(TASK)
     typed = [f"{k}={v}" for k, v in TYPED.items()]
     done = forked(
         "run",
-        ["-m", "method=grpo,rlrt", "data._target_=loud.Loud", *typed, *ONE_STEP, "hydra.sweep.dir=s", *more],
+        ["-m", "method=grpo", "data._target_=loud.Loud", *typed, *ONE_STEP, "hydra.sweep.dir=s", *more],
         tmp_path,
-        report=True,
+        report=report,
         MLFLOW_HTTP_REQUEST_MAX_RETRIES="0",
         **ENVIRONMENT,
-        **environment,
     )
     (tmp_path / "loud.py").unlink()
     (tmp_path / "stdout").write_text(done.stdout)
@@ -117,20 +108,35 @@ def check(tmp_path):
 
 
 def test_a_finished_sweep_shows_no_secret(tmp_path):
-    done = planted(tmp_path, f"+data.note={ENVIRONMENT['HF_TOKEN']}" if False else "resume=auto")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "printed ***" in done.stdout + done.stderr
-    assert (tmp_path / "s" / "report.html").is_file()
+    """With real processes: the streams of a job are files of submitit; and with a store, whose bytes are searched too."""
+    (tmp_path / "loud.py").write_text(TASK)
+    typed = [
+        *ONE_STEP,
+        "+data.hf_token=typed-planted0010",
+        f"tracking.uri=sqlite:///{tmp_path}/m.db",
+        "hydra.sweep.dir=s",
+    ]
+    code, output = run(tmp_path, "-m", "method=grpo", "data._target_=loud.Loud", *typed, **ENVIRONMENT)
+    (tmp_path / "loud.py").unlink()
+    (tmp_path / "output").write_text(output)
+    assert code == 0, output
+    logs = [f.read_text() for f in (tmp_path / "s" / "submitit").glob("*.out")]
+    assert any("printed ***" in text and "warned ***" in text and "base 10: '***" in text for text in logs), logs
+    assert (tmp_path / "m.db").is_file()
     check(tmp_path)
 
 
 def test_nor_does_a_failed_one(tmp_path):
     """A path that is a URI with a token, a prompt that repeats a secret, and a name made of it: folders are named after it."""
     done = planted(
-        tmp_path, f"model.path='{TOKEN_URI}/m',embedded", "model.prompt_template='wandb-planted0003 {prompt}'"
+        tmp_path,
+        f"model.path='{TOKEN_URI}/m',embedded",
+        "model.prompt_template='wandb-planted0003 {prompt}'",
+        report=True,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "expected a folder or a hub id" in done.stdout
+    assert (tmp_path / "s" / "report.html").is_file()
     check(tmp_path)
 
 
@@ -170,13 +176,14 @@ def test_what_is_printed_is_masked_by_line_and_otherwise_unchanged(capsys, monke
 def test_threads_warnings_and_uncaught_errors_pass_the_same_stream(capsys, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted0001")
     monkeypatch.setattr(sys, "stderr", MaskedStream(sys.stderr))
-    thread = threading.Thread(target=lambda: int("hf_planted0001"))
+    thread = threading.Thread(target=lambda: int(os.environ["HF_TOKEN"]))
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     thread.start()
     thread.join()
-    warnings._showwarnmsg_impl(warnings.WarningMessage("hf_planted0001", UserWarning, "f", 1))
+    monkeypatch.setattr(warnings, "showwarning", warnings._showwarning_orig)
+    warnings.showwarning("hf_planted0001", UserWarning, "f", 1, sys.stderr)
     try:
-        raise OSError("hf_planted0001")
+        raise OSError(os.environ["HF_TOKEN"])
     except OSError:
         sys.__excepthook__(*sys.exc_info())
     shown = capsys.readouterr().err
@@ -218,19 +225,16 @@ def test_a_value_that_repeats_a_secret_is_masked_whole():
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o027, 0o077])
-def test_files_have_the_rights_that_the_umask_gives(tmp_path, umask, monkeypatch):
+def test_files_have_the_rights_that_the_umask_gives(tmp_path, umask):
     before = os.umask(umask)
-    monkeypatch.setattr(LocalLauncher, "jobs_at_once", lambda self: 1)
+    sweep = umask == 0o027
     try:
-        done = forked(
-            "run",
-            ["-m", "method=grpo", *ONE_STEP, "hydra.sweep.dir=s", f"tracking.uri=sqlite:///{tmp_path}/m.db"],
-            tmp_path,
-            report=True,
-        )
+        how = ("-m", "hydra.sweep.dir=s") if sweep else ("hydra.run.dir=s",)
+        done = forked("run", ["method=grpo", *ONE_STEP, "tracking=none", *how], tmp_path)
     finally:
         os.umask(before)
     assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "s").rglob("job.json"))) == sweep
     for path in (tmp_path / "s").rglob("*"):
         rights = stat.S_IMODE(path.stat().st_mode)
         wanted = 0o600 if path.name == "job.json" else (0o777 if path.is_dir() else 0o666) & ~umask
