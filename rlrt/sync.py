@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -15,12 +16,17 @@ from rlrt.records.storage import storing
 from rlrt.records.streams import mask_streams
 from rlrt.sweep.parent import bring, bring_sweep, incomplete_sweeps
 
+COPIES = re.compile(r"[0-9a-f]{32}")
+"""Name of the folder that MLflow gives the artifacts of a run."""
+
 
 def incomplete(root: Path) -> list[Path]:
     """List the folders of runs that are not running and whose records are not complete in MLflow."""
     folders = []
     for summary in sorted(root.glob("**/summary.json")):
         folder = summary.parent
+        if folder.name == "artifacts" and COPIES.fullmatch(folder.parent.name):
+            continue  # MLflow's copy of a run's papers
         missed = read_json(summary).get("mlflow_complete") is not True and (folder / "config.yaml").is_file()
         if missed and not is_held(folder / LEASE):
             folders.append(folder)

@@ -9,6 +9,7 @@ import logging
 import os
 import queue
 import re
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -208,8 +209,7 @@ class MlflowTracker:
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
 
-            for name in ("mlflow.store.db.utils", "alembic"):  # they print a traceback beside the error that they raise
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+            quieten()
             self._entities = (Metric, Param)
             client = MlflowClient(tracking_uri=patient(self.uri))
             experiment = client.get_experiment_by_name(self._experiment)
@@ -339,13 +339,20 @@ def first_use_lock(uri: str) -> Iterator[None]:
         yield
 
 
+def quieten() -> None:
+    """Silence the loggers that print a traceback beside the error that MLflow raises; MLflow is imported."""
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def make_store(file: Path) -> None:
     """Make an empty SQLite store, whole or not at all: MLflow would leave one without a version if it were killed here."""
     from mlflow import MlflowClient
 
     for torn in file.parent.glob(f"{glob.escape(file.name)}.*.tmp*"):
         torn.unlink(missing_ok=True)
-    work = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    quieten()
+    work = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")  # MLflow keeps a store for each name
     try:
         MlflowClient(tracking_uri=f"sqlite:///{quoted(str(work))}").search_experiments(max_results=1)
         work.replace(file)

@@ -16,7 +16,9 @@ OUTDATED = re.compile(r"out-of-date database schema \(found version (\w+)")
 BROKEN = re.compile(
     r"\([\w.]+Error\) (.*(?:no such (?:table|column)|no column|duplicate column|already exists|malformed|not a database).*)"
 )
-CREDENTIALS = re.compile(r"error code (401|403)|\b(401|403) Client Error|PERMISSION_DENIED|UNAUTHENTICATED|[Nn]ot authenticated|Unauthorized")
+CREDENTIALS = re.compile(
+    r"error code (401|403)|\b(401|403) Client Error|PERMISSION_DENIED|UNAUTHENTICATED|[Nn]ot authenticated|Unauthorized"
+)
 
 
 def accepted(name: str) -> str:

@@ -61,7 +61,6 @@ class Loud(Countdown):
         thread = threading.Thread(target=lambda: int(words))
         thread.start()
         thread.join()
-        super().__post_init__()
 """
 
 
