@@ -55,7 +55,8 @@ def main() -> None:
             with storing(folder):
                 done += send(folder, arguments.uri, arguments.trust)
         except UserError as error:
-            print(f"error: {folder}: {error}", file=sys.stderr)
+            where = "" if str(folder) in str(error) else f"{folder}: "
+            print(f"error: {where}{error}", file=sys.stderr)
         except LeaseTaken:
             print(f"{folder} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1
