@@ -24,6 +24,7 @@ from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
+from rlrt.execution.origin import origin_point
 from rlrt.execution.parts import Parts, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, restore_checkpoint, starting_point
 from rlrt.execution.stop import Pace
@@ -130,7 +131,7 @@ def run_to_its_end(
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary."""
     parts, learner = prepared(settings, world)
-    newest = world.on_main(lambda: starting_point(settings, folder))
+    newest = world.on_main(lambda: starting_point(settings, folder) or origin_point(settings, folder))
     position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, settings)
     progress_line = Progress(settings.train.steps) if progress else None
     monitor = None

@@ -118,6 +118,8 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
         "rlrt.folder": str(folder.path.resolve()),
         "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
     }
+    if origin := mapping(folder.manifest().get("origin")):
+        tags["rlrt.origin"] = f"{origin.get('run')}, step {origin.get('step')}"
     for tag, key in declared(folder.manifest()).tags.items():
         if value := run.value("method", key):
             tags[tag] = value

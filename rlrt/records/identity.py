@@ -14,7 +14,7 @@ from typing import Any
 from rlrt.paths import CHECKSUMS, PACKAGE, STATE, TRAINER, local_folder
 from rlrt.records.user_code import sources
 
-IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
+IGNORED_SECTIONS = ("hydra", "tracking", "resume", "origin", "threads", "trial", "distributed")
 IGNORED_TRAIN = ("save_every", "save_minutes", "keep_last", "keep_best")
 IGNORED_ENGINE = ("url", "transfer_dir", "timeout_s")
 """These sections and keys say where and how a run is stored, not what it computes; the identity ignores them."""

@@ -15,7 +15,7 @@ from rlrt.records.jsonlines import JsonLines
 from rlrt.records.stored_config import stored_config
 
 UNREADABLE = "unreadable"
-SILENT = ("seed", "tracking", "threads")
+SILENT = ("seed", "tracking", "threads", "origin")
 """Overrides with these prefixes are not part of a job's label."""
 
 
