@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.records.files import read_json
+from rlrt.records.files import is_file, read_json
 from rlrt.records.lease import LEASE, LeaseTaken, is_held
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
 from rlrt.sweep.parent import bring
 
@@ -19,7 +20,7 @@ def incomplete(root: Path) -> list[Path]:
     folders = []
     for summary in sorted(root.glob("**/summary.json")):
         folder = summary.parent
-        missed = read_json(summary).get("mlflow_complete") is not True and (folder / "config.yaml").is_file()
+        missed = read_json(summary).get("mlflow_complete") is not True and is_file(folder / "config.yaml")
         if missed and not is_held(folder / LEASE):
             folders.append(folder)
     return folders
@@ -42,9 +43,9 @@ def main() -> None:
         try:
             done += bring(folder, arguments.uri, arguments.trust)
         except UserError as error:
-            print(f"error: {folder}: {error}", file=sys.stderr)
+            print(f"error: {one_line(f'{folder}: {error}')}", file=sys.stderr)
         except LeaseTaken:
-            print(f"{folder} is running again and sends its records to MLflow itself", file=sys.stderr)
+            print(f"{one_line(folder)} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1
     print(f"{done} of {len(folders)} runs that were incomplete in MLflow are complete now")
     raise SystemExit(int(done < len(folders)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
-from rlrt.records.mlflow import Input, MlflowTracker, check_uri, status_of
+from rlrt.records.mlflow import Input, MlflowTracker, check_uri, sqlite_file, status_of
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import MASK, redacted, without_password
 from rlrt.records.stored_config import stored_config
 
@@ -32,6 +34,12 @@ log = logging.getLogger("rlrt")
 
 CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", "PASSWORD", "AWS_SIGV4", "AUTH"))
 """Variables by which MLflow sends credentials to whatever server it speaks to."""
+
+
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag for the run under which its page shows another one."""
+ARTIFACTS = "outputs/mlartifacts"
+"""Where a new SQLite store keeps its files, as in conf/config.yaml."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,14 @@ class Tracked:
         plain: the whole config as nested plain values.
         names: the option chosen in every config group.
         tags: more tags, for example the parent run of a sweep.
+        foreign: True for a run that was read from a folder and is not trusted: what its config names is not opened.
     """
 
     tracking: Tracking
     plain: Mapping[str, Any]
     names: Mapping[str, str]
     tags: Mapping[str, str]
+    foreign: bool = False
 
     def value(self, section: str, key: str) -> str:
         """A value of the config as text; empty where there is none."""
@@ -80,10 +90,35 @@ def stored(path: Path, uri: str | None = None, trust: bool = False) -> Tracked:
         check_uri(tracking.uri)
     if uri is None and not trust:
         refuse_to_send_credentials(path, tracking.uri)
+        refuse_new_store(path, tracking.uri)
+    if not trust:  # where MLflow's files go is not for the folder to say
+        tracking = dataclasses.replace(tracking, artifacts=ARTIFACTS)
     if MASK in str(tracking.uri):
         raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    tags = {str(k): str(v) for k, v in mapping(spec.get("tags")).items()}
-    return Tracked(tracking, plain, mapping(read_json(path / "manifest.json").get("choices")), tags)
+    choices = mapping(read_json(path / "manifest.json").get("choices"))
+    names = {name: one_line(choice, 200) for name, choice in choices.items()}
+    return Tracked(tracking, plain, names, stored_tags(spec), foreign=not trust)
+
+
+def stored_tags(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a job by its ``job.json``: rlrt's own, and the run that MLflow is to show it under."""
+    tags = {str(k): one_line(v) for k, v in mapping(spec.get("tags")).items()}
+    parent = tags.get(PARENT, "")
+    own = {k: v for k, v in tags.items() if k.startswith("rlrt.")}
+    return own | ({PARENT: parent} if re.fullmatch("[0-9a-f]{32}", parent) else {})
+
+
+def refuse_new_store(path: Path, uri: str | None) -> None:
+    """Refuse to make a SQLite store where a stored config says; a run that was tracked has made its own.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if str(uri).startswith("sqlite:///") and not sqlite_file(str(uri)).is_file():
+        raise UserError(
+            f"tracking.uri: {path} names the store {sqlite_file(str(uri))}, which is not there; if it is to be made, give it "
+            "as --uri, or add --trust."
+        )
 
 
 def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
@@ -121,13 +156,13 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
     if origin := mapping(folder.manifest().get("origin")):
         tags["rlrt.origin"] = f"{origin.get('run')}, step {origin.get('step')}"
     for tag, key in declared(folder.manifest()).tags.items():
-        if value := run.value("method", key):
+        if tag.startswith("rlrt.") and tag not in tags and (value := run.value("method", key)):
             tags[tag] = value
     return MlflowTracker(
         uri=tracking.uri,
         experiment=tracking.experiment,
         artifacts=tracking.artifacts,
-        run_id=folder.manifest().get("mlflow_run_id"),
+        run_id=text_or_none(folder.manifest().get("mlflow_run_id")),
         key=folder.key(),
         name=name,
         tags=tags | dict(run.tags),
@@ -137,21 +172,27 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
     )
 
 
+def text_or_none(value: Any) -> str | None:
+    """Return the value if it is a text, else None."""
+    return value if isinstance(value, str) else None
+
+
 def inputs_of(run: Tracked) -> list[Input]:
     """The model, the data and the benchmarks of a run, for MLflow: by content where they are here, else by revision."""
 
     def one(name: str, section: Mapping[str, Any], context: str) -> Input:
         source = str(section.get("path", name))
-        folder = local_folder(source) if "path" in section else None
+        folder = local_folder(source) if "path" in section and not run.foreign else None
         digest = content_hash(folder) if folder is not None else str(section.get("revision") or "newest")
         return Input(name, digest, source, context)
 
     data_class = run.value("data", "_target_").rpartition(".")[2]
     inputs = [
-        one(run.names.get("model", run.value("model", "path")), run.plain["model"], "model"),
-        one(run.names.get("data", data_class), run.plain["data"], "training"),
+        one(run.names.get("model", run.value("model", "path")), mapping(run.plain.get("model")), "model"),
+        one(run.names.get("data", data_class), mapping(run.plain.get("data")), "training"),
     ]
-    return inputs + [one(name, suite, "evaluation") for name, suite in (run.plain["eval"].get("suites") or {}).items()]
+    suites = mapping(mapping(run.plain.get("eval")).get("suites"))
+    return inputs + [one(name, mapping(suite), "evaluation") for name, suite in suites.items()]
 
 
 def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:

@@ -107,6 +107,11 @@ def is_file(file: Path) -> bool:
         return False
 
 
+def is_small_file(file: Path) -> bool:
+    """True for a regular file that is no link, of at most ``LARGEST`` bytes."""
+    return is_file(file) and os.lstat(file).st_size <= LARGEST
+
+
 def write_json(path: Path, value: Any, private: bool = False) -> None:
     """Replace a small JSON file atomically.
 
@@ -244,6 +249,15 @@ def or_logged(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         log.error("%s cannot be written (%s)", file, error.strerror)
+
+
+def closed_folders(folder: Path) -> list[Path]:
+    """List the folders inside a folder that this user may not enter and read: what they hold cannot be known."""
+    try:
+        inner = [p for p in folder.iterdir() if p.is_dir()]
+    except OSError:
+        return []
+    return [p for p in inner if not os.access(p, os.R_OK | os.X_OK)]
 
 
 def nearest_existing(folder: Path) -> Path:

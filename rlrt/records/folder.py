@@ -31,8 +31,8 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_text("")
+            probe = path / f".writable.{secrets.token_hex(8)}"  # of a name that nobody can have put a link under
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
