@@ -44,6 +44,11 @@ def main() -> None:
             done += bring(folder, arguments.uri, arguments.trust)
         except UserError as error:
             print(f"error: {one_line(f'{folder}: {error}')}", file=sys.stderr)
+        except OSError as error:
+            print(
+                f"error: {one_line(f'{folder} cannot be written ({error.strerror}: {error.filename})')}.",
+                file=sys.stderr,
+            )
         except LeaseTaken:
             print(f"{one_line(folder)} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1

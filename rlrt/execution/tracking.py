@@ -24,7 +24,7 @@ from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
-from rlrt.records.mlflow import Input, MlflowTracker, check_uri, sqlite_file, status_of
+from rlrt.records.mlflow import Input, MlflowTracker, check_uri, is_store, sqlite_file, status_of
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import MASK, redacted, without_password
 from rlrt.records.stored_config import stored_config
@@ -40,6 +40,12 @@ PARENT = "mlflow.parentRunId"
 """MLflow's tag for the run under which its page shows another one."""
 ARTIFACTS = "outputs/mlartifacts"
 """Where a new SQLite store keeps its files, as in conf/config.yaml."""
+FILES = (".mlflow/credentials",)
+"""Files in the home folder from which MLflow takes credentials."""
+DATABASES = ("PGPASSWORD", "PGPASSFILE", "MYSQL_PWD")
+"""Variables from which the clients of databases take passwords."""
+DATABASE_FILES = (".pgpass", ".my.cnf", ".mylogin.cnf")
+"""The same in the home folder."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +89,37 @@ def stored(path: Path, uri: str | None = None, trust: bool = False) -> Tracked:
         UserError: if the folder's config cannot be read any more, its URI lacks a password, or its server is not trusted.
     """
     plain, spec = stored_config(path), read_json(path / "job.json")
-    tracking = section("tracking", plain.get("tracking"))
     typed = mapping(mapping(spec.get("plain")).get("tracking")).get("uri")  # a sweep's job keeps it with its password
-    tracking = dataclasses.replace(tracking, uri=uri or (str(typed) if typed else tracking.uri))
+    tracking = stored_tracking(path, plain.get("tracking"), uri, trust, str(typed) if typed else None)
+    choices = mapping(read_json(path / "manifest.json").get("choices"))
+    names = {name: one_line(choice, 200) for name, choice in choices.items()}
+    return Tracked(tracking, plain, names, stored_tags(spec), foreign=not trust)
+
+
+def stored_tracking(path: Path, values: Any, uri: str | None, trust: bool, typed: str | None = None) -> Tracking:
+    """Return a stored ``tracking`` section as far as it may be used.
+
+    Args:
+        path: the folder of the run or sweep that stores it.
+        values: the section.
+        uri, trust: as for ``stored``.
+        typed: the stored URI with its password, if that is known.
+
+    Raises:
+        UserError: as ``stored``.
+    """
+    tracking = section("tracking", values)
+    tracking = dataclasses.replace(tracking, uri=uri or typed or tracking.uri)
     if tracking.uri is not None:
         check_uri(tracking.uri)
     if uri is None and not trust:
         refuse_to_send_credentials(path, tracking.uri)
         refuse_new_store(path, tracking.uri)
-    if not trust:  # where MLflow's files go is not for the folder to say
-        tracking = dataclasses.replace(tracking, artifacts=ARTIFACTS)
     if MASK in str(tracking.uri):
         raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    choices = mapping(read_json(path / "manifest.json").get("choices"))
-    names = {name: one_line(choice, 200) for name, choice in choices.items()}
-    return Tracked(tracking, plain, names, stored_tags(spec), foreign=not trust)
+    return (
+        tracking if trust else dataclasses.replace(tracking, artifacts=ARTIFACTS)
+    )  # a folder does not say where files go
 
 
 def stored_tags(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -114,10 +136,10 @@ def refuse_new_store(path: Path, uri: str | None) -> None:
     Raises:
         UserError: naming the file.
     """
-    if str(uri).startswith("sqlite:///") and not sqlite_file(str(uri)).is_file():
+    if str(uri).startswith("sqlite") and not is_store(sqlite_file(str(uri))):
         raise UserError(
-            f"tracking.uri: {path} names the store {sqlite_file(str(uri))}, which is not there; if it is to be made, give it "
-            "as --uri, or add --trust."
+            f"tracking.uri: {path} names {sqlite_file(str(uri))}, which is no store of MLflow yet; if it is to become one, "
+            "give it as --uri, or add --trust."
         )
 
 
@@ -127,10 +149,12 @@ def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
     Raises:
         UserError: naming them and the server.
     """
-    if not str(uri).startswith(("http://", "https://")):
+    scheme = re.split(r"[:+]", str(uri))[0]
+    if uri is None or scheme == "sqlite":
         return
-    held = [name for name in CREDENTIALS if os.environ.get(name)]
-    held += [str(file) for file in (Path.home() / ".mlflow" / "credentials",) if file.is_file()]
+    names, files = (CREDENTIALS, FILES) if scheme in ("http", "https") else (DATABASES, DATABASE_FILES)
+    held = [name for name in names if os.environ.get(name)]
+    held += [str(Path.home() / file) for file in files if (Path.home() / file).is_file()]
     if held:
         raise UserError(
             f"tracking.uri: {path} names the server {without_password(str(uri))}, and MLflow would send {held[0]} of this "
@@ -156,7 +180,7 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
     if origin := mapping(folder.manifest().get("origin")):
         tags["rlrt.origin"] = f"{origin.get('run')}, step {origin.get('step')}"
     for tag, key in declared(folder.manifest()).tags.items():
-        if tag.startswith("rlrt.") and tag not in tags and (value := run.value("method", key)):
+        if not tag.startswith("mlflow.") and tag not in tags and (value := run.value("method", key)):
             tags[tag] = value
     return MlflowTracker(
         uri=tracking.uri,
@@ -169,6 +193,7 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
         params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
         warn=log.warning,
         inputs=inputs_of(run),
+        foreign=run.foreign,
     )
 
 

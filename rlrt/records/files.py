@@ -37,7 +37,7 @@ KINDS = {
 """What a path is that is no regular file."""
 HALF = re.compile(r"\\u[dD][89a-fA-F]")
 """An escape in JSON that may stand for half a character."""
-LONG_NUMBER = re.compile(r"\d{%d}" % (DIGITS + 1))
+LONG_NUMBER = re.compile(rf"\d{{{DIGITS + 1}}}")
 
 
 class Unreadable(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -83,9 +84,11 @@ class RunFolder:
 
     def key(self) -> str:
         """Return this run's unique key; it is created on first use."""
-        if "key" not in self.manifest():
-            self.write_manifest(key=secrets.token_hex(8))
-        return str(self.manifest()["key"])
+        key = self.manifest().get("key")
+        if not is_key(key):
+            key = secrets.token_hex(8)
+            self.write_manifest(key=key)
+        return str(key)
 
     def begun(self) -> bool:
         """True if a run has written anything to the folder, damaged files included."""
@@ -109,6 +112,11 @@ class RunFolder:
             if item.name not in STAYS:
                 item.rename(target / item.name)
         return target
+
+
+def is_key(value: Any) -> bool:
+    """True for a run's or a sweep's key; any other text could change the query in which MLflow is asked for it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 
 
 def forget_empty(path: Path) -> None:

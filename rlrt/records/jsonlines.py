@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from rlrt.errors import UserError
 from rlrt.records.files import Unreadable, opened, parsed_json
@@ -147,6 +147,6 @@ def numbers_of(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if is_number(v)}
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """True for a finite number that is no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

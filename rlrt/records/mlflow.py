@@ -7,6 +7,7 @@ import json
 import os
 import queue
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,18 @@ def sqlite_file(uri: str) -> Path:
     return Path(unquote(absolute(uri).removeprefix("sqlite:///").split("?")[0]))
 
 
+def is_store(file: Path) -> bool:
+    """True if a file is a SQLite store of MLflow; it is opened for reading alone."""
+    if not file.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as store:
+            query = "SELECT count(*) FROM sqlite_master WHERE name IN ('alembic_version', 'experiments', 'runs')"
+            return bool(store.execute(query).fetchone()[0] == 3)
+    except sqlite3.Error:
+        return False
+
+
 def patient(uri: str) -> str:
     """Add a lock timeout to a SQLite URI: by default sqlite3 gives up after 5 seconds, and a sweep has many writers."""
     return f"{uri}?timeout={LOCKED_S}" if uri.startswith("sqlite:") and "?" not in uri else uri
@@ -103,6 +116,7 @@ class MlflowTracker:
         key: unique key of this run, valid before it has an MLflow id.
         name, tags, params: logged at the run's start.
         inputs: data sets and models that the run uses; logged at its start.
+        foreign: True if a folder named the server: it does not decide where on this machine files are written.
         warn: called once, with one sentence, if MLflow fails.
     """
 
@@ -118,11 +132,12 @@ class MlflowTracker:
         params: dict[str, str],
         warn: Any,
         inputs: Sequence[Input] = (),
+        foreign: bool = False,
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
         self._name, self._tags, self._params, self._warn = name, tags | {KEY: key}, params, warn
-        self._inputs = inputs
+        self._inputs, self._foreign = inputs, foreign
         self._client: Any = None
         self._logged = -1
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -216,6 +231,14 @@ class MlflowTracker:
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
         run = client.get_run(self.run_id)
+        if (
+            self._foreign
+            and self.uri.startswith("http")
+            and not re.match(r"(?!file:)[a-z][\w+.-]*:", run.info.artifact_uri)
+        ):
+            raise UserError(
+                "it wants files in a folder of this machine; if you know it, give it as --uri, or add --trust"
+            )
         if run.info.status != "RUNNING":
             client.update_run(self.run_id, status="RUNNING")
         for name, value in self._tags.items():
@@ -248,7 +271,10 @@ class MlflowTracker:
         if self.run_id is None:
             return None
         try:
-            return str(client.get_run(self.run_id).info.run_id)
+            run = client.get_run(self.run_id)
+            return (
+                str(self.run_id) if run.data.tags.get(KEY) == self._tags[KEY] else None
+            )  # else it is another folder's
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise

@@ -38,8 +38,8 @@ def stored_config(folder: Path) -> dict[str, Any]:
     """Read ``config.yaml`` of a run's folder as plain values; interpolations in its texts are not resolved.
 
     Raises:
-        UserError: for a file that is missing, no regular file, too large, not a mapping, not YAML, nested too deep, or YAML with
-            aliases: rlrt writes none, and a few lines of aliases can expand to gigabytes.
+        UserError: for a file that is missing, no regular file, too large, not a mapping, not YAML, nested too deep, or YAML
+            with aliases: rlrt writes none, and a few lines of aliases can expand to gigabytes.
     """
     import yaml
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import Unreadable, mapping, opened, read_json, whole, why_unreadable
+from rlrt.records.files import Unreadable, closed_folders, mapping, opened, read_json, whole, why_unreadable
 from rlrt.records.jsonlines import LONGEST, JsonLines, numbers_of, objects_of
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
@@ -182,7 +182,7 @@ def job_folders(sweep: Path) -> list[Path]:
 
 
 def slurm_id(spec: Mapping[str, Any]) -> str | None:
-    """Return the SLURM id of a job by its ``job.json``; None without one, and for a text that is none (``--signal``, a user)."""
+    """Return a job's SLURM id by its ``job.json``; None without one, and for a text that is none, as ``--signal``."""
     value = spec.get("slurm_id")
     return value if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", value) else None
 

@@ -138,7 +138,9 @@ def spec_of(file: Path) -> dict[str, Any]:
     kinds = {"plain": dict, "choices": dict, "overrides": list, "identity": str}
     for name, kind in kinds.items():
         if not isinstance(spec.get(name), kind):
-            raise UserError(f"{file} cannot be read as a job: expected a {kind.__name__} as {name}; give the command again.")
+            raise UserError(
+                f"{file} cannot be read as a job: expected a {kind.__name__} as {name}; give the command again."
+            )
     return spec
 
 
