@@ -251,6 +251,14 @@ def or_logged(file: Path) -> Iterator[None]:
         log.error("%s cannot be written (%s)", file, error.strerror)
 
 
+def folders_with(folder: Path, name: str) -> list[Path]:
+    """List the folders inside a folder that have something under a name, a link that leads nowhere included."""
+    try:
+        return [p for p in folder.iterdir() if os.path.lexists(p / name)]
+    except OSError:
+        return []
+
+
 def closed_folders(folder: Path) -> list[Path]:
     """List the folders inside a folder that this user may not enter and read: what they hold cannot be known."""
     try:

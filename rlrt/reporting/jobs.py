@@ -12,7 +12,7 @@ from typing import Any
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.records.declared import Declared, declared, is_text
-from rlrt.records.files import Unreadable, closed_folders, json_object
+from rlrt.records.files import Unreadable, closed_folders, folders_with, json_object
 from rlrt.records.jsonlines import LONGEST, JsonLines, is_number, numbers_of
 from rlrt.records.printable import one_line
 from rlrt.records.stored_config import stored_config
@@ -101,12 +101,12 @@ def read_jobs(sweep: Path) -> list[Job]:
         UserError: for a folder that holds no run.
     """
     folders = {f.parent for name in ("manifest.json", "job.json") for f in sweep.glob(f"**/{name}")}
-    folders |= set(closed_folders(sweep))
+    folders |= {*folders_with(sweep, "manifest.json"), *folders_with(sweep, "job.json"), *closed_folders(sweep)}
     jobs = [read_job(folder) for folder in sorted(folders)]
     if not jobs:
         raise UserError(f"expected a folder with runs (manifest.json below it), found none in {sweep}.")
     labels = [set(job.label.split(" ")) for job in jobs if job.label != UNREADABLE]
-    if len({job.label for job in jobs}) > 1 and labels:  # overrides that all jobs share distinguish none
+    if len(set(map(frozenset, labels))) > 1:  # overrides that all jobs share distinguish none
         common = set.intersection(*labels)
         jobs = [relabelled(job, common) for job in jobs]
     return sorted(jobs, key=lambda job: (job.label, job.seed))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import Unreadable, closed_folders, mapping, opened, read_json, whole, why_unreadable
+from rlrt.records.files import Unreadable, closed_folders, folders_with, mapping, opened, read_json, whole, why_unreadable
 from rlrt.records.jsonlines import LONGEST, JsonLines, numbers_of, objects_of
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
@@ -177,7 +177,7 @@ def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
 def job_folders(sweep: Path) -> list[Path]:
     """List the folders of a sweep's jobs by name, without earlier runs that ``resume=never`` moved away; a folder that may not
     be entered counts as one."""
-    found = {p.parent for p in sweep.glob(f"*/{SPEC}")} | set(closed_folders(sweep))
+    found = {*folders_with(sweep, SPEC), *closed_folders(sweep)}
     return sorted(p for p in found if not re.search(r"\.old-\d+$", p.name))
 
 
