@@ -211,7 +211,7 @@ def short_int(digits: str) -> int:
 def refuse_deep(value: Any) -> None:
     """Raise ValueError if a value has more than ``DEEPEST`` levels."""
     level = [value]
-    for _ in range(DEEPEST + 1):
+    for _ in range(DEEPEST):
         level = [inner for outer in level for inner in inside(outer) if isinstance(inner, (dict, list))]
         if not level:
             return

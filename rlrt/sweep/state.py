@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import Unreadable, closed_folders, folders_with, mapping, opened, read_json, whole, why_unreadable
+from rlrt.records.files import (
+    Unreadable,
+    closed_folders,
+    folders_with,
+    mapping,
+    opened,
+    read_json,
+    whole,
+    why_unreadable,
+)
 from rlrt.records.jsonlines import LONGEST, JsonLines, numbers_of, objects_of
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
