@@ -131,14 +131,19 @@ def stored_tags(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def refuse_new_store(path: Path, uri: str | None) -> None:
-    """Refuse to make a SQLite store where a stored config says; a run that was tracked has made its own.
+    """Refuse to make a SQLite store where a stored config says, unless that is a new file ``*.db`` below the current folder: a
+    job on SLURM leaves its store to ``rlrt.sync``.
 
     Raises:
         UserError: naming the file.
     """
-    if str(uri).startswith("sqlite") and not is_store(sqlite_file(str(uri))):
+    if not str(uri).startswith("sqlite"):
+        return
+    file = sqlite_file(str(uri))
+    new = str(uri).startswith("sqlite:///") and file.suffix == ".db" and not os.path.lexists(file)
+    if not is_store(file) and not (new and file.resolve().is_relative_to(Path.cwd().resolve())):
         raise UserError(
-            f"tracking.uri: {path} names {sqlite_file(str(uri))}, which is no store of MLflow yet; if it is to become one, "
+            f"tracking.uri: {path} names {file}, which is no store of MLflow yet; if it is to become one, "
             "give it as --uri, or add --trust."
         )
 

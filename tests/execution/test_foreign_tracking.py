@@ -32,6 +32,8 @@ def once(tmp_path_factory):
 
 @pytest.fixture
 def gift(once, tmp_cwd, monkeypatch):
+    (tmp_cwd / "here").mkdir()
+    monkeypatch.chdir(tmp_cwd / "here")
     monkeypatch.setenv("HOME", str(tmp_cwd))
     shutil.copytree(once, tmp_cwd / "gift", ignore=shutil.ignore_patterns("checkpoints"))
     return tmp_cwd / "gift"
