@@ -18,8 +18,10 @@ from rlrt.paths import saved_steps
 from rlrt.records.checkpoints import damage
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import absolute
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import masked, without_password
 from rlrt.records.streams import mask_streams
+from rlrt.reporting.terminal import say
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
@@ -71,7 +73,7 @@ def main() -> None:
     def act() -> None:
         run = find_run(arguments.run)
         version = register(run, arguments.name, arguments.step, arguments.uri)
-        print(f"{arguments.name}, version {version}: {run}")
+        say(one_line(f"{arguments.name}, version {version}: {run}"))
 
     sys.exit(guarded(act))
 

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 from rlrt.config.refused import guarded
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.page import read, write
+from rlrt.reporting.tables import in_terminal
+from rlrt.reporting.terminal import say
 from rlrt.sweep.parent import send_report
 
 
@@ -26,8 +29,7 @@ def main() -> None:
     def act() -> None:
         report = read(arguments.sweep, arguments.baseline)
         files = write(report)
-        print(report.markdown(), end="")
-        print(f"\npage: {files[0]}")
+        say(f"{report.markdown(in_terminal)}\npage: {one_line(files[0])}")
         send_report(arguments.sweep, files)
 
     sys.exit(guarded(act))

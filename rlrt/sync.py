@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.records.files import read_json
+from rlrt.records.files import is_file, read_json
 from rlrt.records.lease import LEASE, LeaseTaken, is_held
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
 from rlrt.records.storage import storing
 from rlrt.records.streams import mask_streams
@@ -27,7 +28,7 @@ def incomplete(root: Path) -> list[Path]:
         folder = summary.parent
         if folder.name == "artifacts" and COPIES.fullmatch(folder.parent.name):
             continue  # MLflow's copy of a run's papers
-        missed = read_json(summary).get("mlflow_complete") is not True and (folder / "config.yaml").is_file()
+        missed = read_json(summary).get("mlflow_complete") is not True and is_file(folder / "config.yaml")
         if missed and not is_held(folder / LEASE):
             folders.append(folder)
     return folders
@@ -56,9 +57,14 @@ def main() -> None:
                 done += send(folder, arguments.uri, arguments.trust)
         except UserError as error:
             where = "" if str(folder) in str(error) else f"{folder}: "
-            print(f"error: {where}{error}", file=sys.stderr)
+            print(f"error: {one_line(f'{where}{error}')}", file=sys.stderr)
+        except OSError as error:
+            print(
+                f"error: {one_line(f'{folder} cannot be written ({error.strerror}: {error.filename})')}.",
+                file=sys.stderr,
+            )
         except LeaseTaken:
-            print(f"{folder} is running again and sends its records to MLflow itself", file=sys.stderr)
+            print(f"{one_line(folder)} is running again and sends its records to MLflow itself", file=sys.stderr)
             done += 1
     print(f"{done} of {len(steps)} runs that were incomplete in MLflow are complete now")
     raise SystemExit(int(done < len(steps)))

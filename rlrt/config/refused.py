@@ -14,6 +14,7 @@ from rlrt.config.options import SECTIONS, key_of_other_options
 from rlrt.config.overrides import parsed, refuse_long_name, refuse_no_option, ungrammatical
 from rlrt.errors import UserError, brief, first_line, nearest, shown
 from rlrt.paths import CONFIG
+from rlrt.records.printable import printable
 from rlrt.records.secrets import masked
 from rlrt.records.storage import DENIED, is_full_disk
 
@@ -156,13 +157,13 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str] = ()) -> int:
     try:
         action()
     except UserError as error:
-        print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
+        print(f"error: {printable(brief(masked(str(error))))}", file=sys.stderr)
         return 2
     except Exception as error:
         refused = unwritable(error, arguments) or (explain(error, arguments) if is_hydras(error) else "")
         if not refused:
             raise
-        print(f"error: {brief(masked(refused))}", file=sys.stderr)
+        print(f"error: {printable(brief(masked(refused)))}", file=sys.stderr)
         return 2
     return 0
 

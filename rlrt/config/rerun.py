@@ -15,7 +15,7 @@ from rlrt.config.overrides import grammar
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, existing
-from rlrt.records.files import mapping, read_json
+from rlrt.records.files import is_file, mapping, read_json
 from rlrt.records.secrets import MASK
 from rlrt.records.stored_config import stored_config
 from rlrt.records.user_code import refuse_foreign
@@ -111,7 +111,7 @@ def find_run(name: str) -> Path:
 
 def is_run(folder: Path) -> bool:
     """True if a folder holds a run's config and manifest."""
-    return (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file()
+    return is_file(folder / "config.yaml") and is_file(folder / "manifest.json")
 
 
 def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs: Sequence[str] = ()) -> list[str]:

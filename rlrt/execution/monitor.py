@@ -9,7 +9,9 @@ import torch
 
 from rlrt.config.schema import Tracking
 from rlrt.methods.declared import Alarm
+from rlrt.records.files import is_small_file
 from rlrt.records.folder import RunFolder
+from rlrt.records.jsonlines import is_number, numbers_of
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.reporting.token_view import page
 from rlrt.training.update import StepResult
@@ -49,7 +51,7 @@ class Monitor:
         self._show, self._warn, self._alarms = show, warn, alarms
         self.rung: dict[str, str] = {}  # the sentence of each alarm that rang, by its metric
         recorded = (row.get("rollout/length_mean") for row in folder.record.read())
-        self._first_length: float | None = next((float(v) for v in recorded if isinstance(v, (int, float))), None)
+        self._first_length: float | None = next((float(v) for v in recorded if is_number(v)), None)
         self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
 
@@ -57,8 +59,7 @@ class Monitor:
         """Send MLflow the whole record so far; it drops what it has. So nothing is missing after a life without a server."""
         if self.tracker is not None:
             for row in self._folder.record.read():
-                values = {k: v for k, v in row.items() if k != "step" and not isinstance(v, str)}
-                self.tracker.metrics(int(row["step"]), values)
+                self.tracker.metrics(row["step"], {k: v for k, v in numbers_of(row).items() if k != "step"})
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
         """One step's numbers, everywhere.
@@ -124,7 +125,7 @@ class Monitor:
         if self.tracker is None:
             return
         for name in ("config.yaml", "manifest.json", "summary.json"):
-            if (self._folder.path / name).is_file():
+            if is_small_file(self._folder.path / name):  # a link would send what it leads to
                 self.tracker.artifact(self._folder.path / name)
         self.tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
         self.complete = self.tracker.close(status, seconds)

@@ -13,7 +13,7 @@ from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.paths import step_of
 from rlrt.records import checkpoints
-from rlrt.records.files import mapping
+from rlrt.records.files import is_file, mapping
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import counted, identity
 from rlrt.records.secrets import redacted
@@ -45,7 +45,7 @@ def origin_point(settings: Settings, folder: RunFolder) -> Path | None:
         log.warning("origin: %s is not gone on with, since %s; the run starts at step 0", origin.path, reason)
         return None
     for name in ("metrics.jsonl", "samples.jsonl"):
-        if (origin.path / name).is_file():
+        if is_file(origin.path / name):
             shutil.copyfile(origin.path / name, folder.path / name)
     folder.record.cut_after(steps)
     folder.samples.cut_after(steps)

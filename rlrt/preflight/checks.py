@@ -224,15 +224,18 @@ def check_tracking(uri: str | None) -> Finding:
 
 def earlier_step_s(settings: Settings, outputs: Path = Path("outputs")) -> float | None:
     """Return the seconds of the slowest step of earlier runs of this method and model, without evaluations and first steps."""
-    from rlrt.records.files import read_json
-    from rlrt.records.jsonlines import JsonLines
+    from rlrt.records.files import Unreadable, mapping, read_json
+    from rlrt.records.jsonlines import JsonLines, numbers_of
 
     slowest: list[float] = []
     names: dict[str, Any] = {name: settings.names.get(name) for name in ("method", "model")}
     for manifest in [*outputs.glob("runs/*/manifest.json"), *outputs.glob("sweeps/*/*/manifest.json")]:
-        choices = read_json(manifest).get("choices", {})
+        choices = mapping(read_json(manifest).get("choices"))
         if any(choices.get(name) != value for name, value in names.items()):
             continue
-        records = JsonLines(manifest.parent / "metrics.jsonl").read()
-        slowest += [float(r["time/step_s"]) for r in records if "time/step_s" in r and "eval/greedy" not in r]
+        try:
+            records = JsonLines(manifest.parent / "metrics.jsonl").read()
+        except Unreadable:
+            continue
+        slowest += [r["time/step_s"] for r in map(numbers_of, records) if "time/step_s" in r and "eval/greedy" not in r]
     return max(slowest, default=None)

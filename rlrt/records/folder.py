@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import time
@@ -36,8 +37,8 @@ class RunFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_text("")
+            probe = path / f".writable.{secrets.token_hex(8)}"  # of a name that nobody can have put a link under
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             probe.unlink(missing_ok=True)
         except OSError as error:
             raise FolderLost(
@@ -115,9 +116,11 @@ class RunFolder:
 
     def key(self) -> str:
         """Return this run's unique key; it is created on first use."""
-        if "key" not in self.manifest():
-            self.write_manifest(key=secrets.token_hex(8))
-        return str(self.manifest()["key"])
+        key = self.manifest().get("key")
+        if not is_key(key):
+            key = secrets.token_hex(8)
+            self.write_manifest(key=key)
+        return str(key)
 
     def begun(self) -> bool:
         """True if a run has written anything to the folder, damaged files included."""
@@ -190,6 +193,11 @@ class NoteBeginning:
     def on_run_start(self, config: Any, **_: Any) -> None:
         """Before ``hydra.run.dir`` is made."""
         BEGINNINGS.append(Beginning(Path(str(config.hydra.run.dir))))
+
+
+def is_key(value: Any) -> bool:
+    """True for a run's or a sweep's key; any other text could change the query in which MLflow is asked for it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
 
 
 def forget_empty(path: Path) -> None:

@@ -10,6 +10,7 @@ import os
 import queue
 import re
 import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,18 @@ def sqlite_file(uri: str) -> Path:
     return Path(unquote(absolute(uri).removeprefix("sqlite:///").split("?")[0]))
 
 
+def is_store(file: Path) -> bool:
+    """True if a file is a SQLite store of MLflow; it is opened for reading alone."""
+    if not file.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as store:
+            query = "SELECT count(*) FROM sqlite_master WHERE name IN ('alembic_version', 'experiments', 'runs')"
+            return bool(store.execute(query).fetchone()[0] == 3)
+    except sqlite3.Error:
+        return False
+
+
 def patient(uri: str) -> str:
     """Add a lock timeout to a SQLite URI: by default sqlite3 gives up after 5 seconds, and a sweep has many writers."""
     return f"{uri}?timeout={LOCKED_S}" if uri.startswith("sqlite:") and "?" not in uri else uri
@@ -111,6 +124,7 @@ class MlflowTracker:
         key: unique key of this run, valid before it has an MLflow id.
         name, tags, params: logged at the run's start.
         inputs: data sets and models that the run uses; logged at its start.
+        foreign: True if a folder named the server: it does not decide where on this machine files are written.
         warn: called once, with one sentence, if MLflow fails.
     """
 
@@ -126,12 +140,13 @@ class MlflowTracker:
         params: dict[str, str],
         warn: Any,
         inputs: Sequence[Input] = (),
+        foreign: bool = False,
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
         self._name, self._tags, self._warn = name, {k: masked(v) for k, v in tags.items()} | {KEY: key}, warn
         self._params = {k: without_known(v) for k, v in params.items()}
-        self._inputs = inputs
+        self._inputs, self._foreign = inputs, foreign
         self._client: Any = None
         self._logged, self._renamed = -1, False
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -229,6 +244,14 @@ class MlflowTracker:
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
         run = client.get_run(self.run_id)
+        if (
+            self._foreign
+            and self.uri.startswith("http")
+            and not re.match(r"(?!file:)[a-z][\w+.-]*:", run.info.artifact_uri)
+        ):
+            raise UserError(
+                "it wants files in a folder of this machine; if you know it, give it as --uri, or add --trust"
+            )
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(self.run_id)
             self._warn(f"the run {self._name} had been deleted in MLflow; it was restored, since it goes on.")
@@ -265,7 +288,10 @@ class MlflowTracker:
         if self.run_id is None:
             return None
         try:
-            return str(client.get_run(self.run_id).info.run_id)
+            run = client.get_run(self.run_id)
+            return (
+                str(self.run_id) if run.data.tags.get(KEY) == self._tags[KEY] else None
+            )  # else it is another folder's
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
+from rlrt.records.printable import printable
+
 MASK = "***"
 SECRET_PARTS = ("password", "passwd", "passphrase", "apikey")
 """A name that contains one of these anywhere is a secret's name."""
@@ -245,8 +247,8 @@ def to_terminal() -> logging.Handler:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Formats log records and tracebacks with secrets masked."""
+    """Formats log records and tracebacks with secrets masked and control characters written as escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record and mask its secrets."""
-        return masked(super().format(record))
+        return printable(masked(super().format(record)))

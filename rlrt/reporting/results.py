@@ -7,12 +7,13 @@ labels, states and final metrics are the report's. What lies in the folder is da
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import mapping
+from rlrt.records.files import replace_bytes, replace_text
 from rlrt.reporting.jobs import UNREADABLE, Job, newest_only, read_jobs
 
 if TYPE_CHECKING:
@@ -56,11 +57,9 @@ def curves(sweep: str | Path) -> pandas.DataFrame:
 
     rows: list[dict[str, Any]] = []
     for job in read_jobs(folder_of(sweep)):
-        about = {"job": job.folder.name, "label": job.label, "seed": job.seed}
+        about = {"job": job.name, "label": job.label, "seed": job.seed}
         for record in job.records():
-            numbers = {k: v for k, v in mapping(record).items() if is_number(v)}
-            if "step" in numbers:
-                rows.append(about | numbers)
+            rows.append(about | record)
     names = dict.fromkeys(name for row in rows for name in row)
     first = ("job", "label", "seed", "step")
     return pandas.DataFrame(rows, columns=[*first, *sorted(name for name in names if name not in first)])
@@ -89,7 +88,7 @@ def rows_of(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     for job in jobs:
         readable = job.label != UNREADABLE
         about = {
-            "job": job.folder.name,
+            "job": job.name,
             "label": job.label,
             "seed": job.seed if readable else None,
             "state": job.state,
@@ -127,11 +126,6 @@ def metrics_of(jobs: Sequence[Job]) -> list[str]:
     return sorted({name for job in jobs for name in job.final})
 
 
-def is_number(value: Any) -> bool:
-    """True for a number that is no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def files(frames: Mapping[str, pandas.DataFrame], folder: Path) -> list[Path]:
     """Write each table as NAME.csv and NAME.parquet, and return the paths.
 
@@ -147,8 +141,9 @@ def files(frames: Mapping[str, pandas.DataFrame], folder: Path) -> list[Path]:
         harmless = frame.rename(columns=inert)
         for column in [name for name in harmless if not is_numeric_dtype(harmless[name])]:
             harmless[column] = harmless[column].map(lambda cell: inert(cell) if isinstance(cell, str) else cell)
-        harmless.to_csv(csv, index=False)
+        replace_text(csv, harmless.to_csv(index=False))
         mixed = [name for name in frame if is_object_dtype(frame[name])]
-        frame.astype(dict.fromkeys(mixed, "string")).to_parquet(parquet, index=False)
+        frame.astype(dict.fromkeys(mixed, "string")).to_parquet(binary := io.BytesIO(), index=False)
+        replace_bytes(parquet, binary.getvalue())
         written += [csv, parquet]
     return written

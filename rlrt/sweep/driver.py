@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rlrt.errors import FolderLost, UserError
-from rlrt.records.files import read_json
+from rlrt.records.files import is_file, read_json, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
 from rlrt.records.storage import storing
@@ -38,7 +38,7 @@ from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
 from rlrt.sweep.parent import bring_next, closing_report, end_parent, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, slurm_id, slurm_name
 from rlrt.sweep.table import Live, Row
 from rlrt.sweep.taken import as_state, check_sweep, lost_job, seen, write_spec
 
@@ -212,8 +212,8 @@ class Driver:
         """Under ``resume=never``, move an earlier run away. Only the driver does so, once: a retried job must resume."""
         if job.plain["resume"] != "never" or not job.folder.is_dir():
             return
-        slurm_id = read_json(job.folder / SPEC).get("slurm_id")
-        slurm_state = (slurm_states([slurm_id]) or {slurm_id: "PENDING"})[slurm_id] if slurm_id else None
+        known = slurm_id(read_json(job.folder / SPEC))
+        slurm_state = (slurm_states([known]) or {known: "PENDING"})[known] if known else None
         if job_state(job.folder, slurm_state).alive:
             return
         if aside := RunFolder(job.folder).put_aside():
@@ -225,7 +225,7 @@ class Driver:
         Raises:
             UserError: if jobs were submitted to SLURM and this machine has no squeue.
         """
-        on_slurm = [f for f, e in self._entries.items() if e.spec.get("slurm_name") and not job_state(f).done]
+        on_slurm = [f for f, e in self._entries.items() if slurm_name(e.spec) and not job_state(f).done]
         if on_slurm and shutil.which("squeue") is None:
             raise UserError(
                 f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to query "
@@ -233,12 +233,12 @@ class Driver:
             )
         ids: dict[str, str | None] = {}
         for folder, entry in self._entries.items():
-            name = entry.spec.get("slurm_name")
+            name = slurm_name(entry.spec)
             if name and entry.spec.get("slurm_id") is None:
                 if name not in ids:
                     ids[name] = submitted_as(name)
                 if ids[name] is not None:
-                    self._note(folder, slurm_id=f"{ids[name]}{entry.spec['slurm_place']}")
+                    self._note(folder, slurm_id=f"{ids[name]}{entry.spec.get('slurm_place', '')}")
 
     def _note(self, folder: Path, **values: Any) -> FolderLost | None:
         """Note values of a job; what its folder does not take, this driver alone knows, and the reason is returned."""
@@ -268,8 +268,8 @@ class Driver:
     def _with_progress(self, folder: Path, state: JobState) -> JobState:
         """Reset the retries of a job that got further than ever before: the limit is on failures without progress."""
         entry = self._entries[folder]
-        reached = max((int(r.get("step", 0)) for r in last_records(folder)), default=0)
-        if reached > int(entry.spec.get("reached", 0)):
+        reached = max((whole(r.get("step")) for r in last_records(folder)), default=0)
+        if reached > whole(entry.spec.get("reached")):
             self._note(folder, reached=reached, retries=0)
             return dataclasses.replace(state, retries=0)
         return state
@@ -293,11 +293,11 @@ class Driver:
         """True if the driver must upload an ended job's MLflow run: on SLURM with SQLite, which nodes must not share."""
         without_mlflow = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
         complete = read_json(folder / "summary.json").get("mlflow_complete") is True
-        return without_mlflow and not complete and (folder / "config.yaml").is_file()
+        return without_mlflow and not complete and is_file(folder / "config.yaml")
 
     def _external_states(self) -> dict[Path, str]:
         """Return the state that SLURM or this machine's processes give for each submitted job."""
-        ids = {f: str(e.spec["slurm_id"]) for f, e in self._alive.items() if e.spec.get("slurm_id")}
+        ids = {f: i for f, e in self._alive.items() if (i := slurm_id(e.spec))}
         states = self._slurm.states(list(ids.values()), self._live.say)
         return {f: states[i] for f, i in ids.items()} | self.launcher.process_states()
 
@@ -355,7 +355,7 @@ class Driver:
         self._submitted = True
         for folder in folders:
             again = self._entries[folder].state.name in ("failed", "lost")
-            retries = int(self._entries[folder].spec.get("retries", 0)) + again
+            retries = whole(self._entries[folder].spec.get("retries")) + again
             self._note(folder, retries=retries, slurm_id=ids.get(folder))
             self._alive[folder] = self._waiting.pop(folder)
             self._alive[folder].watched = True
@@ -372,8 +372,9 @@ class Driver:
         run_folder.ask_to_prune()
         if folder in self._alive and entry.state.name == "running":
             return
-        if folder in self._alive and entry.spec.get("slurm_id"):
-            scancel(str(entry.spec["slurm_id"]))
+        known, name = slurm_id(entry.spec), slurm_name(entry.spec)
+        if folder in self._alive and known and name:
+            scancel([(name, known)])
         run_folder.set_state("pruned", step=entry.state.step)
         self._alive.pop(folder, None)
         self._waiting.pop(folder, None)

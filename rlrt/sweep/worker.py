@@ -18,7 +18,7 @@ from rlrt.distributed.rank import EXIT, is_main
 from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
-from rlrt.records.files import or_logged, read_json
+from rlrt.records.files import json_object, mapping, or_logged
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
@@ -97,14 +97,15 @@ def _run(path: Path, stop: StopFlag) -> str:
     handler.setFormatter(MaskingFormatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    spec, kind = read_json(path / SPEC), "config"
+    kind = "config"
     try:
+        spec = spec_of(path / SPEC)
         settings = load(spec["plain"], spec["choices"], spec["overrides"])
         settings = without_sqlite(settings)
         kind = "input"  # the config is valid: from now on a UserError is about the model or data that it names
         refuse_another(spec)
         before = newest_step(path)
-        tags = spec.get("tags", {})
+        tags = {str(k): str(v) for k, v in mapping(spec.get("tags")).items()}
         summary = execute(settings, path, log.info, stop.requested, tags, progress=False, time_left=stop.time_left)
         if main and summary["state"] == "interrupted" and stop.signal is not None:
             if stop.signal == signal.SIGUSR2 and newest_step(path) == before and slurm_job():
@@ -140,6 +141,22 @@ def _run(path: Path, stop: StopFlag) -> str:
         log.removeHandler(handler)
         handler.close()
     return "failed"
+
+
+def spec_of(file: Path) -> dict[str, Any]:
+    """Read a job's ``job.json``.
+
+    Raises:
+        UserError: for one that does not hold what a job needs.
+    """
+    spec = json_object(file)
+    kinds = {"plain": dict, "choices": dict, "overrides": list, "identity": str}
+    for name, kind in kinds.items():
+        if not isinstance(spec.get(name), kind):
+            raise UserError(
+                f"{file} cannot be read as a job: expected a {kind.__name__} as {name}; give the command again."
+            )
+    return spec
 
 
 class NoProgress(Exception):
