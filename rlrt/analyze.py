@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -21,19 +22,25 @@ from rlrt.evaluation.checkpoint import runs_of
 from rlrt.evaluation.pictures import pictures, told_apart
 from rlrt.evaluation.study import FOLDER, Findings, study, tables
 from rlrt.execution.tracking import open_mlflow, stored
+from rlrt.records.files import own_folder, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import status_of
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
+from rlrt.records.storage import storing
+from rlrt.records.streams import mask_streams
+from rlrt.reporting.terminal import say
 
 
 def write(findings: Findings, folder: Path) -> list[Path]:
     """Write the tables as CSV files; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    own_folder(folder)
     files = []
     for name, (headings, rows) in tables(findings).items():
         file = folder / f"{name}.csv"
-        with file.open("w", newline="") as out:
-            csv.writer(out).writerows([headings, *rows])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([headings, *rows])
+        replace_text(file, text.getvalue())
         files.append(file)
     return files
 
@@ -50,6 +57,7 @@ def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
 
 def main() -> None:
     """Analyse runs, or the finished runs of a sweep."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.analyze", description=main.__doc__)
     parser.add_argument(
         "arguments",
@@ -75,18 +83,17 @@ def main() -> None:
             raise UserError("expected at least one run's folder, got overrides alone.")
         all_findings = []
         for run in runs:
-            findings = study(run, typed, options.insert, how)
-            all_findings.append(findings)
-            files = write(findings, run / FOLDER)
+            with storing(run):
+                findings = study(run, typed, options.insert, how)
+                all_findings.append(findings)
+                files = write(findings, run / FOLDER)
             to_mlflow(run, files, how.trust)
-            print(
-                f"{run}: {findings.hard} hard and {findings.easy} easy problems, {len(files)} tables in {run / FOLDER}",
-                flush=True,
-            )
+            found = f"{findings.hard} hard and {findings.easy} easy problems"
+            say(one_line(f"{run}: {found}, {len(files)} tables in {run / FOLDER}"))
         out = options.out or runs[0].parent / FOLDER
         for picture in pictures(told_apart(all_findings)):
             picture.save(out)
-        print(f"figures: {out}")
+        say(one_line(f"figures: {out}"))
 
     try:
         code = guarded(act, typed)

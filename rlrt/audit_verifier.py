@@ -21,6 +21,7 @@ from rlrt.config.compose import composed
 from rlrt.config.load import load
 from rlrt.config.refused import guarded
 from rlrt.execution.parts import parts_of
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import table
 from rlrt.types import Grade, Prompt
 from rlrt.verifiers.dress import undressed
@@ -302,6 +303,7 @@ def grade_of(task: Any, pair: tuple[Prompt, str]) -> Grade:
 
 def main() -> None:
     """Probe the verifier of a composed config's data set."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.audit_verifier", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example data=gsm8k data.path=FOLDER")
     parser.add_argument("--problems", type=int, default=20, help="problems that are probed")

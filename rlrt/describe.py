@@ -20,6 +20,7 @@ from rlrt.config.refused import guarded
 from rlrt.config.schema import SECTIONS, Settings, Top
 from rlrt.paths import CONFIG
 from rlrt.records.secrets import redacted
+from rlrt.records.streams import mask_streams
 from rlrt.sweep.jobs import plain
 from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
 from rlrt.tasks.benchmark import Benchmark
@@ -110,6 +111,7 @@ def full_page() -> str:
 
 def main() -> None:
     """Print the tables of the config that the overrides compose to."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.describe", description=main.__doc__)
     parser.add_argument("overrides", nargs="*", help="as for rlrt.run, for example method=sd")
     parser.add_argument("--all", action="store_true", help="every method's, data set's and engine's keys")

@@ -13,8 +13,19 @@ class UserError(ValueError):
     """
 
 
-class DiskFull(UserError):
-    """The disk is full. Unlike other user errors, this one may be gone when the run is started again."""
+class FolderLost(UserError):
+    """A run's or a sweep's folder takes nothing more: it was removed, or the right to write there was taken away.
+
+    Unlike other user errors, this one may be gone when the same command is given again.
+    """
+
+
+class FolderRemoved(FolderLost):
+    """The folder was removed while it was in use."""
+
+
+class DiskFull(FolderLost):
+    """The disk takes no more bytes."""
 
 
 class RankLost(RuntimeError):
@@ -57,6 +68,16 @@ def shown(value: object) -> str:
     """Return a value for a message, as Python writes it; of a long one the beginning and the length."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+UNITS = (("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+"""Units of bytes, each 1000 of the next."""
+
+
+def amount(count: float) -> str:
+    """Return bytes for a message, in the largest unit of which there is at least one."""
+    unit, whole = next(((unit, whole) for unit, whole in UNITS if abs(count) >= whole), ("bytes", 1))
+    return f"{count:.0f} bytes" if whole == 1 else f"{count / whole:.1f} {unit}"
 
 
 def brief(message: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,16 @@ from rlrt.evaluation.checkpoint import (
     summarised,
 )
 from rlrt.execution.tracking import open_mlflow, stored
-from rlrt.records.files import write_json
-from rlrt.records.folder import RunFolder, forget_empty
+from rlrt.records.files import replace_text, write_json
+from rlrt.records.folder import Beginning, RunFolder
 from rlrt.records.lease import leased
 from rlrt.records.mlflow import status_of
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
-from rlrt.reporting.terminal import table
+from rlrt.records.storage import storing
+from rlrt.records.streams import mask_streams
+from rlrt.reporting.tables import inert
+from rlrt.reporting.terminal import say, table
 from rlrt.statistics import ladder
 
 log = logging.getLogger("rlrt")
@@ -56,10 +61,11 @@ def write(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]]) -> N
     plain = evaluation.settings.plain
     setup = {"step": evaluation.step, "samples": samples, "eval": plain["eval"], "engine": plain["engine"]}
     write_json(folder / "results.json", setup | {"suites": results})
-    with (folder / "pass_at_k.csv").open("w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["suite", "k", "pass_at_k", "low", "high"])
-        out.writerows([name, k, *values] for name, m in results.items() for k, values in m["pass_at"].items())
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(["suite", "k", "pass_at_k", "low", "high"])
+    out.writerows([inert(name), k, *values] for name, m in results.items() for k, values in m["pass_at"].items())
+    replace_text(folder / "pass_at_k.csv", text.getvalue())
 
 
 def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
@@ -84,22 +90,24 @@ def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], 
 def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:
     """Evaluate one checkpoint; write, print and track the results."""
     evaluation = chosen(run, step, typed, how)
+    beginning = Beginning(evaluation.folder)
     try:
-        with leased(evaluation.folder):
-            rows = measure(evaluation, lambda line: print(line, flush=True))
+        with storing(evaluation.folder), leased(evaluation.folder):
+            rows = measure(evaluation, say)
             results = summarised(rows)
             write(evaluation, results)
     except UserError:
-        forget_empty(evaluation.folder)
+        beginning.undo()
         raise
     to_mlflow(evaluation, results, how.trust)
-    print(f"\n{run}, step {evaluation.step}")
-    print(results_table(results, evaluation.settings.eval.samples_per_prompt))
-    print(f"every problem, every k: {evaluation.folder}\n", flush=True)
+    say("\n" + one_line(f"{run}, step {evaluation.step}"))
+    say(results_table(results, evaluation.settings.eval.samples_per_prompt))
+    say(one_line(f"every problem, every k: {evaluation.folder}") + "\n")
 
 
 def main() -> None:
     """Evaluate checkpoints on the run's held-out problems, or on the suites of eval=NAME."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.evaluate", description=main.__doc__)
     parser.add_argument(
         "arguments", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"

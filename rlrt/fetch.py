@@ -17,6 +17,7 @@ from rlrt.execution.data import prepare_suites, prepare_task
 from rlrt.execution.parts import parts_of
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.paths import local_folder
+from rlrt.records.streams import mask_streams
 
 FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 """Patterns of a model's files: weights, configs, tokenizer; nothing that is code or a pickle."""
@@ -65,6 +66,7 @@ def fetch(settings: Settings) -> list[str]:
 
 def main() -> None:
     """Download what a run reads, for machines without a network."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.fetch", description=__doc__)
     parser.add_argument(
         "overrides", nargs="*", help="as for rlrt.run, for example model=qwen3_1.7b data=dapo_math_17k eval=paper"

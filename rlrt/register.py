@@ -18,7 +18,10 @@ from rlrt.paths import saved_steps
 from rlrt.records.checkpoints import damage
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import absolute
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import masked, without_password
+from rlrt.records.streams import mask_streams
+from rlrt.reporting.terminal import say
 
 
 def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
@@ -59,6 +62,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
 
 def main() -> None:
     """Register the newest checkpoint of a run, or the one of --step."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.register", description=main.__doc__)
     parser.add_argument("run", help="folder or name of a run")
     parser.add_argument("name", help="name of the registered model")
@@ -69,7 +73,7 @@ def main() -> None:
     def act() -> None:
         run = find_run(arguments.run)
         version = register(run, arguments.name, arguments.step, arguments.uri)
-        print(f"{arguments.name}, version {version}: {run}")
+        say(one_line(f"{arguments.name}, version {version}: {run}"))
 
     sys.exit(guarded(act))
 

@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 
 from rlrt.config.refused import guarded
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.page import read, write
+from rlrt.reporting.tables import in_terminal
+from rlrt.reporting.terminal import say
 from rlrt.sweep.parent import send_report
 
 
 def main() -> None:
     """Print the tables, and write report.html, report.md and report/ into the sweep's folder."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.report", description=main.__doc__)
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--baseline", help="label that the others are compared with, seed by seed (default: grpo)")
@@ -24,8 +29,7 @@ def main() -> None:
     def act() -> None:
         report = read(arguments.sweep, arguments.baseline)
         files = write(report)
-        print(report.markdown(), end="")
-        print(f"\npage: {files[0]}")
+        say(f"{report.markdown(in_terminal)}\npage: {one_line(files[0])}")
         send_report(arguments.sweep, files)
 
     sys.exit(guarded(act))

@@ -22,6 +22,8 @@ from rlrt.records.folder import forget_empty
 from rlrt.records.lease import leased
 from rlrt.records.names import name_sweep
 from rlrt.records.secrets import masked, to_terminal
+from rlrt.records.storage import loss
+from rlrt.records.streams import LogFile, mask_streams
 
 log = logging.getLogger("rlrt")
 
@@ -70,7 +72,12 @@ def job(config: Any, codes: Codes) -> float | None:
     except RankLost as error:
         print(f"error: {error}; the same command resumes from the newest checkpoint in {path}", file=sys.stderr)
         codes.codes.append(1)
-    except Exception:
+    except Exception as error:
+        lost = loss(error, path)
+        if lost is not None:
+            print(f"error: {brief(masked(str(lost)))}", file=sys.stderr)
+            codes.codes.append(2)
+            return None
         log.exception(
             "the run in %s failed; its checkpoints remain, and the same command resumes from the newest one", path
         )
@@ -120,7 +127,7 @@ def log_to_rank_file(path: Path) -> None:
         if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
             logging.getLogger().removeHandler(handler)
             handler.close()
-            rank_handler = logging.FileHandler(path / f"log.rank{os.environ['RANK']}.txt", delay=True)
+            rank_handler = LogFile(str(path / f"log.rank{os.environ['RANK']}.txt"))
             rank_handler.setFormatter(handler.formatter)
             rank_handler.setLevel(logging.WARNING)
             logging.getLogger().addHandler(rank_handler)
@@ -169,6 +176,7 @@ def multirun(arguments: Sequence[str], codes: Codes) -> None:
 
 def main() -> None:
     """Run the command line: one run, a sweep, or one of Hydra's own options."""
+    mask_streams()
     import hydra
 
     register()

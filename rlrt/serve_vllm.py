@@ -19,6 +19,7 @@ from rlrt.engines.own_server import HERE, is_loopback
 from rlrt.engines.vllm_common import EXTENSION, LOGPROBS, SENT, check_installed, head_overrides
 from rlrt.errors import UserError
 from rlrt.paths import resolve_path
+from rlrt.records.streams import mask_streams
 
 DOOR = "rlrt.engines.door.Door"
 """Import path of the middleware that asks for the token."""
@@ -74,6 +75,7 @@ def command(
 
 def main() -> None:
     """Check the options and the token, then replace this process by the server."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.serve_vllm", description=__doc__, allow_abbrev=False)
     parser.add_argument("--model", required=True, help="folder or hub id, as model.path; 'embedded' is the tiny Qwen3")
     parser.add_argument("--port", type=int, default=8000)

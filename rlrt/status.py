@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TextIO
 
 from rlrt.config.refused import guarded
-from rlrt.records.files import mapping, read_json
+from rlrt.records.files import mapping, read_json, whole
 from rlrt.records.lease import holder, is_held
-from rlrt.reporting.terminal import positive
+from rlrt.records.printable import one_line, printable
+from rlrt.records.streams import mask_streams
+from rlrt.reporting.terminal import positive, say
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder, whole
+from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, slurm_id, sweep_folder
 from rlrt.sweep.table import Row, counted, table
 
 WATCH_S = 2.0
@@ -26,7 +28,7 @@ WATCH_S = 2.0
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
     """Return (state and planned steps of every job, True if SLURM was queried and did not answer)."""
     specs = {f: read_json(f / SPEC) for f in folders}
-    ids = {f: str(s["slurm_id"]) for f, s in specs.items() if s.get("slurm_id")}
+    ids = {f: i for f, s in specs.items() if (i := slurm_id(s))}
     open_ids = [i for f, i in ids.items() if read_json(f / "summary.json").get("state") not in DONE]
     slurm = slurm_states(open_ids)
     external = {} if slurm is None else {f: slurm[i] for f, i in ids.items() if i in slurm}
@@ -46,11 +48,11 @@ def status(sweep: Path) -> str:
         lines.append("squeue does not answer: the states of jobs on SLURM come from their folders alone")
     if is_held(sweep / "driver"):
         who = holder(sweep / "driver")
-        lines.append(f"driven by pid {who.get('pid')} on {who.get('host')}")
+        lines.append(f"driven by pid {whole(who.get('pid'))} on {one_line(who.get('host'), 80)}")
     for folder, (state, _) in states.items():
         if state.name in ("failed", "lost"):
-            lines.append(f"{state.name}: {folder.name}: {state.error or 'its process was killed'}")
-    lines.append(f"logs: {sweep}/JOB/log.txt")
+            lines.append(f"{state.name}: {one_line(folder.name)}: {state.error or 'its process was killed'}")
+    lines.append(one_line(f"logs: {sweep}/JOB/log.txt"))
     return "\n".join(lines)
 
 
@@ -61,7 +63,7 @@ def watch(sweep: Path, every: float, out: TextIO) -> None:
         text = status(sweep)
         if live and height:
             out.write(f"\x1b[{height}A\x1b[J")
-        out.write(text + "\n" if live else f"{text}\n\n")
+        out.write(printable(text) + ("\n" if live else "\n\n"))
         out.flush()
         width = shutil.get_terminal_size().columns
         height = sum(max(1, -(-len(line) // width)) for line in text.split("\n"))
@@ -72,6 +74,7 @@ def watch(sweep: Path, every: float, out: TextIO) -> None:
 
 def main() -> None:
     """Print the table of a sweep's jobs."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
     parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
     parser.add_argument(
@@ -85,7 +88,7 @@ def main() -> None:
         if arguments.watch:
             watch(folder, arguments.every, sys.stdout)
         else:
-            print(status(folder))
+            say(status(folder))
 
     try:
         sys.exit(guarded(act))

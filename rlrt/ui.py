@@ -17,6 +17,7 @@ from rlrt.distributed.ports import probed
 from rlrt.errors import UserError, first_line
 from rlrt.records.mlflow import absolute, check_uri, sqlite_file
 from rlrt.records.secrets import masked, without_password
+from rlrt.records.streams import mask_streams
 
 HOST = "127.0.0.1"
 """The server accepts connections only from this machine."""
@@ -98,6 +99,7 @@ def wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
 
 def main() -> None:
     """Serve MLflow's pages until Ctrl-C."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.ui", description=__doc__)
     parser.add_argument("--uri", help="store of runs (default: the config's tracking.uri)")
     parser.add_argument("--experiment", help="experiment to open (default: the config's)")

@@ -16,6 +16,7 @@ from rlrt.engines import engine as engines
 from rlrt.engines.engine import Engine
 from rlrt.errors import UserError, first_line, nearest, shown
 from rlrt.keys import check_ranges, with_defaults
+from rlrt.records.secrets import remember
 from rlrt.tasks import base as tasks
 from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
@@ -343,6 +344,7 @@ def load(config: Any, names: Mapping[str, str] | None = None, overrides: Sequenc
     except OmegaConfBaseException as error:
         raise UserError(unresolved(error, overrides)) from None
     plain.pop("hydra", None)
+    remember(plain)
     components = ["method", "data", "engine"]
     top = fields_of(Top)
     refuse_unknown(plain, [*top, *SECTIONS, *components], "")

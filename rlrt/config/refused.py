@@ -14,7 +14,9 @@ from rlrt.config.options import SECTIONS, key_of_other_options
 from rlrt.config.overrides import parsed, refuse_long_name, refuse_no_option, ungrammatical
 from rlrt.errors import UserError, brief, first_line, nearest, shown
 from rlrt.paths import CONFIG
+from rlrt.records.printable import printable
 from rlrt.records.secrets import masked
+from rlrt.records.storage import DENIED, is_full_disk
 
 HYDRAS = ("hydra", "omegaconf", "antlr4", "yaml")
 """Packages that compose a config: an error raised in one of them is about the typed overrides."""
@@ -155,25 +157,30 @@ def guarded(action: Callable[[], Any], arguments: Sequence[str] = ()) -> int:
     try:
         action()
     except UserError as error:
-        print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
+        print(f"error: {printable(brief(masked(str(error))))}", file=sys.stderr)
         return 2
     except Exception as error:
         refused = unwritable(error, arguments) or (explain(error, arguments) if is_hydras(error) else "")
         if not refused:
             raise
-        print(f"error: {brief(masked(refused))}", file=sys.stderr)
+        print(f"error: {printable(brief(masked(refused)))}", file=sys.stderr)
         return 2
     return 0
 
 
 def unwritable(error: Exception, arguments: Sequence[str]) -> str:
-    """Return the sentence for a folder of runs or sweeps that cannot be created; empty for all other errors."""
+    """Return the sentence for a full disk, and for a folder of runs or sweeps that cannot be created; or ""."""
     from hydra.errors import HydraException
 
-    if not isinstance(error, OSError) or isinstance(error, HydraException) or error.filename is None:
+    if not isinstance(error, OSError) or isinstance(error, HydraException):
+        return ""
+    where = "" if error.filename is None else f"{error.filename}: "
+    if is_full_disk(error):
+        return f"{where}the disk is full; free some space and give the same command again."
+    if error.filename is None:
         return ""
     if "outputs" not in str(error.filename) and not any("dir=" in a for a in arguments):
-        return ""
+        return f"{where}it may not be read or written ({error.strerror})." if error.errno in DENIED else ""
     key = "hydra.sweep.dir" if {"-m", "--multirun"} & set(sys.argv) else "hydra.run.dir"
     return f"{key}: {error.filename} cannot be written ({error.strerror}); give a writable folder as {key}=FOLDER."
 

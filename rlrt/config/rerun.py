@@ -11,21 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import GROUPS, composed, config_dirs_of
+from rlrt.config.options import option_file
 from rlrt.config.overrides import grammar
 from rlrt.engines.door import TOKEN, TOKEN_FILE
 from rlrt.errors import UserError
 from rlrt.keys import leaves
-from rlrt.paths import existing
-from rlrt.records.files import read_json
+from rlrt.paths import CONFIG, existing
+from rlrt.records.files import is_file, mapping, read_json
 from rlrt.records.secrets import MASK, without_password
 from rlrt.records.stored_config import stored_config
 from rlrt.records.user_code import refuse_foreign
 
+GLOBAL_GROUPS = ("experiment", "cluster")
+"""Groups whose options set values in any section."""
 RUN_FOLDERS = ("outputs/runs", "outputs/sweeps/*")
 """Patterns of folders in which a run is searched by its name."""
 TRUST = "--trust"
 """Option of commands that read a stored config: the user trusts the code that the config names."""
-SKIPPED = ("tracking", "resume", "trial", "hydra")
+SKIPPED = ("tracking", "resume", "origin", "trial", "hydra")
 """Sections about where and how a run is recorded: today's values apply, not the stored ones."""
 
 
@@ -77,7 +80,8 @@ def expand(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> list[st
     typed = [a for a in arguments if "=" in a and not a.startswith("-") and a not in sources]
     at = arguments.index(sources[0])
     folders = [*config_dirs_of(arguments), *config_dirs]
-    return [*arguments[:at], *remade(folder, typed, trust, folders), *arguments[at + 1 :]]
+    origin = [] if any(a.startswith("origin=") for a in typed) else [f"origin={grammar(str(folder.resolve()))}"]
+    return [*arguments[:at], *remade(folder, typed, trust, folders), *origin, *arguments[at + 1 :]]
 
 
 def path_quoted(argument: str) -> str:
@@ -109,14 +113,15 @@ def find_run(name: str) -> Path:
 
 def is_run(folder: Path) -> bool:
     """True if a folder holds a run's config and manifest."""
-    return (folder / "config.yaml").is_file() and (folder / "manifest.json").is_file()
+    return is_file(folder / "config.yaml") and is_file(folder / "manifest.json")
 
 
 def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs: Sequence[str] = ()) -> list[str]:
     """Return the overrides of a stored run, without those that ``typed`` replaces, and with old values of changed defaults.
 
-    A typed choice (``method=grpo``) replaces the stored one and every stored value of its section. The stored config is plain
-    text: what looks like an interpolation is not resolved.
+    A typed choice (``method=grpo``) replaces the stored one and every stored value of its section. A stored choice whose file
+    is not here, since it came from a ``--config-dir`` that is not given, is replaced by the stored values of its section. The
+    stored config is plain text: what looks like an interpolation is not resolved.
 
     Raises:
         UserError: for a config that cannot be read, that lacks a needed value because it was masked, or that names code from
@@ -129,11 +134,16 @@ def remade(folder: Path, typed: Sequence[str], trust: bool = False, config_dirs:
     if not trust:
         taken_over = {name: values for name, values in plain.items() if not replaced(name, names)}
         refuse_foreign(taken_over, str(folder), names)
-    overrides = [override for o in stored_overrides(folder) if (override := as_it_ran(o, plain, names)) is not None]
-    composed_today: Any = OmegaConf.to_container(
-        composed([*overrides, *group_choices(typed)], config_dirs), resolve=True
-    )
-    today_values = leaves(composed_today)
+    before = stored_overrides(folder)
+    overrides = [override for o in before if (override := as_it_ran(o, plain, names)) is not None]
+    lost = [o for o in overrides if is_lost(o, config_dirs)]
+    kept = [o for o in overrides if o not in lost]
+    if lost:
+        kept = [*kept, *choices_of(folder, names, kept, config_dirs)]
+    places = [place_of(o) for o in lost if place_of(o) not in GLOBAL_GROUPS]
+    composed_today: Any = OmegaConf.to_container(composed([*kept, *group_choices(typed)], config_dirs), resolve=True)
+    today_values, stored_leaves = leaves(composed_today, keep_empty=True), leaves(plain, keep_empty=True)
+    overrides = [*kept, *whole_sections(places, today_values, stored_leaves)]
     stored_values = {k: v for k, v in leaves(plain).items() if k in today_values and not replaced(k, names)}
     for name, value in stored_values.items():
         if str(value) == MASK or f"//{MASK}@" in str(value):
@@ -161,6 +171,44 @@ def refuse_to_send_token(plain: Mapping[str, Any], folder: Path, names: set[str]
             f"engine.url: {folder} names the server {without_password(str(url))}, which would be sent {held[0]} of this "
             "environment; if you know that server, type engine.url=URL, or add --trust."
         )
+
+
+def place_of(choice: str) -> str:
+    """Return the section that a group choice fills: ``data`` for data=NAME, ``data.sources.x`` for data@data.sources.x=NAME."""
+    return choice.partition("=")[0].lstrip("+~").split("@")[-1]
+
+
+def is_lost(override: str, config_dirs: Sequence[str]) -> bool:
+    """True if an override chooses an option of a config group whose file is in no folder of config groups."""
+    name, _, value = override.partition("=")
+    group = name.lstrip("+~").split("@")[0]
+    if group not in GROUPS or override.startswith("~") or value in ("", "null"):
+        return False
+    return option_file(group, value.strip("'\""), [CONFIG, *map(Path, config_dirs)]) is None
+
+
+def choices_of(folder: Path, names: set[str], kept: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
+    """Return the choices of a run that a lost experiment or default made, as its manifest has them, as far as they are here."""
+    chosen = mapping(read_json(folder / "manifest.json").get("choices"))
+    groups = {place_of(o) for o in kept} | {*GLOBAL_GROUPS}
+    made = [f"{g}={v}" for g, v in chosen.items() if g in GROUPS and g not in groups and not replaced(g, names)]
+    return [o for o in made if re.fullmatch(r"\w+=[\w.-]+(/[\w.-]+)*", o) and not is_lost(o, config_dirs)]
+
+
+def whole_sections(places: Sequence[str], today: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """Return the overrides that give some sections the stored keys and no others.
+
+    Args:
+        places: dotted names of the sections.
+        today, stored: values by dotted name.
+    """
+
+    def inside(key: str) -> bool:
+        own = any(key == place or key.startswith(f"{place}.") for place in places)
+        return own and re.fullmatch(r"[\w.-]+", key) is not None
+
+    removed = [f"~{key}" for key in today if inside(key) and key not in stored]
+    return removed + [f"+{key}={grammar(value)}" for key, value in stored.items() if inside(key) and key not in today]
 
 
 def stored_overrides(folder: Path) -> list[str]:

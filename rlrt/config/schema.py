@@ -219,6 +219,7 @@ class Settings:
 
     seed: int
     resume: str
+    origin: str | None
     device: str
     dtype: str
     deterministic: bool
@@ -246,6 +247,10 @@ class Top:
     resume: str = key(
         "auto: go on if the folder holds a run; never: start anew; must: fail if there is none",
         choices=("auto", "never", "must"),
+    )
+    origin: str | None = key(
+        "folder of a finished run; +from=RUN sets it: a config that differs in more train.steps alone goes on from its last "
+        "checkpoint, where the learning rate is constant"
     )
     device: str = key("auto, cpu, cuda or cuda:N")
     dtype: str = key(

@@ -21,9 +21,11 @@ from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
 from rlrt.paths import saved_steps
+from rlrt.records.files import mapping, own_folder
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.printable import one_line
 from rlrt.statistics import bootstrap_intervals, pass_at_k
 from rlrt.training.evaluation import Suite, distinct, rollouts_of
 from rlrt.types import Sampling
@@ -75,8 +77,9 @@ def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN
             )
         step = results
         overrides += [f"model.path={grammar(str(saved[step].resolve()))}", "model.lora=null"]
-    names = RunFolder(run).manifest().get("choices", {})
-    settings = load(composed(overrides, how.config_dirs), names if isinstance(names, dict) else {}, overrides)
+    choices = mapping(RunFolder(run).manifest().get("choices"))
+    names = {name: one_line(choice, 200) for name, choice in choices.items()}
+    settings = load(composed(overrides, how.config_dirs), names, overrides)
     return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
 
 
@@ -119,13 +122,14 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
         UserError: for data or a model that cannot be had.
     """
     settings = evaluation.settings
-    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    own_folder(evaluation.folder.parent)
+    own_folder(evaluation.folder)
     record = JsonLines(evaluation.folder / "problems.jsonl")
     parts = parts_of(settings)
     parts.engine.settle(evaluation.folder, cards_for_engine(settings))
     read_problems(parts)
     _, suites = policy_and_suites(settings, parts)
-    done = {(row["suite"], row["prompt_id"]) for row in record.read()}
+    done = {(row["suite"], row["prompt_id"]) for row in measured(record, settings.eval.samples_per_prompt)}
     at_once = max(1, settings.engine.max_rows // settings.eval.samples_per_prompt)
     with closing(parts):
         for suite in suites:
@@ -139,7 +143,24 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
                 f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(unmeasured)} of them measured before"
             )
     asked = {(suite.name or HELD_OUT, p.id) for suite in suites for p in suite.prompts}
-    return [row for row in record.read() if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
+    rows = measured(record, settings.eval.samples_per_prompt)
+    return [row for row in rows if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
+
+
+COUNTS = ("greedy", "correct", "distinct_correct", "verifier_errors", "truncated", "tokens")
+"""What a row of ``rows_of`` counts."""
+
+
+def measured(record: JsonLines, samples: int) -> list[dict[str, Any]]:
+    """Return the rows of an evaluation that are as ``rows_of`` makes them, one for each problem; others are measured anew."""
+    rows = {}
+    for row in record.read():
+        place, counts = (row.get("suite"), row.get("prompt_id")), [row.get(name) for name in COUNTS]
+        texts = all(isinstance(text, str) for text in place)
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts)
+        if texts and whole and row.get("samples") == samples and row["greedy"] <= 1 and row["correct"] <= samples:
+            rows[place] = row
+    return list(rows.values())
 
 
 def rows_of(part: Suite, settings: Settings, step: int) -> list[dict[str, Any]]:
@@ -212,6 +233,6 @@ def runs_of(given: Sequence[Path]) -> list[Path]:
             raise UserError(f"expected a run's folder, or a sweep's with finished runs, got {folder}.")
         for run in inside if not is_run(folder) else []:
             if run not in done:
-                print(f"left out, not finished: {run}", file=sys.stderr)
+                print(one_line(f"left out, not finished: {run}"), file=sys.stderr)
         runs += [folder] if is_run(folder) else done
     return runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import shutil
@@ -19,11 +18,12 @@ from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
-from rlrt.errors import DiskFull, UserError
+from rlrt.errors import FolderLost, FolderRemoved, UserError
 from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
+from rlrt.execution.origin import origin_point
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.resume import refuse_another_run, starting_point
 from rlrt.execution.saver import Saver
@@ -36,9 +36,11 @@ from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
+from rlrt.records.jsonlines import JsonLines
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
+from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
 from rlrt.records.stored_config import config_text
 from rlrt.reporting.terminal import Progress, before_after, phases
 from rlrt.training.learner import Learner
@@ -101,6 +103,9 @@ def execute(
         )
     except Exception as error:
         cause = world.explained(error)
+        lost = loss(cause, path) if world.main else None
+        if lost is not None:
+            raise lost from None
         if cause is error:
             raise
         raise cause from error
@@ -138,7 +143,7 @@ def run_to_its_end(
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
     parts, learner = prepared(settings, world)
     parts.engine.settle(folder.path, aside)
-    newest = starting_point(settings, folder, world)
+    newest = starting_point(settings, folder, world) or world.on_main(lambda: origin_point(settings, folder))
     attention = settings.model.attn_implementation
     position, pending = (0, None) if newest is None else restore_checkpoint(learner, newest, attention)
     progress_line = Progress(settings.train.steps) if progress else None
@@ -209,15 +214,21 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
         monitor: None on ranks that write nothing.
 
     Raises:
-        DiskFull: instead of an error that says that the disk takes no more.
+        FolderLost: instead of an error that says that the folder takes nothing more.
         RankLost: instead of a collective that failed because another rank is gone.
     """
 
-    def note(state: str, **more: str) -> None:
+    def note(state: str, lost: BaseException | None = None, **more: str) -> None:
+        if isinstance(lost, FolderRemoved):
+            if monitor is not None:
+                folder.forget_remains()
+                monitor.close(status_of(state), HURRY_S)
+            return
+        quiet = contextlib.suppress(OSError) if lost else or_logged(folder.path / "summary.json")
         if monitor is not None:
-            with or_logged(folder.path / "summary.json"):
+            with quiet:
                 folder.set_state(state, **more)
-            end_mlflow(settings, folder, monitor, state)
+            end_mlflow(settings, folder, monitor, state, lost is not None)
 
     try:
         yield
@@ -226,10 +237,12 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
         raise
     except BaseException as caught:
         error = world.explained(caught)
-        disk = full_disk(folder) if is_full_disk(error) else None  # first: it frees the space that the state needs
-        note("failed", error=f"{type(error).__name__}: {error}")
-        if disk is not None:
-            raise disk from None
+        lost = (
+            error if isinstance(error, FolderLost) else lost_folder(folder, error)
+        )  # first: it frees space for the state
+        note("failed", lost, error=f"{type(error).__name__}: {error}")
+        if lost is not None:
+            raise lost from None
         raise error from (None if error is caught else caught)
 
 
@@ -279,19 +292,19 @@ def open_monitor(
     return monitor
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """True if an error says that the disk is full; safetensors says it only in its message."""
-    by_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return by_number or "os error 28" in str(error)
+def lost_folder(folder: RunFolder, error: BaseException) -> FolderLost | None:
+    """The error for the user if a run's folder takes nothing more: which checkpoint is safe, and what to do.
 
-
-def full_disk(folder: RunFolder) -> DiskFull:
-    """Remove the torn checkpoint, and make the error for a full disk: which checkpoint is safe, and what to do."""
-    for torn in folder.checkpoints.glob("step_*.tmp"):
-        shutil.rmtree(torn, ignore_errors=True)
+    On a full disk the torn checkpoint is removed.
+    """
+    if is_full_disk(error):
+        for torn in folder.checkpoints.glob("step_*.tmp"):
+            shutil.rmtree(torn, ignore_errors=True)
+    if number_of(error) in GONE and below(error, folder.path) and not (folder.path / "manifest.json").exists():
+        return removed(folder.path)
     good = listed(folder.checkpoints)
     safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
-    return DiskFull(f"{folder.path}: the disk is full; {safe}; free some space and give the same command again.")
+    return loss(error, folder.path, f"{safe}; ")
 
 
 def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Learner) -> None:
@@ -310,12 +323,16 @@ def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Le
     replace_text(folder.path / "config.yaml", config_text(redacted(settings.plain)))
 
 
-def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str) -> None:
-    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another."""
+def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, lost: bool = False) -> None:
+    """The last words to MLflow, and a note whether it has everything; never an error, which would hide another.
+
+    Args:
+        lost: the folder takes nothing more, which is said already.
+    """
     hurry = state == "interrupted"
-    monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
-    left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
-    with or_logged(folder.path / "summary.json"):
+    with contextlib.suppress(OSError) if lost else or_logged(folder.path / "summary.json"):
+        monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
+        left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
         folder.note(mlflow_complete=monitor.complete and not left)
 
 
@@ -330,8 +347,7 @@ def finish(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, 
 
 def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> str:
     """The tables and pointers that end a run."""
-    folder = RunFolder(path)
-    records = folder.record.read()
+    records = JsonLines(path / "metrics.jsonl").read()  # nothing is written any more, wherever the right to do so is
     evaluated = [r for r in records if "eval/greedy" in r]
     words = []
     if len(evaluated) > 1:

@@ -9,7 +9,9 @@ import torch
 
 from rlrt.config.schema import Tracking
 from rlrt.methods.declared import Alarm
+from rlrt.records.files import is_small_file
 from rlrt.records.folder import RunFolder
+from rlrt.records.jsonlines import is_number, numbers_of
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.reporting.token_view import page
 from rlrt.training.update import StepResult
@@ -49,7 +51,7 @@ class Monitor:
         self._show, self._warn, self._alarms = show, warn, alarms
         self.rung: dict[str, str] = {}  # the sentence of each alarm that rang, by its metric
         recorded = (row.get("rollout/length_mean") for row in folder.record.read())
-        self._first_length: float | None = next((float(v) for v in recorded if isinstance(v, (int, float))), None)
+        self._first_length: float | None = next((float(v) for v in recorded if is_number(v)), None)
         self._noted = folder.manifest().get("mlflow_run_id")
         self.complete = True
 
@@ -57,11 +59,15 @@ class Monitor:
         """Send MLflow the whole record so far; it drops what it has. So nothing is missing after a life without a server."""
         if self.tracker is not None:
             for row in self._folder.record.read():
-                values = {k: v for k, v in row.items() if k != "step" and not isinstance(v, str)}
-                self.tracker.metrics(int(row["step"]), values)
+                self.tracker.metrics(row["step"], {k: v for k, v in numbers_of(row).items() if k != "step"})
 
     def record(self, step: int, metrics: dict[str, float]) -> None:
-        """One step's numbers, everywhere."""
+        """One step's numbers, everywhere.
+
+        Raises:
+            FolderLost: if the run's folder was removed.
+        """
+        self._folder.check_there()
         self._folder.record.append([{"step": step, **metrics}])
         if self.tracker is not None:
             self.tracker.metrics(step, {k: v for k, v in metrics.items() if v == v})
@@ -119,7 +125,7 @@ class Monitor:
         if self.tracker is None:
             return
         for name in ("config.yaml", "manifest.json", "summary.json"):
-            if (self._folder.path / name).is_file():
+            if is_small_file(self._folder.path / name):  # a link would send what it leads to
                 self.tracker.artifact(self._folder.path / name)
         self.tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
         self.complete = self.tracker.close(status, seconds)
@@ -128,7 +134,8 @@ class Monitor:
     def _note_run_id(self) -> None:
         tracker = self.tracker
         if tracker is not None and tracker.run_id and self._noted != tracker.run_id:
-            self._folder.write_manifest(mlflow_run_id=tracker.run_id)
+            if self._folder.path.is_dir():  # a folder that was removed is not made anew
+                self._folder.write_manifest(mlflow_run_id=tracker.run_id)
             self._noted = tracker.run_id
 
 

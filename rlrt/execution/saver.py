@@ -20,7 +20,7 @@ import torch
 
 from rlrt.config.schema import Train
 from rlrt.distributed.world import parts
-from rlrt.errors import RankLost, UserError
+from rlrt.errors import RankLost, UserError, amount
 from rlrt.execution.snapshot import WEIGHTS, trainer_tensors, trainer_values
 from rlrt.execution.stop import Pace
 from rlrt.model import hub
@@ -28,7 +28,6 @@ from rlrt.model.lora import adapters
 from rlrt.paths import STATE, TRAINER
 from rlrt.records import checkpoints
 from rlrt.records.shards import Piece, Stopped, pieces_of, write_bytes, write_pieces
-from rlrt.reporting.terminal import gigabytes
 from rlrt.training.learner import Learner
 
 log = logging.getLogger("rlrt")
@@ -176,7 +175,7 @@ class Saver:
             self._seconds["time/save_background_s"] = job.seconds
         self._pace.saved(job.stopped_s + (job.seconds if job.thread is not None else 0.0))
         if self._world.main:
-            size = gigabytes(job.bytes)
+            size = amount(job.bytes)
             log.info(
                 "%s: %s, written in %.1f s; training stood still for %.1f s", job.work.stem, size, job.seconds, stopped
             )

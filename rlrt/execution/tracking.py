@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,8 @@ from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
-from rlrt.records.mlflow import Input, MlflowTracker, check_uri, status_of
+from rlrt.records.mlflow import Input, MlflowTracker, check_uri, is_store, sqlite_file, status_of
+from rlrt.records.printable import one_line
 from rlrt.records.secrets import MASK, redacted, without_password
 from rlrt.records.stored_config import stored_config
 
@@ -32,6 +34,18 @@ log = logging.getLogger("rlrt")
 
 CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", "PASSWORD", "AWS_SIGV4", "AUTH"))
 """Variables by which MLflow sends credentials to whatever server it speaks to."""
+
+
+PARENT = "mlflow.parentRunId"
+"""MLflow's tag for the run under which its page shows another one."""
+ARTIFACTS = "outputs/mlartifacts"
+"""Where a new SQLite store keeps its files, as in conf/config.yaml."""
+FILES = (".mlflow/credentials",)
+"""Files in the home folder from which MLflow takes credentials."""
+DATABASES = ("PGPASSWORD", "PGPASSFILE", "MYSQL_PWD")
+"""Variables from which the clients of databases take passwords."""
+DATABASE_FILES = (".pgpass", ".my.cnf", ".mylogin.cnf")
+"""The same in the home folder."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +57,14 @@ class Tracked:
         plain: the whole config as nested plain values.
         names: the option chosen in every config group.
         tags: more tags, for example the parent run of a sweep.
+        foreign: True for a run that was read from a folder and is not trusted: what its config names is not opened.
     """
 
     tracking: Tracking
     plain: Mapping[str, Any]
     names: Mapping[str, str]
     tags: Mapping[str, str]
+    foreign: bool = False
 
     def value(self, section: str, key: str) -> str:
         """A value of the config as text; empty where there is none."""
@@ -73,17 +89,63 @@ def stored(path: Path, uri: str | None = None, trust: bool = False) -> Tracked:
         UserError: if the folder's config cannot be read any more, its URI lacks a password, or its server is not trusted.
     """
     plain, spec = stored_config(path), read_json(path / "job.json")
-    tracking = section("tracking", plain.get("tracking"))
     typed = mapping(mapping(spec.get("plain")).get("tracking")).get("uri")  # a sweep's job keeps it with its password
-    tracking = dataclasses.replace(tracking, uri=uri or (str(typed) if typed else tracking.uri))
+    tracking = stored_tracking(path, plain.get("tracking"), uri, trust, str(typed) if typed else None)
+    choices = mapping(read_json(path / "manifest.json").get("choices"))
+    names = {name: one_line(choice, 200) for name, choice in choices.items()}
+    return Tracked(tracking, plain, names, stored_tags(spec), foreign=not trust)
+
+
+def stored_tracking(path: Path, values: Any, uri: str | None, trust: bool, typed: str | None = None) -> Tracking:
+    """Return a stored ``tracking`` section as far as it may be used.
+
+    Args:
+        path: the folder of the run or sweep that stores it.
+        values: the section.
+        uri, trust: as for ``stored``.
+        typed: the stored URI with its password, if that is known.
+
+    Raises:
+        UserError: as ``stored``.
+    """
+    tracking = section("tracking", values)
+    tracking = dataclasses.replace(tracking, uri=uri or typed or tracking.uri)
     if tracking.uri is not None:
         check_uri(tracking.uri)
     if uri is None and not trust:
         refuse_to_send_credentials(path, tracking.uri)
+        refuse_new_store(path, tracking.uri)
     if MASK in str(tracking.uri):
         raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    tags = {str(k): str(v) for k, v in mapping(spec.get("tags")).items()}
-    return Tracked(tracking, plain, mapping(read_json(path / "manifest.json").get("choices")), tags)
+    return (
+        tracking if trust else dataclasses.replace(tracking, artifacts=ARTIFACTS)
+    )  # a folder does not say where files go
+
+
+def stored_tags(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tags of a job by its ``job.json``: rlrt's own, and the run that MLflow is to show it under."""
+    tags = {str(k): one_line(v) for k, v in mapping(spec.get("tags")).items()}
+    parent = tags.get(PARENT, "")
+    own = {k: v for k, v in tags.items() if k.startswith("rlrt.")}
+    return own | ({PARENT: parent} if re.fullmatch("[0-9a-f]{32}", parent) else {})
+
+
+def refuse_new_store(path: Path, uri: str | None) -> None:
+    """Refuse to make a SQLite store where a stored config says, unless that is a new file ``*.db`` below the current folder: a
+    job on SLURM leaves its store to ``rlrt.sync``.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if not str(uri).startswith("sqlite"):
+        return
+    file = sqlite_file(str(uri))
+    new = str(uri).startswith("sqlite:///") and file.suffix == ".db" and not os.path.lexists(file)
+    if not is_store(file) and not (new and file.resolve().is_relative_to(Path.cwd().resolve())):
+        raise UserError(
+            f"tracking.uri: {path} names {file}, which is no store of MLflow yet; if it is to become one, "
+            "give it as --uri, or add --trust."
+        )
 
 
 def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
@@ -92,10 +154,12 @@ def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
     Raises:
         UserError: naming them and the server.
     """
-    if not str(uri).startswith(("http://", "https://")):
+    scheme = re.split(r"[:+]", str(uri))[0]
+    if uri is None or scheme == "sqlite":
         return
-    held = [name for name in CREDENTIALS if os.environ.get(name)]
-    held += [str(file) for file in (Path.home() / ".mlflow" / "credentials",) if file.is_file()]
+    names, files = (CREDENTIALS, FILES) if scheme in ("http", "https") else (DATABASES, DATABASE_FILES)
+    held = [name for name in names if os.environ.get(name)]
+    held += [str(Path.home() / file) for file in files if (Path.home() / file).is_file()]
     if held:
         raise UserError(
             f"tracking.uri: {path} names the server {without_password(str(uri))}, and MLflow would send {held[0]} of this "
@@ -118,21 +182,29 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
         "rlrt.folder": str(folder.path.resolve()),
         "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
     }
+    if origin := mapping(folder.manifest().get("origin")):
+        tags["rlrt.origin"] = f"{origin.get('run')}, step {origin.get('step')}"
     for tag, key in declared(folder.manifest()).tags.items():
-        if value := run.value("method", key):
+        if not tag.startswith("mlflow.") and tag not in tags and (value := run.value("method", key)):
             tags[tag] = value
     return MlflowTracker(
         uri=tracking.uri,
         experiment=tracking.experiment,
         artifacts=tracking.artifacts,
-        run_id=folder.manifest().get("mlflow_run_id"),
+        run_id=text_or_none(folder.manifest().get("mlflow_run_id")),
         key=folder.key(),
         name=name,
         tags=tags | dict(run.tags),
         params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
         warn=log.warning,
         inputs=inputs_of(run),
+        foreign=run.foreign,
     )
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return the value if it is a text, else None."""
+    return value if isinstance(value, str) else None
 
 
 def inputs_of(run: Tracked) -> list[Input]:
@@ -140,16 +212,17 @@ def inputs_of(run: Tracked) -> list[Input]:
 
     def one(name: str, section: Mapping[str, Any], context: str) -> Input:
         source = str(section.get("path", name))
-        folder = local_folder(source) if "path" in section else None
+        folder = local_folder(source) if "path" in section and not run.foreign else None
         digest = content_hash(folder) if folder is not None else str(section.get("revision") or "newest")
         return Input(name, digest, source, context)
 
     data_class = run.value("data", "_target_").rpartition(".")[2]
     inputs = [
-        one(run.names.get("model", run.value("model", "path")), run.plain["model"], "model"),
-        one(run.names.get("data", data_class), run.plain["data"], "training"),
+        one(run.names.get("model", run.value("model", "path")), mapping(run.plain.get("model")), "model"),
+        one(run.names.get("data", data_class), mapping(run.plain.get("data")), "training"),
     ]
-    return inputs + [one(name, suite, "evaluation") for name, suite in (run.plain["eval"].get("suites") or {}).items()]
+    suites = mapping(mapping(run.plain.get("eval")).get("suites"))
+    return inputs + [one(name, mapping(suite), "evaluation") for name, suite in suites.items()]
 
 
 def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlrt.errors import UserError, first_line
+from rlrt.errors import UserError, amount, first_line
 from rlrt.model import packed
 from rlrt.model.paths import decodes_quickly, paths_of
 
@@ -107,7 +107,7 @@ def refuse_too_large(path: str, weights: int, each: float, device: torch.device)
     if needed > whole:
         raise UserError(
             f"device: {path} has {weights / 1e6:,.0f} million weights, which with their gradients, moments and copies take "
-            f"{needed / 1e9:.1f} GB, and {torch.cuda.get_device_name(device)} has {whole / 1e9:.1f} GB; shard them over more "
+            f"{amount(needed)}, and {torch.cuda.get_device_name(device)} has {amount(whole)}; shard them over more "
             "GPUs (distributed.strategy=fsdp), set model.lora=16, or take a smaller model."
         )
 

@@ -26,6 +26,7 @@ from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.server import check_server
 from rlrt.preflight.slurm import check_slurm
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
 from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
@@ -118,6 +119,7 @@ def preflight(planned: Planned, memory_gb: float | None, step_s: float | None, r
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
+    mask_streams()
     options = parser().parse_intermixed_args(arguments)
     codes: list[int] = []
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlrt.config.schema import Settings
+from rlrt.errors import amount
 from rlrt.execution.memory.estimate import Layout, Lengths, estimate
 from rlrt.execution.memory.sizes import Sizes
-from rlrt.reporting.terminal import gigabytes
 
 MANY = (2, 4, 8, 16, 32, 64)
 """Numbers of processes that sharding is tried with."""
@@ -211,12 +211,12 @@ def advise(case: Case, available: int) -> str:
         (EXPERIMENT | HOST, ", which changes the experiment"),
     ):
         if alone := single(case, available, reach):
-            options = [f"{assignment} (then {gigabytes(peak)})" for assignment, peak in alone[:3]]
+            options = [f"{assignment} (then {amount(peak)})" for assignment, peak in alone[:3]]
             return "set " + ", or ".join(options) + warning
         assignments, peak = together(case, available, reach)
         if peak <= available:
-            return f"set {' and '.join(assignments)} (then {gigabytes(peak)}){warning}"
+            return f"set {' and '.join(assignments)} (then {amount(peak)}){warning}"
         least = min(least, (peak, assignments), key=lambda found: found[0])
     peak, assignments = least
-    partial = f"{' and '.join(assignments)} would still need {gigabytes(peak)}; " if assignments else ""
-    return f"{partial}set model=NAME to a smaller model, or give it a device of {gigabytes(peak)}"
+    partial = f"{' and '.join(assignments)} would still need {amount(peak)}; " if assignments else ""
+    return f"{partial}set model=NAME to a smaller model, or give it a device of {amount(peak)}"

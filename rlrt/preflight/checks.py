@@ -13,14 +13,13 @@ from urllib.parse import urlsplit
 from rlrt.config.checks import lacking
 from rlrt.config.schema import Settings
 from rlrt.distributed.ports import probed
-from rlrt.errors import UserError
+from rlrt.errors import UserError, amount
 from rlrt.execution.data import check_data, check_fit, drop_long_prompts, prepare_data, prompts_of
 from rlrt.execution.parts import Parts, closing
 from rlrt.model.files import check_folder, other_revisions
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, source_of
 from rlrt.records.files import free_bytes, nearest_existing
-from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.disk import checkpoint_bytes, still_needed
 from rlrt.sweep.plan import Job
 
@@ -127,7 +126,7 @@ def check_folder_and_disk(folder: Path, jobs: Sequence[Job], count: int, key: st
         sentence = "the weights are not on this machine, so the size of their checkpoints is not known"
         return [*results, Finding("skipped", "disk", sentence)]
     needed, free = still_needed(jobs) * count // len(jobs), free_bytes(existing)
-    sentence = f"the checkpoints need about {gigabytes(needed)} of {gigabytes(free)} free"
+    sentence = f"the checkpoints need about {amount(needed)} of {amount(free)} free"
     if needed > free:
         remedy = f"set train.keep_last=1, a larger train.save_every, or {key}=FOLDER on a larger disk"
         return [*results, Finding("problem", "disk", f"{sentence}; {remedy}")]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError
+from rlrt.errors import UserError, amount
 from rlrt.execution.data import prompts_of
 from rlrt.execution.memory.estimate import (
     PHASES,
@@ -22,7 +22,7 @@ from rlrt.preflight.device import Device, device_of, processes_of
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.model import builder_of, context_of, model_sizes
 from rlrt.preflight.plan import Planned
-from rlrt.reporting.terminal import WIDTH, gigabytes, table
+from rlrt.reporting.terminal import WIDTH, table
 from rlrt.sweep.plan import Job
 from rlrt.types import Prompt
 
@@ -89,7 +89,7 @@ def memory_report(groups: Sequence[Group], several: bool) -> str:
     """Return the estimate of the job that needs most, part by part, and a line for each other group of jobs."""
     first = groups[0]
     largest, layout, lengths = first.estimate, first.case.layout, first.case.lengths
-    free = "an unknown amount" if first.device.free is None else gigabytes(first.device.free)
+    free = "an unknown amount" if first.device.free is None else amount(first.device.free)
     lines = [
         f"memory of one process of {layout.processes} on {layout.kind}: {free} ({first.device.source})",
         f"prompts of {lengths.prompt} tokens ({first.length_source}), with a solution {lengths.context}; "
@@ -129,15 +129,15 @@ def findings(groups: Sequence[Group]) -> list[Finding]:
         peak, free, phase = group.estimate.peak, group.device.free, group.estimate.worst
         name = f"{len(group.jobs)} jobs like {' '.join(group.jobs[0].overrides)}: " if len(groups) > 1 else ""
         if free is None:
-            sentence = f"{name}needs {gigabytes(peak)}; the node's memory is {group.device.source}"
+            sentence = f"{name}needs {amount(peak)}; the node's memory is {group.device.source}"
             results.append(Finding("skipped", "memory", sentence))
         elif peak <= free:
-            results.append(Finding("ok", "memory", f"{name}{gigabytes(peak)} of {gigabytes(free)}"))
+            results.append(Finding("ok", "memory", f"{name}{amount(peak)} of {amount(free)}"))
         else:
             part = max(group.estimate.phases[phase], key=lambda p: group.estimate.phases[phase][p])
-            largest = f"{part} {gigabytes(group.estimate.phases[phase][part])}"
+            largest = f"{part} {amount(group.estimate.phases[phase][part])}"
             sharing = f", which {group.device.sharing} jobs share" if group.device.sharing > 1 else ""
-            sentence = f"{name}{phase} needs {gigabytes(peak)} ({largest}) of {gigabytes(free)}{sharing}"
+            sentence = f"{name}{phase} needs {amount(peak)} ({largest}) of {amount(free)}{sharing}"
             results.append(Finding("problem", "will not fit", f"{sentence}; {remedy(group)}"))
         if share := too_small_share(group):
             results.append(share)
@@ -154,8 +154,8 @@ def too_small_share(group: Group) -> Finding | None:
     if needed <= share * device.whole:
         return None
     sentence = (
-        f"vLLM needs {gigabytes(needed)} for its weights and one response, and engine.gpu_memory_utilization={share:g} is "
-        f"{gigabytes(int(share * device.whole))}; set engine.gpu_memory_utilization=null to give it what the trainer leaves"
+        f"vLLM needs {amount(needed)} for its weights and one response, and engine.gpu_memory_utilization={share:g} is "
+        f"{amount(int(share * device.whole))}; set engine.gpu_memory_utilization=null to give it what the trainer leaves"
     )
     return Finding("problem", "engine", sentence)
 

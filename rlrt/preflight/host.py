@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlrt.errors import amount
 from rlrt.execution.memory.estimate import host_bytes
 from rlrt.preflight.device import jobs_at_once, processes_of_a_node, ram
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import Group
-from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.launchers import SlurmLauncher
 
 GIB = 2**30
@@ -33,7 +33,7 @@ def host_memory(groups: Sequence[Group], launcher: Any, several: bool) -> list[F
     )
     processes = jobs * tasks
     who = "1 process of a node takes" if processes == 1 else f"{processes} processes of a node take"
-    sentence = f"{who} {gigabytes(needed)} of RAM while models are read"
+    sentence = f"{who} {amount(needed)} of RAM while models are read"
     asked = f"set hydra.launcher.mem_gb={needed // GIB + 1}"
     if slurm and launcher.mem_gb is None:
         return [Finding("warning", "host memory", f"{sentence}, and the cluster's default may be less; {asked}")]
@@ -44,6 +44,6 @@ def host_memory(groups: Sequence[Group], launcher: Any, several: bool) -> list[F
     free = int(launcher.mem_gb * GIB) if slurm else ram()[0]
     source = "hydra.launcher.mem_gb" if slurm else "free here"
     if needed <= free:
-        return [Finding("ok", "host memory", f"{sentence}, of {gigabytes(free)} ({source})")]
+        return [Finding("ok", "host memory", f"{sentence}, of {amount(free)} ({source})")]
     remedy = asked if slurm else "run fewer jobs or processes at a time"
-    return [Finding("problem", "host memory", f"{sentence}, of {gigabytes(free)} ({source}); {remedy}")]
+    return [Finding("problem", "host memory", f"{sentence}, of {amount(free)} ({source}); {remedy}")]

@@ -17,10 +17,12 @@ from rlrt.model.policy import Policy
 from rlrt.paths import EMBEDDED
 from rlrt.pretrain import recipe, tokenizer
 from rlrt.pretrain.measure import start_numbers
+from rlrt.records.streams import mask_streams
 
 
 def main() -> None:
     """Train the embedded model, measure it, and write it to a folder."""
+    mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.pretrain", description=main.__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("outputs/pretrain"), help="folder for the model")
     parser.add_argument("--seed", type=int, default=0)

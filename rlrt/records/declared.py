@@ -6,6 +6,7 @@ Texts of the manifest are displayed and never evaluated. A method's slots declar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,7 +63,11 @@ def declared(manifest: Mapping[str, Any]) -> Declared:
     stored = stored if isinstance(stored, Mapping) else {}
     tags = {k: v for k, v in mapping(stored.get("tags")).items() if is_text(k) and is_text(v)}
     return Declared(
-        curves=[c for c in entries(stored.get("curves"), ("metric", "name", "axis")) if c["name"].isalnum()],
+        curves=[
+            c
+            for c in entries(stored.get("curves"), ("metric", "name", "axis"))
+            if re.fullmatch("[A-Za-z0-9]{1,40}", c["name"])
+        ],
         ablations=entries(stored.get("ablations"), ("x", "by", "x_label", "by_label")),
         tags=dict(list(tags.items())[:MOST]),
     )

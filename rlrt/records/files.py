@@ -1,18 +1,116 @@
-"""Small files: atomic writes, and JSON read as data."""
+"""Files of a folder that somebody else may have filled: one way to open them, and JSON as data; atomic writes.
+
+Only a regular file of bounded size is opened. A link, a pipe, a device or a folder under a file's name is refused before it is
+opened: reading a pipe may wait forever, reading a device may do something, and a link leads out of the folder.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from rlrt.errors import UserError, first_line
+from rlrt.records.secrets import without_known
 
 log = logging.getLogger("rlrt")
+LARGEST = 16_000_000
+"""Bytes of the largest small file: a run's manifest has at most a megabyte of changes in the code."""
+DEEPEST = 50
+"""Levels of nesting in JSON; rlrt writes fewer than ten."""
+DIGITS = 18
+"""Digits of a whole number in JSON: one with more fits no 64 bits."""
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link, which would lead out of its folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What a path is that is no regular file."""
+HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape in JSON that may stand for half a character."""
+LONG_NUMBER = re.compile(rf"\d{{{DIGITS + 1}}}")
+
+
+class Unreadable(UserError):
+    """A file that cannot be read as what it should be; the message names it."""
+
+
+def opened(file: Path) -> BinaryIO:
+    """Open a regular file for reading, as bytes; nothing else is opened.
+
+    Raises:
+        FileNotFoundError: if there is nothing under that name.
+        Unreadable: for anything but a regular file, and for a file without permission.
+    """
+    try:
+        refuse_irregular(file, os.lstat(file).st_mode)
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(str(file)) from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else first_line(error)
+        raise error if isinstance(error, Unreadable) else Unreadable(f"{file} cannot be read ({reason}).") from None
+    try:
+        refuse_irregular(file, os.fstat(handle).st_mode)  # it may have been exchanged in between
+    except Unreadable:
+        os.close(handle)
+        raise
+    return os.fdopen(handle, "rb")
+
+
+def refuse_irregular(file: Path, mode: int) -> None:
+    """Refuse what is no regular file.
+
+    Raises:
+        Unreadable: saying what it is.
+    """
+    if not stat.S_ISREG(mode):
+        raise Unreadable(f"{file} cannot be read: expected a file, found {KINDS.get(stat.S_IFMT(mode), 'none')}.")
+
+
+def read_bytes(file: Path, most: int = LARGEST) -> bytes:
+    """Read a regular file of at most ``most`` bytes.
+
+    Raises:
+        FileNotFoundError, Unreadable: as ``opened``; Unreadable also for a larger file.
+    """
+    with opened(file) as handle:
+        size = os.fstat(handle.fileno()).st_size
+        content = b"" if size > most else handle.read(most + 1)
+    if max(size, len(content)) > most:
+        raise Unreadable(f"{file} cannot be read: expected at most {most} bytes, found {max(size, len(content))}.")
+    return content
+
+
+def read_text(file: Path, most: int = LARGEST) -> str:
+    """Read a small text file; errors as ``read_bytes``, and Unreadable for a text that is not UTF-8."""
+    try:
+        return read_bytes(file, most).decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable(f"{file} cannot be read: expected text in UTF-8.") from None
+
+
+def is_file(file: Path) -> bool:
+    """True for a regular file that is no link; False also where looking is not permitted."""
+    try:
+        return stat.S_ISREG(os.lstat(file).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_small_file(file: Path) -> bool:
+    """True for a regular file that is no link, of at most ``LARGEST`` bytes."""
+    return is_file(file) and os.lstat(file).st_size <= LARGEST
 
 
 def write_json(path: Path, value: Any, private: bool = False) -> None:
@@ -26,26 +124,127 @@ def write_json(path: Path, value: Any, private: bool = False) -> None:
 
 def replace_text(path: Path, text: str, private: bool = False) -> None:
     """Replace a small text file atomically; if two processes write the same file, the last one wins completely."""
+    replace_bytes(path, (text if private else without_known(text)).encode("utf-8", "backslashreplace"), private)
+
+
+def replace_bytes(path: Path, content: bytes, private: bool = False) -> None:
+    """Replace a file atomically; a link under its name is replaced, not followed."""
     work = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666
+    rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if is_file(path) else 0o666
     work.unlink(missing_ok=True)
-    with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "w", encoding="utf-8") as file:
-        file.write(text)
-    work.replace(path)
+    try:
+        with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "wb") as file:
+            file.write(content)
+        work.replace(path)
+    except OSError:
+        work.unlink(missing_ok=True)
+        raise
+
+
+def own_folder(folder: Path) -> Path:
+    """Create a folder inside a run's or a sweep's folder, to write into; return it.
+
+    Raises:
+        UserError: for a link, which would decide where the files go.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link, and rlrt writes only inside the folder itself; remove the link.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON object; {} if the file is missing, unreadable or not an object."""
     try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return json_object(path)
+    except Unreadable:
         return {}
-    return value if isinstance(value, dict) else {}
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """Read a small JSON object; {} if there is no file.
+
+    Raises:
+        Unreadable: for anything else than an object in a regular file of at most ``LARGEST`` bytes.
+    """
+    try:
+        value = parsed_json(read_text(path))
+    except FileNotFoundError:
+        return {}
+    except Unreadable:
+        raise
+    except ValueError as error:
+        raise Unreadable(f"{path} cannot be read as JSON ({first_line(error)}).") from None
+    if not isinstance(value, dict):
+        raise Unreadable(f"{path} cannot be read: expected a JSON object, found a {type(value).__name__}.")
+    return value
+
+
+def why_unreadable(path: Path) -> str:
+    """Return the sentence for a file that holds no JSON object; "" for one that does, or that is not there."""
+    try:
+        json_object(path)
+    except Unreadable as error:
+        return str(error)
+    return ""
+
+
+def parsed_json(text: str) -> Any:
+    """Parse JSON that somebody else may have written.
+
+    Half characters become U+FFFD, since no file and no terminal takes them.
+
+    Raises:
+        ValueError: for other text, for more than ``DEEPEST`` levels, and for whole numbers of more than ``DIGITS`` digits.
+    """
+    try:
+        value = json.loads(text, parse_int=short_int if LONG_NUMBER.search(text) else None)
+    except RecursionError:
+        raise ValueError(f"expected at most {DEEPEST} levels of nesting") from None
+    if text.count("[") + text.count("{") > DEEPEST:
+        refuse_deep(value)
+    return whole_characters(value) if HALF.search(text) else value
+
+
+def short_int(digits: str) -> int:
+    """Parse a whole number of at most ``DIGITS`` digits; raise ValueError for a longer one."""
+    if len(digits.lstrip("-")) > DIGITS:
+        raise ValueError(f"expected whole numbers of at most {DIGITS} digits, found one of {len(digits)}")
+    return int(digits)
+
+
+def refuse_deep(value: Any) -> None:
+    """Raise ValueError if a value has more than ``DEEPEST`` levels."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in inside(outer) if isinstance(inner, (dict, list))]
+        if not level:
+            return
+    raise ValueError(f"expected at most {DEEPEST} levels of nesting")
+
+
+def inside(value: Any) -> Any:
+    """Return the values directly inside a dict or list; nothing for any other value."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def whole_characters(value: Any) -> Any:
+    """Return plain values with U+FFFD in place of half characters in their texts."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {whole_characters(k): whole_characters(v) for k, v in value.items()}
+    return [whole_characters(v) for v in value] if isinstance(value, list) else value
 
 
 def mapping(value: Any) -> dict[str, Any]:
     """Return the value if it is a mapping, else {} (for fields of untrusted JSON)."""
     return value if isinstance(value, dict) else {}
+
+
+def whole(value: Any) -> int:
+    """Return the value if it is a whole number, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
 
 
 @contextmanager
@@ -55,6 +254,23 @@ def or_logged(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         log.error("%s cannot be written (%s)", file, error.strerror)
+
+
+def folders_with(folder: Path, name: str) -> list[Path]:
+    """List the folders inside a folder that have something under a name, a link that leads nowhere included."""
+    try:
+        return [p for p in folder.iterdir() if os.path.lexists(p / name)]
+    except OSError:
+        return []
+
+
+def closed_folders(folder: Path) -> list[Path]:
+    """List the folders inside a folder that this user may not enter and read: what they hold cannot be known."""
+    try:
+        inner = [p for p in folder.iterdir() if p.is_dir()]
+    except OSError:
+        return []
+    return [p for p in inner if not os.access(p, os.R_OK | os.X_OK)]
 
 
 def nearest_existing(folder: Path) -> Path:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
 import logging
 import os
+import re
 import secrets
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
+from rlrt.errors import FolderLost
 from rlrt.records.files import read_json, write_json
 from rlrt.records.jsonlines import JsonLines
-from rlrt.records.secrets import masked
+from rlrt.records.secrets import masked, without_known
+from rlrt.records.storage import DENIED, FULL, removed
 
 PRUNE = "prune"
 STAYS = ("log.txt", "lease.lock", "lease.json")
@@ -24,18 +30,18 @@ class RunFolder:
     """The paths and small files of one run.
 
     Raises:
-        UserError: if the folder cannot be created or written.
+        FolderLost: if the folder cannot be created or written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            probe = path / f".writable.{os.getpid()}"
-            probe.write_text("")
+            probe = path / f".writable.{secrets.token_hex(8)}"  # of a name that nobody can have put a link under
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             probe.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(
+            raise FolderLost(
                 f"hydra.run.dir: {path} cannot be written ({error.strerror}); give a writable folder as hydra.run.dir=FOLDER."
             ) from None
         self.record = JsonLines(path / "metrics.jsonl")
@@ -56,7 +62,34 @@ class RunFolder:
 
     def note(self, **more: Any) -> None:
         """Update ``summary.json`` without changing the state."""
-        write_json(self.path / "summary.json", self.summary() | more)
+        file, values = self.path / "summary.json", self.summary() | more
+        try:
+            write_json(file, values)
+        except OSError as error:
+            if error.errno not in (*FULL, *DENIED) or not file.is_file():
+                raise
+            write_in_place(file, json.dumps(values, default=str))
+
+    def check_there(self) -> None:
+        """Refuse to go on in a folder that was removed, even if a part of it was made anew.
+
+        Raises:
+            FolderLost: if the manifest, which every run begins with, is not there.
+        """
+        if not (self.path / "manifest.json").is_file():
+            raise removed(self.path)
+
+    def forget_remains(self) -> None:
+        """Remove what this run made anew in its folder after the folder was removed: a checkpoint that was just being written.
+
+        Nothing is touched where a file of the run that is older than its checkpoints is there.
+        """
+        first = (self.path / name for name in ("manifest.json", "config.yaml", "metrics.jsonl"))
+        if not any(file.exists() for file in first):
+            for name in ("checkpoints", "tokens"):
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self.path.rmdir()
 
     def ask_to_prune(self) -> None:
         """Write the prune mark: the search has given up on the run, which must end for good at its next step boundary."""
@@ -83,9 +116,11 @@ class RunFolder:
 
     def key(self) -> str:
         """Return this run's unique key; it is created on first use."""
-        if "key" not in self.manifest():
-            self.write_manifest(key=secrets.token_hex(8))
-        return str(self.manifest()["key"])
+        key = self.manifest().get("key")
+        if not is_key(key):
+            key = secrets.token_hex(8)
+            self.write_manifest(key=key)
+        return str(key)
 
     def begun(self) -> bool:
         """True if a run has written anything to the folder, damaged files included."""
@@ -111,15 +146,62 @@ class RunFolder:
         return target
 
 
+def write_in_place(file: Path, text: str) -> None:
+    """Write a text over a file's bytes, where no file can be made beside it; on a full disk it has its blocks.
+
+    Raises:
+        OSError: if it does not fit into them.
+    """
+    data = without_known(text).encode()
+    with file.open("r+b", buffering=0) as handle:
+        if len(data) > os.fstat(handle.fileno()).st_blocks * 512:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        handle.write(data)
+        handle.truncate()
+
+
+class Beginning:
+    """What was there before a command made a folder: a command that is refused removes what it made, and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._folders = [p for p in (self.path, *self.path.parents) if not p.exists()]
+        self._files = {p.name for p in self.path.iterdir()} if self.path.is_dir() else set()
+
+    def undo(self) -> None:
+        """Remove the first files of a run that never began, and the folders that were made for it, if they are empty."""
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == self.path.resolve():
+                handler.close()
+        with contextlib.suppress(OSError):
+            made = {name for name in STAYS if (self.path / name).exists()} - self._files
+            if {p.name for p in self.path.iterdir()} - self._files > made:
+                return  # a run began
+            for name in made:
+                (self.path / name).unlink()
+            for folder in self._folders:
+                folder.rmdir()
+
+
+BEGINNINGS: list[Beginning] = []
+"""Before Hydra made the folder of a single run."""
+
+
+class NoteBeginning:
+    """A callback of Hydra (``hydra.callbacks``): notes what is there before Hydra makes a run's folder with its log."""
+
+    def on_run_start(self, config: Any, **_: Any) -> None:
+        """Before ``hydra.run.dir`` is made."""
+        BEGINNINGS.append(Beginning(Path(str(config.hydra.run.dir))))
+
+
+def is_key(value: Any) -> bool:
+    """True for a run's or a sweep's key; any other text could change the query in which MLflow is asked for it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
 def forget_empty(path: Path) -> None:
-    """Remove the folder of a run that never began (Hydra creates it, with a log, before the config is checked)."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
-            handler.close()
-    if path.is_dir() and {p.name for p in path.iterdir()} <= set(STAYS):
-        for name in STAYS:
-            (path / name).unlink(missing_ok=True)
-        for folder in (path, path.parent, path.parent.parent):  # outputs/runs/NAME; only empty folders are removed
-            if any(folder.iterdir()) or folder == Path.cwd():
-                break
-            folder.rmdir()
+    """Remove what Hydra made for a run that never began."""
+    for beginning in BEGINNINGS:
+        if beginning.path == path.absolute():
+            beginning.undo()

@@ -14,7 +14,7 @@ from typing import Any
 from rlrt.paths import CHECKSUMS, PACKAGE, STATE, TRAINER, local_folder
 from rlrt.records.user_code import sources
 
-IGNORED_SECTIONS = ("hydra", "tracking", "resume", "threads", "trial", "distributed")
+IGNORED_SECTIONS = ("hydra", "tracking", "resume", "origin", "threads", "trial", "distributed")
 IGNORED_TRAIN = ("save_every", "save_minutes", "save_async", "save_dtype", "keep_last", "keep_best", "offload")
 IGNORED_MODEL = ("offload_activations",)
 IGNORED_ENGINE = ("url", "start", "gpus", "host", "transfer", "transfer_dir", "timeout_s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import read_json, write_json
+from rlrt.records.files import Unreadable, opened, read_json, write_json
 
 LEASE = "lease"
 """Name of the lease in a run's folder."""
@@ -31,7 +32,13 @@ class LeaseTaken(Exception):
 
 def _try(path: Path) -> IO[str] | None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = path.open("a")
+    try:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.fdopen(os.open(path, flags, 0o666), "a")
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise
+        raise UserError(f"{path} is no file, and it must be one to be locked; remove it.") from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -73,9 +80,9 @@ def slurm_job() -> str | None:
 def is_held(path: Path) -> bool:
     """True if a process of this machine (or of the cluster, if its file system shares locks) holds the lease."""
     try:
-        with path.with_suffix(".lock").open("rb") as handle:  # read only: the caller may not be allowed to write
+        with opened(path.with_suffix(".lock")) as handle:  # read only: the caller may not be allowed to write
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    except (FileNotFoundError, Unreadable):
         return False
     except BlockingIOError:
         return True
@@ -85,6 +92,29 @@ def is_held(path: Path) -> bool:
 def holder(path: Path) -> dict[str, Any]:
     """Return the note of the last holder: pid, host, since, slurm."""
     return read_json(path.with_suffix(".json"))
+
+
+def process_of(path: Path) -> int | None:
+    """Return the process of this machine that holds a lease; None if its note names another machine, or a process that has not
+    opened the lock: what lies in a folder does not decide which process gets a signal."""
+    note = holder(path)
+    pid = note.get("pid")
+    if note.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 1:
+        return None
+    try:
+        lock = path.with_suffix(".lock").stat()
+        handles = list(os.scandir(f"/proc/{pid}/fd")) if Path("/proc/self/fd").is_dir() else None
+    except OSError:  # no such process, or somebody else's
+        return None
+    return pid if handles is None or any(is_same(handle, lock) for handle in handles) else None
+
+
+def is_same(handle: os.DirEntry[str], file: os.stat_result) -> bool:
+    """True if an open file of a process is a certain file."""
+    try:
+        return os.path.samestat(os.stat(handle.path), file)
+    except OSError:  # closed in between
+        return False
 
 
 @contextmanager

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
+import logging
 import os
 import queue
 import re
+import secrets
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +21,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from rlrt.errors import UserError
 from rlrt.records.files import nearest_existing
-from rlrt.records.secrets import masked, without_password
+from rlrt.records.mlflow_words import accepted, reason
+from rlrt.records.secrets import masked, without_known, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
 KEY = "rlrt.key"
@@ -80,13 +85,29 @@ def absolute(uri: str) -> str:
     match = re.fullmatch(r"sqlite:///(?!/)(.+)", uri)
     if match is None:
         return uri
-    here = str(Path.cwd()).translate({ord(sign): quote(sign) for sign in "%?#"})  # in a URI a path is quoted
-    return f"sqlite:///{os.path.normpath(f'{here}/{match[1]}')}"
+    return f"sqlite:///{os.path.normpath(f'{quoted(str(Path.cwd()))}/{match[1]}')}"
+
+
+def quoted(path: str) -> str:
+    """Return a path as it stands in a URI."""
+    return path.translate({ord(sign): quote(sign) for sign in "%?#"})
 
 
 def sqlite_file(uri: str) -> Path:
     """Return the file of a SQLite URI, which may be relative."""
     return Path(unquote(absolute(uri).removeprefix("sqlite:///").split("?")[0]))
+
+
+def is_store(file: Path) -> bool:
+    """True if a file is a SQLite store of MLflow; it is opened for reading alone."""
+    if not file.is_file():
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as store:
+            query = "SELECT count(*) FROM sqlite_master WHERE name IN ('alembic_version', 'experiments', 'runs')"
+            return bool(store.execute(query).fetchone()[0] == 3)
+    except sqlite3.Error:
+        return False
 
 
 def patient(uri: str) -> str:
@@ -103,6 +124,7 @@ class MlflowTracker:
         key: unique key of this run, valid before it has an MLflow id.
         name, tags, params: logged at the run's start.
         inputs: data sets and models that the run uses; logged at its start.
+        foreign: True if a folder named the server: it does not decide where on this machine files are written.
         warn: called once, with one sentence, if MLflow fails.
     """
 
@@ -118,13 +140,15 @@ class MlflowTracker:
         params: dict[str, str],
         warn: Any,
         inputs: Sequence[Input] = (),
+        foreign: bool = False,
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
-        self._name, self._tags, self._params, self._warn = name, tags | {KEY: key}, params, warn
-        self._inputs = inputs
+        self._name, self._tags, self._warn = name, {k: masked(v) for k, v in tags.items()} | {KEY: key}, warn
+        self._params = {k: without_known(v) for k, v in params.items()}
+        self._inputs, self._foreign = inputs, foreign
         self._client: Any = None
-        self._logged = -1
+        self._logged, self._renamed = -1, False
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -187,10 +211,8 @@ class MlflowTracker:
     def _fail(self, error: BaseException) -> None:
         if not self.failed:
             self.failed = True
-            text = masked((str(error).strip().splitlines() or [type(error).__name__])[0], self.uri)[:160]
-            self._warn(
-                f"MLflow at {without_password(self.uri)} failed ({text}); the run goes on and its folder records everything."
-            )
+            where, why = without_password(self.uri), reason(error, self.uri)
+            self._warn(f"MLflow at {where} failed ({why}); the run goes on and its folder records everything.")
 
     def _start(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -202,6 +224,7 @@ class MlflowTracker:
             from mlflow import MlflowClient
             from mlflow.entities import Metric, Param
 
+            quieten()
             self._entities = (Metric, Param)
             client = MlflowClient(tracking_uri=patient(self.uri))
             experiment = client.get_experiment_by_name(self._experiment)
@@ -211,17 +234,34 @@ class MlflowTracker:
                 experiment_id = client.create_experiment(self._experiment, artifact_location=location)
             else:
                 experiment_id = experiment.experiment_id
+                if experiment.lifecycle_stage == "deleted":
+                    client.restore_experiment(experiment_id)
+                    self._warn(
+                        f"MLflow's experiment {self._experiment} had been deleted; it was restored with its runs."
+                    )
         self._client = client
         self.run_id = self._stored_run(client) or self._run_with_key(client, experiment_id)
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
         run = client.get_run(self.run_id)
+        if (
+            self._foreign
+            and self.uri.startswith("http")
+            and not re.match(r"(?!file:)[a-z][\w+.-]*:", run.info.artifact_uri)
+        ):
+            raise UserError(
+                "it wants files in a folder of this machine; if you know it, give it as --uri, or add --trust"
+            )
+        if run.info.lifecycle_stage == "deleted":
+            client.restore_run(self.run_id)
+            self._warn(f"the run {self._name} had been deleted in MLflow; it was restored, since it goes on.")
         if run.info.status != "RUNNING":
             client.update_run(self.run_id, status="RUNNING")
         for name, value in self._tags.items():
             if run.data.tags.get(name) != value:
                 client.set_tag(self.run_id, name, value)
-        params = [Param(k, v[:6000]) for k, v in self._params.items() if k not in run.data.params]
+        named = {accepted(k): v[:6000] for k, v in self._params.items()}
+        params = [Param(k, v) for k, v in named.items() if k not in run.data.params]
         for start in range(0, len(params), 100):
             client.log_batch(self.run_id, params=params[start : start + 100])
         if self._inputs and not (run.inputs and run.inputs.dataset_inputs):
@@ -236,8 +276,8 @@ class MlflowTracker:
 
         datasets = []
         for item in self._inputs:
-            source = json.dumps({"uri": item.source})
-            dataset = Dataset(item.name[:500], item.digest[:36], "rlrt", source)
+            source = json.dumps({"uri": masked(item.source)})
+            dataset = Dataset(masked(item.name)[:500], item.digest[:36], "rlrt", source)
             datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", item.context)]))
         self._client.log_inputs(self.run_id, datasets=datasets)
 
@@ -248,7 +288,10 @@ class MlflowTracker:
         if self.run_id is None:
             return None
         try:
-            return str(client.get_run(self.run_id).info.run_id)
+            run = client.get_run(self.run_id)
+            return (
+                str(self.run_id) if run.data.tags.get(KEY) == self._tags[KEY] else None
+            )  # else it is another folder's
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -256,7 +299,9 @@ class MlflowTracker:
 
     def _run_with_key(self, client: Any, experiment_id: str) -> str | None:
         """Return the id of a run with this key, created by an earlier process that was killed before it stored the id."""
-        runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", max_results=1)
+        from mlflow.entities import ViewType
+
+        runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", ViewType.ALL, max_results=1)
         return runs[0].info.run_id if runs else None
 
     def _send_metrics(self, pending: list[tuple[int, float, dict[str, float]]]) -> None:
@@ -265,7 +310,7 @@ class MlflowTracker:
         for step, when, values in pending:  # all metrics of a step go in one call, so a kill cannot split a step
             if step <= self._logged:
                 continue
-            new = [metric(name, value, int(when * 1000), step) for name, value in values.items()]
+            new = [metric(self._accepted(name), value, int(when * 1000), step) for name, value in values.items()]
             if len(batch) + len(new) > BATCH:
                 self._client.log_batch(self.run_id, metrics=batch)
                 batch = []
@@ -273,6 +318,16 @@ class MlflowTracker:
         if batch:
             self._client.log_batch(self.run_id, metrics=batch)
         self._logged = max(self._logged, *(step for step, _, _ in pending))
+
+    def _accepted(self, name: str) -> str:
+        """Return a metric's name as MLflow accepts it; the first other name is said."""
+        taken = accepted(name)
+        if taken != name and not self._renamed:
+            self._renamed = True
+            self._warn(
+                f"MLflow does not accept the name {name[:80]!r}; there it is {taken!r}, and others like it likewise."
+            )
+        return taken
 
     def _send(self, kind: str, value: Any) -> None:
         if kind == "artifact":
@@ -284,7 +339,7 @@ class MlflowTracker:
             self._client.log_dict(self.run_id, {"columns": list(columns), "data": rows}, name)
             self._client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
         elif kind == "late":
-            step, values = value
+            step, values = value[0], {self._accepted(name): number for name, number in value[1].items()}
             metric = self._entities[0]
             logged = [n for n in values if any(m.step == step for m in self._client.get_metric_history(self.run_id, n))]
             new = [metric(n, v, int(time.time() * 1000), step) for n, v in values.items() if n not in logged]
@@ -305,7 +360,31 @@ def first_use_lock(uri: str) -> Iterator[None]:
     file = sqlite_file(uri)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{file}.lock"):
+        if not file.exists() or file.stat().st_size == 0:
+            make_store(file)
         yield
+
+
+def quieten() -> None:
+    """Silence the loggers that print a traceback beside the error that MLflow raises; MLflow is imported."""
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def make_store(file: Path) -> None:
+    """Make an empty SQLite store, whole or not at all: MLflow would leave one without a version if it were killed here."""
+    from mlflow import MlflowClient
+
+    for torn in file.parent.glob(f"{glob.escape(file.name)}.*.tmp*"):
+        torn.unlink(missing_ok=True)
+    quieten()
+    work = file.with_name(f"{file.name}.{secrets.token_hex(4)}.tmp")  # MLflow keeps a store for each name
+    try:
+        MlflowClient(tracking_uri=f"sqlite:///{quoted(str(work))}").search_experiments(max_results=1)
+        work.replace(file)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
 
 
 def status_of(state: object) -> str:

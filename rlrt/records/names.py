@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from rlrt.records.secrets import redacted
 
-NO_PART = ("hydra", "resume", "tracking")
+NO_PART = ("hydra", "resume", "origin", "tracking")
 """Overrides with these prefixes do not change what is computed; they enter neither a name nor a sweep's hash."""
 MAX_NAME = 80
 """The readable part of a folder's name has at most this many characters."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import logging
+import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
+
+from rlrt.records.printable import printable
 
 MASK = "***"
 SECRET_PARTS = ("password", "passwd", "passphrase", "apikey")
@@ -27,7 +32,16 @@ ADDRESS_WORDS = ("uri", "url", "endpoint", "host", "server", "proxy")
 """A key whose last word is one of these holds an address: the text before its @ is a user with a password."""
 SHORTEST = 3
 """Shortest password, in characters, that is searched for in a library's message; for a shorter one only its URI is masked."""
+LONG = 8
+"""A secret of at least so many characters is known: it is masked wherever a text repeats it. One of ``SHORT`` characters or
+more is known if it is no plain word; a shorter one would mask ordinary words: its name or URI must stand beside it."""
+SHORT = 6
+"""See ``LONG``."""
 NAME = re.compile(r"[\w.+~-]+(?==)")
+VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]+(?==)")
+"""Name of an environment variable before its value, as in a shell line of ``hydra.launcher.setup``."""
+HEADER = re.compile(r"(authorization\W{1,6}(?:basic|bearer|token)\s+)[^\s'\",}]+", re.IGNORECASE)
+"""An HTTP header with credentials, as libraries print it."""
 VALUE = re.compile(r"='[^']*'|=\"[^\"]*\"|=[^\s&'\"]*")
 INNER = re.compile(r"([\w.-]+)(\s*:\s*)('[^']*'|\"[^\"]*\"|[^\s,{}\[\]]+)")
 """``name: value`` inside a mapping of Hydra's grammar."""
@@ -88,8 +102,9 @@ def redacted(plain: Any, name: str = "") -> Any:
 
 def redacted_value(text: str, name: str) -> str:
     """Mask the secrets in the value of one key."""
-    if is_secret(name):
+    if is_secret(name) or without_known(text) != text:  # whole: with a part of it the value could not be used again
         return MASK
+    text = without_assignments(text, VARIABLE)
     if (words_of(name) or [""])[-1] in ADDRESS_WORDS:
         return without_password(text)
     one_uri = re.fullmatch(r"['\"]?[A-Za-z][\w+.-]*\\?:\\?/\S*", text)
@@ -97,7 +112,7 @@ def redacted_value(text: str, name: str) -> str:
 
 
 def masked(text: str, *uris: str | None) -> str:
-    """Mask secrets in a message: values of secret names, users and passwords in URIs, and the passwords of ``uris``.
+    """Mask secrets in a message: known ones, values of secret names, users and passwords in URIs, the passwords of ``uris``.
 
     Args:
         text: a message, possibly a library's.
@@ -105,13 +120,84 @@ def masked(text: str, *uris: str | None) -> str:
     """
     for secret in sorted({s for uri in uris if uri for s in passwords(uri)}, key=len, reverse=True):
         text = text.replace(secret, MASK)
-    return URI.sub(rf"\1{MASK}@", SLASHED.sub(rf"\1{MASK}@", without_assignments(text)))
+    text = HEADER.sub(rf"\1{MASK}", without_assignments(without_known(text)))
+    return URI.sub(rf"\1{MASK}@", SLASHED.sub(rf"\1{MASK}@", text))
 
 
-def without_assignments(text: str) -> str:
+REMEMBERED: set[str] = set()
+"""Secrets of the command line and of configs, in every spelling."""
+
+
+def remember(plain: Any, name: str = "") -> None:
+    """Remember the secrets in a config or among arguments, so that ``masked`` finds them wherever a text repeats them.
+
+    Args:
+        plain: nested plain values, as for ``redacted``.
+        name: the key that holds ``plain``.
+    """
+    REMEMBERED.update(s for secret in secrets_in(plain, name) for s in spellings(secret))
+
+
+def secrets_in(plain: Any, name: str = "") -> Iterator[str]:
+    """Yield the secrets in a config or among arguments: values of secret names, and passwords of addresses."""
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from secrets_in(value, str(key))
+    elif isinstance(plain, (list, tuple)):
+        for value in plain:
+            yield from secrets_in(value, name)
+    elif isinstance(plain, str):
+        if is_secret(name):
+            yield plain.strip("'\"")
+        yield from passwords(plain) if "@" in plain else ()
+        for assigned in NAME.finditer(plain):
+            value_there = VALUE.match(plain, assigned.end())
+            if value_there is not None and is_secret(assigned[0]):
+                yield value_there[0].lstrip("=").strip("'\"")
+
+
+def spellings(secret: str) -> set[str]:
+    """Return a secret as it may stand in a text: unchanged, in a URI, in JSON; {} for one too short to be known anywhere."""
+    if len(secret) < SHORT or (len(secret) < LONG and secret.isalpha()):
+        return set()
+    quoted = {quote(secret, safe=""), quote(secret), quote(secret, safe="").lower(), json.dumps(secret)[1:-1]}
+    return {secret, unquote(secret), *quoted}
+
+
+def of_environment() -> frozenset[str]:
+    """Return the secrets of this process's environment in every spelling: by the names of variables, and in addresses."""
+    return _in_variables(tuple((k, v) for k, v in os.environ.items() if is_secret_variable(k) or "@" in v))
+
+
+@functools.lru_cache(maxsize=4)
+def _in_variables(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
+    values = [v for k, v in variables if is_secret_variable(k) and not os.path.exists(v)]  # some name a file
+    values += [s for k, v in variables if re.match(r"[A-Za-z][\w+.-]*://", v) for s in passwords(v)]
+    return frozenset(s for value in values for s in spellings(value))
+
+
+@functools.cache
+def is_secret_variable(name: str) -> bool:
+    """True if the name of an environment variable marks a secret."""
+    return is_secret(name)
+
+
+def without_known(text: str) -> str:
+    """Mask the secrets of the environment, the command line and the config wherever a text repeats them; nothing else.
+
+    This is for what a run records, whose texts must stay as they are otherwise.
+    """
+    for secret in sorted(
+        {s for s in itertools.chain(of_environment(), REMEMBERED) if s in text}, key=len, reverse=True
+    ):
+        text = text.replace(secret, MASK)
+    return text
+
+
+def without_assignments(text: str, names: re.Pattern[str] = NAME) -> str:
     """Mask the value of every ``name=value`` with a secret's name; a value may be quoted and may contain other pairs."""
     parts, done = [], 0
-    for name in NAME.finditer(text):
+    for name in names.finditer(text):
         value = VALUE.match(text, name.end())
         if name.start() >= done and value is not None and is_secret(name[0]):
             parts.append(f"{text[done : name.end()]}={MASK}")
@@ -120,13 +206,14 @@ def without_assignments(text: str) -> str:
 
 
 def passwords(uri: str) -> set[str]:
-    """Return the spellings of a URI's password: unchanged, percent-encoded, decoded, without Hydra's backslashes."""
-    match = re.match(r"(?:[^/@]*?//+)?[^@]*?:(.*)@", uri, re.DOTALL)
+    """Return the spellings of a URI's password (or of a user alone, which is a token): unchanged, percent-encoded, decoded,
+    without Hydra's backslashes."""
+    match = re.match(r"(?:[^/@]*?//+)?[^@]*?:(.*)@", uri, re.DOTALL) or re.match(r"[^/@]*?//+([^/@:]+)@", uri)
     if match is None:
         return set()
     typed = match[1].replace("\\", "")
-    spellings = {match[1], typed, unquote(typed), quote(unquote(typed), safe="")}
-    return {s for s in spellings if len(s) >= SHORTEST}
+    found = {match[1], typed, unquote(typed), quote(unquote(typed), safe="")}
+    return {s for s in found if len(s) >= SHORTEST}
 
 
 def without_password(uri: str) -> str:
@@ -160,8 +247,8 @@ def to_terminal() -> logging.Handler:
 
 
 class MaskingFormatter(logging.Formatter):
-    """Formats log records and tracebacks with secrets masked."""
+    """Formats log records and tracebacks with secrets masked and control characters written as escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record and mask its secrets."""
-        return masked(super().format(record))
+        return printable(masked(super().format(record)))

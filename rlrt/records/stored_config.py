@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
+from rlrt.records.files import Unreadable, read_text
 
 NUMBER_LIKE = re.compile(r"[-+]?(\d[\d_]*)?\.?\d*([eE][-+]?\d+)?")
 """A text of this form may be read as a number by YAML 1.1 or 1.2."""
-LARGEST_CONFIG = 1_000_000
-"""A stored config may have at most this many characters."""
+LARGEST_CONFIG = 200_000
+"""Bytes of the largest stored config: rlrt's have about 5,000, and YAML of this size takes seconds to parse."""
+DEEPEST = 20
+"""Levels of nesting in a stored config."""
 
 
 def config_text(plain: Mapping[str, Any]) -> str:
@@ -35,22 +38,51 @@ def stored_config(folder: Path) -> dict[str, Any]:
     """Read ``config.yaml`` of a run's folder as plain values; interpolations in its texts are not resolved.
 
     Raises:
-        UserError: for a file that is missing, too large, not a mapping, not YAML, or YAML with aliases: rlrt writes none, and a
-            few lines of aliases can expand to gigabytes.
+        UserError: for a file that is missing, no regular file, too large, not a mapping, not YAML, nested too deep, or YAML
+            with aliases: rlrt writes none, and a few lines of aliases can expand to gigabytes.
     """
     import yaml
 
     file = folder / "config.yaml"
     try:
-        text = file.read_text(encoding="utf-8")
-        if len(text) > LARGEST_CONFIG:
-            raise ValueError(f"expected at most {LARGEST_CONFIG} characters, found {len(text)}")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it holds an alias")
+        text = read_text(file, LARGEST_CONFIG)
+        refuse_bombs(text)
         plain = yaml.safe_load(text)
         if not isinstance(plain, dict):
             raise ValueError(f"expected a mapping, found a {type(plain).__name__}")
-    except Exception as error:  # YAML and the file system raise many types
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{file} cannot be read as a run's config: {reason or type(error).__name__}.") from None
-    return {str(k): v for k, v in plain.items()}
+        return {str(k): data(v) for k, v in plain.items()}
+    except Unreadable as error:
+        reason = str(error).removeprefix(f"{file} cannot be read").strip(": ().")
+    except FileNotFoundError:
+        reason = "there is no such file"
+    except Exception as error:  # YAML raises many types
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+    raise UserError(f"{file} cannot be read as a run's config: {reason}.")
+
+
+def refuse_bombs(text: str) -> None:
+    """Raise ValueError for YAML with aliases, or nested deeper than ``DEEPEST`` levels; nothing is built for that."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it holds an alias")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"expected at most {DEEPEST} levels of nesting")
+
+
+def data(value: Any) -> Any:
+    """Return a value of a stored config, keys as text; raise ValueError for one that JSON has not: a date, bytes, a set."""
+    if isinstance(value, dict):
+        return {str(k): data(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [data(v) for v in value]
+    if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError("a text in it holds half a character")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("expected whole numbers of 64 bits")
+    if value is not None and not isinstance(value, (str, bool, int, float)):
+        raise ValueError(f"expected texts, numbers, true, false and null, found a {type(value).__name__}")
+    return value

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlrt.records.files import own_folder, replace_bytes, replace_text
+from rlrt.records.jsonlines import is_number
+from rlrt.records.printable import one_line
 from rlrt.reporting.jobs import Job, finished, labels_of
 from rlrt.reporting.tables import main_metric, values_of
 from rlrt.statistics import mean_and_halfwidth
@@ -59,10 +63,12 @@ class Picture:
 
     def save(self, folder: Path) -> list[Path]:
         """``NAME.svg`` and ``NAME.png`` (150 dots an inch)."""
-        folder.mkdir(parents=True, exist_ok=True)
+        own_folder(folder)
         svg, png = folder / f"{self.name}.svg", folder / f"{self.name}.png"
-        svg.write_text(self.svg())
-        self.figure.savefig(png, dpi=150, bbox_inches="tight", metadata={"Software": None})
+        replace_text(svg, self.svg())
+        pixels = io.BytesIO()
+        self.figure.savefig(pixels, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+        replace_bytes(png, pixels.getvalue())
         return [svg, png]
 
 
@@ -99,8 +105,11 @@ def chosen(jobs: Sequence[Job], baseline: str | None) -> list[str]:
 
 
 def shortened(label: str) -> str:
-    """A label for a legend."""
-    return label if len(label) <= 44 else label[:43] + "…"
+    """A label for a legend, as text: matplotlib would read what stands between two $ as mathematics, and hide a label that
+    begins with _."""
+    text = one_line(label, len(label))
+    text = (text if len(text) <= 44 else text[:43] + "…").replace("$", "\\$")
+    return f" {text}" if text.startswith("_") else text
 
 
 def line(
@@ -140,8 +149,8 @@ def series(
             continue
         for record in job.records():
             value = read(record)
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                values.setdefault(job.label, {}).setdefault(int(record["step"]), []).append(float(value))
+            if value is not None:
+                values.setdefault(job.label, {}).setdefault(record["step"], []).append(float(value))
     return values
 
 
@@ -166,9 +175,10 @@ def curves_of(jobs: Sequence[Job]) -> list[tuple[str, str, str, tuple[float, flo
     """Metric, name, axis and limits of what is drawn: of every run, and what the methods of these runs declare."""
     curves = {metric: (metric, name, axis, limits) for metric, name, axis, limits in CURVES}
     for one in (curve for job in jobs for curve in job.declared.curves):
-        low, high = (value if isinstance(value, (int, float)) else None for value in (one.get("low"), one.get("high")))
+        low, high = (value if is_number(value) else None for value in (one.get("low"), one.get("high")))
         limits = (-math.inf if low is None else low, math.inf if high is None else high)
-        curves.setdefault(one["metric"], (one["metric"], one["name"], one["axis"], limits))
+        if one["name"] not in [name for metric, name, _, _ in curves.values() if metric != one["metric"]]:
+            curves.setdefault(one["metric"], (one["metric"], one["name"], one["axis"], limits))
     return list(curves.values())
 
 
@@ -199,7 +209,8 @@ def evaluation_curve(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture
 
 def pass_at_k(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
     """Final pass@k against k, k on a logarithmic axis."""
-    ks = sorted({int(n.removeprefix("eval/pass_at_")) for j in jobs for n in j.final if n.startswith("eval/pass_at_")})
+    found = (re.fullmatch(r"eval/pass_at_([1-9]\d{0,8})", n, re.ASCII) for j in jobs for n in j.final)
+    ks = sorted({int(match[1]) for match in found if match})
     if not ks:
         return []
     figure, made = axes("k, samples of a problem", "pass@k, share of problems solved")
@@ -273,13 +284,7 @@ def ablation(jobs: Sequence[Job], one: Mapping[str, Any], suffix: str = "") -> l
     for job in jobs:
         x, by = job.keys.get(f"method.{one['x']}"), job.keys.get(f"method.{one['by']}")
         counts = all(job.keys.get(f"method.{key}") == value for key, value in conditions)
-        if (
-            job.finished
-            and metric in job.final
-            and isinstance(x, (int, float))
-            and isinstance(by, (int, float))
-            and counts
-        ):
+        if job.finished and metric in job.final and is_number(x) and is_number(by) and counts:
             cells.setdefault((float(x), float(by)), []).append(float(job.final[metric]))
     xs, bys = sorted({c[0] for c in cells}), sorted({c[1] for c in cells})
     if len(xs) < 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,13 +11,21 @@ from typing import Any
 
 from rlrt.errors import UserError
 from rlrt.keys import leaves
-from rlrt.records.declared import Declared, declared
-from rlrt.records.files import read_json
-from rlrt.records.jsonlines import JsonLines
+from rlrt.records.declared import Declared, declared, is_text
+from rlrt.records.files import Unreadable, closed_folders, folders_with, json_object
+from rlrt.records.jsonlines import LONGEST, JsonLines, is_number, numbers_of
+from rlrt.records.printable import one_line
+from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import stored_config
 
 UNREADABLE = "unreadable"
-SILENT = ("seed", "tracking", "threads")
+LONGEST_LABEL = 500
+"""Characters of a label."""
+LONGEST_NAME = 200
+"""Characters of a folder's name and of a state."""
+LAST_TIME_S = 32_503_680_000.0
+"""The year 3000, in seconds since 1970: a later time is none."""
+SILENT = ("seed", "tracking", "threads", "origin")
 """Overrides with these prefixes are not part of a job's label."""
 
 
@@ -24,7 +34,7 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        folder: its folder.
+        folder: its folder; ``name`` is how it is called.
         label: its overrides without the seed.
         seed: its seed.
         state: state in its summary; ``queued`` if it has not begun.
@@ -33,6 +43,7 @@ class Job:
         error: error message of a failed run.
         keys: ``section.key`` and value of its config, where it has one.
         declared: curves, ablations and tags that its method declared.
+        overrides: what was typed for it, as ``key=value``.
     """
 
     folder: Path
@@ -44,15 +55,32 @@ class Job:
     error: str = ""
     keys: Mapping[str, Any] = field(default_factory=dict)
     declared: Declared = field(default_factory=Declared)
+    overrides: Sequence[str] = ()
 
     @property
     def finished(self) -> bool:
         """True if its metrics may enter a mean."""
         return self.state == "finished"
 
+    @property
+    def name(self) -> str:
+        """The name of its folder, on one line."""
+        return one_line(self.folder.name, LONGEST_NAME)
+
     def records(self) -> list[dict[str, Any]]:
-        """Read its metrics, one record per step."""
-        return JsonLines(self.folder / "metrics.jsonl").read()
+        """Read its metrics, one record of finite numbers per step; [] for a record that cannot be read."""
+        try:
+            return [numbers_of(record) for record in JsonLines(self.folder / "metrics.jsonl").read()]
+        except Unreadable:
+            return []
+
+    def rollouts(self) -> list[dict[str, Any]]:
+        """Read its newest stored rollouts, those of one step; [] if there are none, or they cannot be read."""
+        try:
+            rows = JsonLines(self.folder / "samples.jsonl").last(LONGEST)
+        except Unreadable:
+            return []
+        return [row for row in rows if row["step"] == rows[-1]["step"]]
 
 
 def newest_only(jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
@@ -74,11 +102,12 @@ def read_jobs(sweep: Path) -> list[Job]:
         UserError: for a folder that holds no run.
     """
     folders = {f.parent for name in ("manifest.json", "job.json") for f in sweep.glob(f"**/{name}")}
+    folders |= {*folders_with(sweep, "manifest.json"), *folders_with(sweep, "job.json"), *closed_folders(sweep)}
     jobs = [read_job(folder) for folder in sorted(folders)]
     if not jobs:
         raise UserError(f"expected a folder with runs (manifest.json below it), found none in {sweep}.")
     labels = [set(job.label.split(" ")) for job in jobs if job.label != UNREADABLE]
-    if len({job.label for job in jobs}) > 1 and labels:  # overrides that all jobs share distinguish none
+    if len(set(map(frozenset, labels))) > 1:  # overrides that all jobs share distinguish none
         common = set.intersection(*labels)
         jobs = [relabelled(job, common) for job in jobs]
     return sorted(jobs, key=lambda job: (job.label, job.seed))
@@ -92,37 +121,44 @@ def relabelled(job: Job, common: set[str]) -> Job:
 
 def read_job(folder: Path) -> Job:
     """Read one run from its folder; a run that cannot be read gets the label ``unreadable``."""
-    manifest, summary, spec = (read_json(folder / n) for n in ("manifest.json", "summary.json", "job.json"))
-    begun = (folder / "manifest.json").is_file()
-    if (begun and not manifest) or not isinstance(summary.get("final", {}), dict):
-        return Job(folder, UNREADABLE, 0, "its manifest.json or summary.json cannot be read", {}, 0.0)
     try:
+        manifest, summary, spec = (json_object(folder / n) for n in ("manifest.json", "summary.json", "job.json"))
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            JsonLines(folder / name).check()
         return job_of(folder, manifest, summary, spec)
     except UserError as error:
-        return Job(folder, UNREADABLE, 0, str(error), {}, 0.0)
-    except (AttributeError, TypeError, ValueError):
-        return Job(
-            folder, UNREADABLE, 0, "its manifest.json, summary.json or job.json holds values of a wrong kind", {}, 0.0
-        )
+        return Job(folder, UNREADABLE, 0, one_line(error), {}, 0.0)
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        wrong = f"{folder}: its manifest.json, summary.json or job.json holds values of a wrong kind"
+        return Job(folder, UNREADABLE, 0, one_line(wrong), {}, 0.0)
 
 
 def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any], spec: Mapping[str, Any]) -> Job:
     """Build a run from its manifest, summary and ``job.json``; values of a wrong type raise."""
-    overrides = manifest.get("overrides", spec.get("overrides", []))
+    overrides = redacted(manifest.get("overrides", spec.get("overrides", [])))  # job.json holds them as they were typed
     typed = [o for o in overrides if o.split("=")[0].split(".")[0] not in SILENT and not o.startswith("+sweep=")]
-    label = " ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default"
+    label = short_label(" ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default")
     seed = manifest.get("seed", spec.get("plain", {}).get("seed", 0))
     return Job(
         folder=folder,
         label=label,
         seed=int(seed),
-        state=str(summary.get("state", "queued")),
-        final={k: v for k, v in summary.get("final", {}).items() if isinstance(v, (int, float))},
-        changed=float(summary.get("changed", 0.0)),
-        error=str(summary.get("error", "")),
+        state=one_line(summary.get("state", "queued"), LONGEST_NAME),
+        final={k: v for k, v in summary.get("final", {}).items() if is_number(v) and is_text(k)},
+        changed=min(float(summary.get("changed", 0.0)), LAST_TIME_S),
+        error=one_line(summary.get("error", "")),
         keys=keys_of(folder),
         declared=declared(manifest),
+        overrides=[str(o) for o in overrides],
     )
+
+
+def short_label(text: str) -> str:
+    """Return a label on one line; of a long one the beginning, and a digest that tells it from others of that beginning."""
+    line = one_line(text, len(text))
+    if len(line) <= LONGEST_LABEL:
+        return line
+    return f"{line[:LONGEST_LABEL]}... {hashlib.sha256(line.encode()).hexdigest()[:8]}"
 
 
 def keys_of(folder: Path) -> dict[str, Any]:
@@ -131,7 +167,7 @@ def keys_of(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: for a config that cannot be read.
     """
-    plain = stored_config(folder) if (folder / "config.yaml").is_file() else {}
+    plain = stored_config(folder) if os.path.lexists(folder / "config.yaml") else {}
     return {k: v for k, v in leaves(plain).items() if k.count(".") == 1 and not isinstance(v, list)}
 
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.records.files import read_json
-from rlrt.records.jsonlines import JsonLines
+from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, replace_text
+from rlrt.records.printable import one_line
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
-from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, table
-from rlrt.reporting.token_view import POLICY, STYLE, rollout_html
+from rlrt.reporting.results import curves, results
+from rlrt.reporting.results import files as tables_as_files
+from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, plain_markdown, table
+from rlrt.reporting.token_view import POLICY, STYLE, rollout_html, text_of
 
 FOLDER = "report"
 """Subfolder of a sweep for the figures and tables as files."""
 SHOWN_ROLLOUTS = 2
 """Number of rollouts of each setting on the page; the runs' folders have more."""
+MOST_ANALYSES = 20
+"""Figures of analyses on the page; rlrt.analyze draws fewer than ten."""
+LARGEST_IMAGE = 3_000_000
+"""Bytes of such a figure."""
 LOOK = """
 body{font-family:system-ui,sans-serif;line-height:1.45;margin:0 auto;max-width:80rem;padding:1rem;color:#111;background:#fff}
 h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem;border-bottom:1px solid #ddd}
@@ -28,7 +35,7 @@ h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem;b
 th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #333}tbody tr:nth-child(odd){background:#f6f6f6}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
-figure{margin:0}figure svg{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
+figure{margin:0}figure svg,figure img{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
 .note{font-size:.85rem;color:#444}.bad{color:#a00}code,pre{overflow-wrap:anywhere;white-space:pre-wrap}
 """
 
@@ -58,18 +65,20 @@ class Report:
 
     def missing(self) -> list[str]:
         """List every job that enters no mean, with the reason."""
-        return [f"{j.folder.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
+        return [f"{j.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
 
-    def markdown(self) -> str:
-        """Format the tables and the list of unused runs for a terminal."""
+    def markdown(self, cell: Callable[[str], str] = plain_markdown) -> str:
+        """Format the tables and the list of unused runs; ``cell`` escapes a text."""
         tables = self.tables()
-        parts = [tables["means"].markdown()]
+        parts = [tables["means"].markdown(cell)]
         if "differences" in tables:
-            parts.append(tables["differences"].markdown())
+            parts.append(tables["differences"].markdown(cell))
         if self.missing():
-            parts.append("Not finished, and in no mean above:\n" + "\n".join(f"- {line}" for line in self.missing()))
+            parts.append(
+                "Not finished, and in no mean above:\n" + "\n".join(f"- {cell(line)}" for line in self.missing())
+            )
         if self.repeated:
-            rows = "\n".join(f"- {j.folder.name}" for j in self.repeated)
+            rows = "\n".join(f"- {cell(j.name)}" for j in self.repeated)
             parts.append(
                 f"Left out, since a newer run has the same settings and seed (other code or versions):\n{rows}"
             )
@@ -102,18 +111,19 @@ def write(report: Report) -> list[Path]:
     """
     folder = report.sweep / FOLDER
     try:
-        folder.mkdir(exist_ok=True)
+        own_folder(folder)
         files = []
         for name, data in {**report.tables(), "all": long_table(report.jobs)}.items():
             for kind, text in (("csv", data.csv()), ("tex", data.latex()), ("md", data.markdown() + "\n")):
                 file = folder / f"{name}.{kind}"
-                file.write_text(text)
+                replace_text(file, text)
                 files.append(file)
+        files += tables_as_files({"jobs": results(report.sweep), "curves": curves(report.sweep)}, folder)
         pictures = pictures_of(report.jobs, report.baseline)
         for picture in pictures:
             files += picture.save(folder)
-        (report.sweep / "report.md").write_text(report.markdown())
-        (report.sweep / "report.html").write_text(page(report, pictures), encoding="utf-8")
+        replace_text(report.sweep / "report.md", report.markdown())
+        replace_text(report.sweep / "report.html", page(report, pictures))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
     return [report.sweep / "report.html", report.sweep / "report.md", *files]
@@ -121,7 +131,7 @@ def write(report: Report) -> list[Path]:
 
 def page(report: Report, pictures: Sequence[Picture]) -> str:
     """Build the HTML of the page, which is self-contained: it makes no network request and runs no script."""
-    name = html.escape(report.sweep.name)
+    name = html.escape(one_line(report.sweep.name))
     counts = Counter(job.state for job in report.jobs)
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(states)}.</p>"]
@@ -170,8 +180,8 @@ TITLES = {
 def question(sweep: Path) -> str:
     """Format the study's question and the sweep's command."""
     note = read_json(sweep / "sweep.json")
-    text = f"<p>{html.escape(str(note['question']))}</p>" if note.get("question") else ""
-    command = f"<pre class='command'>{html.escape(str(note['command']))}</pre>" if note.get("command") else ""
+    text = f"<p>{text_of(note['question'])}</p>" if note.get("question") else ""
+    command = f"<pre class='command'>{text_of(note['command'])}</pre>" if note.get("command") else ""
     return text + command
 
 
@@ -182,7 +192,7 @@ def unused_jobs(report: Report) -> list[str]:
         rows = "".join(f"<li>{html.escape(line)}</li>" for line in report.missing())
         parts.append(f"<h2 class='bad'>Not finished, and in no mean</h2><ul>{rows}</ul>")
     if report.repeated:
-        rows = "".join(f"<li>{html.escape(j.folder.name)}</li>" for j in report.repeated)
+        rows = "".join(f"<li>{html.escape(j.name)}</li>" for j in report.repeated)
         parts.append(f"<h2>Left out: a newer run has the same settings and seed</h2><ul>{rows}</ul>")
     return parts
 
@@ -193,7 +203,7 @@ def picture_html(picture: Picture) -> str:
 
 
 def figure_html(name: str, title: str, caption: str, svg: str) -> str:
-    """Format an SVG for the page; its ids get the prefix ``name``, since the page holds several SVGs."""
+    """Format an SVG of this process for the page; its ids get the prefix ``name``, since the page holds several SVGs."""
     for mark in ('id="', 'xlink:href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{name}-")
     figcaption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
@@ -201,11 +211,20 @@ def figure_html(name: str, title: str, caption: str, svg: str) -> str:
 
 
 def analyses(sweep: Path) -> str:
-    """Format the figures that ``rlrt.analyze`` wrote next to the sweep's runs."""
-    files = sorted((sweep / "analysis").glob("analysis_*.svg"))
-    titles = {f: f.stem.removeprefix("analysis_").replace("_", " ") for f in files}
-    figures = "".join(figure_html(f.stem, titles[f], "", f.read_text()) for f in files)
-    return f"<h2>Analyses</h2><div class='figures'>{figures}</div>" if figures else ""
+    """Show the figures that ``rlrt.analyze`` wrote next to the sweep's runs, as images.
+
+    They are files of the folder, which anybody may have put there: an image runs nothing and asks for nothing, whatever it is.
+    """
+    figures = []
+    for file in sorted((sweep / "analysis").glob("analysis_*.svg"))[:MOST_ANALYSES]:
+        title = html.escape(one_line(file.stem.removeprefix("analysis_").replace("_", " "), 100))
+        try:
+            image = base64.b64encode(read_bytes(file, LARGEST_IMAGE)).decode()
+            shown = f"<img alt='{title}' src='data:image/svg+xml;base64,{image}'>"
+        except (FileNotFoundError, Unreadable) as error:
+            shown = f"<p class='bad'>{html.escape(one_line(error))}</p>"
+        figures.append(f"<figure><h3>{title}</h3>{shown}</figure>")
+    return f"<h2>Analyses</h2><div class='figures'>{''.join(figures)}</div>" if figures else ""
 
 
 def rollouts(report: Report) -> str:
@@ -213,9 +232,9 @@ def rollouts(report: Report) -> str:
     parts = []
     for number, label in enumerate(chosen(report.jobs, report.baseline)):
         runs = finished(report.jobs, label) or [j for j in report.jobs if j.label == label]
-        rows = JsonLines(runs[0].folder / "samples.jsonl").read()
-        last = [row for row in rows if row.get("step") == rows[-1].get("step")] if rows else []
-        last = sorted(last, key=lambda row: row.get("context") is None)[:SHOWN_ROLLOUTS]  # with a teacher first
+        last = sorted(runs[0].rollouts(), key=lambda row: row.get("context") is None)[
+            :SHOWN_ROLLOUTS
+        ]  # with a teacher first
         if last:
             body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
             parts.append(f"<h3>{html.escape(label)}</h3>{body}")

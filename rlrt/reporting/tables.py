@@ -6,12 +6,24 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlrt.errors import UserError, nearest
+from rlrt.records.printable import one_line
 from rlrt.reporting.jobs import Job, finished, labels_of
 from rlrt.statistics import interquartile_mean, mean_and_halfwidth, probability_of_improvement, seeds_needed
+
+
+def plain_markdown(text: str) -> str:
+    """Escape a text for Markdown: no link, no image, no HTML, no end of a table's cell."""
+    return re.sub(r"([\\|<>`\[\]])", r"\\\1", one_line(text, len(text)))
+
+
+def in_terminal(text: str) -> str:
+    """Return a table's cell for a terminal: Markdown is not read there, so only the end of a cell is escaped."""
+    return one_line(text, len(text)).replace("|", "\\|")
 
 
 @dataclass(frozen=True)
@@ -21,17 +33,17 @@ class Table:
     headings: list[str]
     rows: list[list[str]]
 
-    def markdown(self) -> str:
-        """Format the table as Markdown."""
-        lines = ["| " + " | ".join(self.headings) + " |", "|---" * len(self.headings) + "|"]
-        return "\n".join([*lines, *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in self.rows)])
+    def markdown(self, cell: Callable[[str], str] = plain_markdown) -> str:
+        """Format the table as Markdown; ``cell`` writes a text so that it is nothing but text."""
+        lines = ["| " + " | ".join(map(cell, self.headings)) + " |", "|---" * len(self.headings) + "|"]
+        return "\n".join([*lines, *("| " + " | ".join(map(cell, row)) + " |" for row in self.rows)])
 
     def csv(self) -> str:
         """Format the table as CSV."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.headings)
-        writer.writerows(self.rows)
+        writer.writerow(map(inert, self.headings))
+        writer.writerows(map(inert, row) for row in self.rows)
         return out.getvalue()
 
     def latex(self) -> str:
@@ -48,10 +60,22 @@ class Table:
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def inert(text: str) -> str:
+    """Return a cell that no spreadsheet takes for a formula: a text that begins as one gets an apostrophe."""
+    if not text.lstrip().startswith(("=", "+", "-", "@")) and not text.startswith(("\t", "\r", "\n")):
+        return text
+    try:
+        float(text.partition(" ± ")[0])
+    except ValueError:
+        return text if text == "-" else f"'{text}"
+    return text
+
+
 def tex(text: str) -> str:
-    """Escape a cell for LaTeX."""
+    """Escape a cell for LaTeX; one that begins with [ or * would be an option of the line break before it."""
     signs = {"\\": "\\textbackslash{}", "±": "$\\pm$", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
-    return "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
+    escaped = "".join(signs.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in " ".join(text.split()))
+    return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
 
 def interval(values: Sequence[float], form: str) -> str:
@@ -64,7 +88,7 @@ def interval(values: Sequence[float], form: str) -> str:
 def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
     """Return (heading, metric, format) of each column; k of avg@k and pass@k is taken from the jobs' metrics."""
     names = {name for job in jobs for name in job.final}
-    ks = sorted(int(name.rsplit("_", 1)[1]) for name in names if name.startswith("eval/avg_at_"))
+    ks = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"eval/avg_at_(\d{1,9})", name, re.ASCII)))
     columns = [("greedy", "eval/greedy", ".3f")]
     for k in ks:
         columns += [(f"avg@{k}", f"eval/avg_at_{k}", ".3f"), (f"pass@{k}", f"eval/pass_at_{k}", ".3f")]
@@ -78,7 +102,7 @@ def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
 
 def main_metric(jobs: Sequence[Job]) -> str:
     """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one."""
-    averages = [name for _, name, _ in columns_of(jobs) if name.startswith("eval/avg_at_")]
+    averages = [name for heading, name, _ in columns_of(jobs) if heading.startswith("avg@")]
     return averages[-1] if averages else "eval/greedy"
 
 

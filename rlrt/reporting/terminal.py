@@ -8,7 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from rlrt.records.jsonlines import is_number
+from rlrt.records.printable import one_line, printable
+
 WIDTH = 80
+NOT_FINITE = ("nan", "inf", "-inf")
+"""How a record holds a number that is none."""
 
 
 class Progress:
@@ -60,6 +65,11 @@ class Progress:
             self._out.flush()
 
 
+def say(text: str) -> None:
+    """Print a text in which no character does anything to the terminal; the one way for what lies in somebody's folder."""
+    print(printable(text), flush=True)
+
+
 def duration(seconds: float) -> str:
     """Format seconds as 42s, 3m05s or 2h10m."""
     whole = round(seconds)
@@ -72,6 +82,7 @@ def duration(seconds: float) -> str:
 
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Align rows of text in columns: the first column left, the others right; the first row is the heading."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
@@ -97,8 +108,9 @@ def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int
         ("truncated share", "eval/truncated_share", ".3f"),
     ):
         cells = [
-            f"{float(m[name]):{form}}" if name in m else "-" for m in (first, last)
-        ]  # a record holds "nan" as text
+            f"{float(m[name]):{form}}" if is_number(m.get(name)) or m.get(name) in NOT_FINITE else "-"
+            for m in (first, last)
+        ]
         rows.append([label, *cells])
     return table(rows)
 
@@ -108,7 +120,7 @@ def phases(records: Sequence[Mapping[str, Any]]) -> str:
     names = sorted({n for r in records for n in r if n.startswith("time/") and n.endswith("_s")})
     rows = [["phase", "s per step"]]
     for name in names:
-        values = [r[name] for r in records if name in r]
+        values = [r[name] for r in records if is_number(r.get(name))]
         per = sum(values) / max(1, len([r for r in records if r["step"] > 0]))
         rows.append([name.removeprefix("time/").removesuffix("_s"), f"{per:.3f}"])
     return table(rows)
@@ -120,8 +132,3 @@ def positive(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
-
-
-def gigabytes(size: int) -> str:
-    """Format bytes as gigabytes (10^9)."""
-    return f"{size / 1e9:.1f} GB"

@@ -7,9 +7,12 @@ text is escaped. Radio buttons and CSS select the value that colours the tokens.
 from __future__ import annotations
 
 import html
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rlrt.records.files import mapping, whole
+from rlrt.records.jsonlines import is_number
+from rlrt.records.printable import one_line
 
 VALUES = (
     ("gap", 0.0, "D = log P_student - log P_teacher, nats; warm: self-driven, cold: as the teacher would"),
@@ -18,9 +21,15 @@ VALUES = (
     ("entropy", 0.0, "entropy of the policy, nats"),
 )
 """Values that can colour the tokens: (name, value shown as white, legend)."""
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
+MOST_TOKENS = 20_000
+"""Tokens of a rollout that a page shows."""
+LONGEST_TEXT = 200_000
+"""Characters of a text that a page shows."""
 LISTED = 12
 """At most this many self-driven tokens are listed."""
+LARGEST_VALUE = 1e30
+"""A value of a token is smaller in size; a larger one is shown as none."""
 WARM, COLD = (213, 94, 0), (0, 114, 178)
 VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\0": "␀"}
 STYLE = """
@@ -38,7 +47,7 @@ h1{font-size:1.3rem;overflow-wrap:anywhere}.rollout input{margin-right:.2rem}
 
 def number(value: Any) -> float | None:
     """Return a stored value as a number, or None if it is missing or not finite (NaN is stored as text)."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    return float(value) if is_number(value) and abs(value) < LARGEST_VALUE else None
 
 
 def colour(value: float | None, largest: float) -> str:
@@ -58,7 +67,21 @@ def visible(piece: str) -> str:
 
 def values_of(row: Mapping[str, Any], name: str) -> list[float | None]:
     """Return a stored per-token value of a rollout; [] if it was not stored."""
-    return [number(v) for v in row.get("tokens", {}).get(name, [])]
+    values = mapping(row.get("tokens")).get(name)
+    return [number(v) for v in values[:MOST_TOKENS]] if isinstance(values, list) else []
+
+
+def pieces_of(row: Mapping[str, Any]) -> list[str]:
+    """Return a rollout's tokens as texts, or as their ids if they were stored without texts."""
+    pieces, ids = row.get("pieces"), row.get("token_ids")
+    if isinstance(pieces, list) and pieces:
+        return [str(p)[:LONGEST_TEXT] for p in pieces[:MOST_TOKENS]]
+    return [one_line(f"[{i}]", 40) for i in ids[:MOST_TOKENS]] if isinstance(ids, list) else []
+
+
+def text_of(value: Any) -> str:
+    """Return a stored text for a page, escaped."""
+    return html.escape(str(value)[:LONGEST_TEXT].replace("\0", "␀").encode("utf-8", "replace").decode())
 
 
 def rollout_html(row: Mapping[str, Any], key: str) -> str:
@@ -68,7 +91,7 @@ def rollout_html(row: Mapping[str, Any], key: str) -> str:
         row: a line of ``samples.jsonl``.
         key: unique name on the page, for the radio buttons.
     """
-    pieces = [str(p) for p in row.get("pieces") or [f"[{i}]" for i in row.get("token_ids", [])]]
+    pieces = pieces_of(row)
     stored = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
     stored = [entry for entry in stored if any(v is not None for v in entry[3])]
     scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in stored}
@@ -100,10 +123,10 @@ def rollout_html(row: Mapping[str, Any], key: str) -> str:
 def heading(row: Mapping[str, Any]) -> str:
     """Format a rollout's step, sample, verdict, reward and prompt."""
     verdict = "correct" if row.get("correct") else "truncated" if row.get("truncated") else "wrong"
-    prompt = html.escape(str(row.get("prompt", "")).replace("\0", "␀"))
+    prompt = text_of(row.get("prompt", ""))
     reward = number(row.get("reward"))
     scored = "-" if reward is None else f"{reward:.3g}"
-    title = f"step {int(row.get('step', 0))}, sample {int(row.get('sample', 0))}: {verdict}, reward {scored}"
+    title = f"step {whole(row.get('step'))}, sample {whole(row.get('sample'))}: {verdict}, reward {scored}"
     return f'<strong>{title}</strong><div class="text">{prompt}</div>'
 
 
@@ -112,7 +135,7 @@ def context(row: Mapping[str, Any]) -> str:
     teacher_context = row.get("context")
     if not isinstance(teacher_context, str):
         return '<p class="none">no teacher</p>'
-    text = html.escape(teacher_context.replace("\0", "␀"))
+    text = text_of(teacher_context)
     return f'<details><summary>the teacher was shown</summary><div class="text">{text}</div></details>'
 
 

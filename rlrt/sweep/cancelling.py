@@ -10,16 +10,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlrt.records.files import read_json
-from rlrt.records.lease import LEASE, holder, is_held
+from rlrt.records.lease import LEASE, holder, is_held, process_of
+from rlrt.records.printable import one_line
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import ENDED, job_state
+from rlrt.sweep.state import ENDED, job_state, slurm_id, slurm_name
 
 
-def scancel(*slurm_ids: str) -> None:
-    """Cancel SLURM jobs or elements of job arrays."""
-    if slurm_ids:
-        subprocess.run(["scancel", *slurm_ids], capture_output=True, check=False)
+def scancel(ids: Sequence[tuple[str, str]]) -> None:
+    """Cancel SLURM jobs or elements of job arrays, given as (name, id).
+
+    SLURM cancels only those that have the name under which rlrt submitted them: a job's folder cannot have another job of the
+    user cancelled.
+    """
+    for name in dict.fromkeys(name for name, _ in ids):
+        these = [slurm for other, slurm in ids if other == name]
+        subprocess.run(["scancel", f"--name={name}", *these], capture_output=True, check=False)
 
 
 def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
@@ -28,11 +34,15 @@ def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
     Returns:
         number of jobs asked.
     """
-    ids = {f: str(i) for f in folders if (i := read_json(f / SPEC).get("slurm_id")) and not job_state(f).done}
+    specs = {f: read_json(f / SPEC) for f in folders}
+    ids = {f: i for f, spec in specs.items() if (i := slurm_id(spec)) and not job_state(f, None, spec).done}
     states = slurm_states(list(ids.values()))
-    active = [i for i in ids.values() if states is None or states[i] not in ENDED]
-    scancel(*active)
-    asked = len(active)
+    active = [(slurm_name(specs[f]), i) for f, i in ids.items() if states is None or states[i] not in ENDED]
+    named = [(name, i) for name, i in active if name]
+    for i in [i for name, i in active if not name]:
+        say(f"job {i} on SLURM is not cancelled: its job.json lacks the name under which it was submitted")
+    scancel(named)
+    asked = len(named)
     for folder in folders:
         if folder not in ids and job_state(folder).name == "running":
             asked += terminate(folder, say)
@@ -48,10 +58,13 @@ def terminate(folder: Path, say: Callable[[str], None]) -> bool:
         return False
     who = holder(folder / LEASE)
     if who.get("host") != socket.gethostname():
-        say(f"{folder.name} runs on {who.get('host')}: cancel it there")
+        say(f"{one_line(folder.name)} runs on {one_line(who.get('host'), 80)}: cancel it there")
+        return False
+    pid = process_of(folder / LEASE)
+    if pid is None:
         return False
     try:
-        os.kill(int(who["pid"]), signal.SIGTERM)
-    except (KeyError, ValueError, ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
         return False
     return True

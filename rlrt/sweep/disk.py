@@ -7,10 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rlrt.errors import UserError
+from rlrt.errors import UserError, amount
 from rlrt.paths import local_folder
 from rlrt.records.files import free_bytes, nearest_existing
-from rlrt.reporting.terminal import gigabytes
 from rlrt.sweep.plan import Job
 
 NUMBER_BYTES = 4
@@ -90,9 +89,9 @@ def check_disk(sweep: Path, jobs: Sequence[Job], say: Callable[[str], object]) -
     needed, free = still_needed(jobs), free_bytes(sweep)
     if needed > free:
         raise UserError(
-            f"hydra.sweep.dir: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)}, and "
-            f"{nearest_existing(sweep)} has {gigabytes(free)} free; lower train.keep_last, or give a larger disk as "
+            f"hydra.sweep.dir: the checkpoints of {len(jobs)} jobs need about {amount(needed)}, and "
+            f"{nearest_existing(sweep)} has {amount(free)} free; lower train.keep_last, or give a larger disk as "
             "hydra.sweep.dir=FOLDER."
         )
     if needed > 1e9:
-        say(f"disk: the checkpoints of {len(jobs)} jobs need about {gigabytes(needed)} of {gigabytes(free)} free")
+        say(f"disk: the checkpoints of {len(jobs)} jobs need about {amount(needed)} of {amount(free)} free")

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlrt.errors import UserError
-from rlrt.records.files import read_json, write_json
+from rlrt.errors import FolderLost, UserError
+from rlrt.records.files import is_file, read_json, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
+from rlrt.records.storage import storing
 from rlrt.sweep.cancelling import scancel, terminate
+from rlrt.sweep.ending import print_end, print_way_on
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
@@ -33,11 +35,12 @@ from rlrt.sweep.launchers import (
     submitted_as,
 )
 from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
-from rlrt.sweep.parent import bring_next, closing_report, job_tags, open_parent
+from rlrt.sweep.parent import bring_next, closing_report, end_parent, job_tags, open_parent
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, why
-from rlrt.sweep.table import Live, Row, counted, table
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, slurm_id, slurm_name
+from rlrt.sweep.table import Live, Row
+from rlrt.sweep.taken import as_state, check_sweep, lost_job, seen, write_spec
 
 POLL_S = 0.5
 """Seconds between two polls of the active jobs."""
@@ -100,11 +103,14 @@ class Driver:
             0 if all jobs finished (or were pruned), 1 if one failed, 130 after a Ctrl-C.
 
         Raises:
-            UserError: if another driver drives this sweep, or SLURM refuses the jobs.
+            UserError: if another driver drives this sweep, its folder is lost, or SLURM refuses the jobs.
         """
         try:
-            with hold_lease(self.sweep / "driver"), self._handling_sigint():
+            with storing(self.sweep), hold_lease(self.sweep / "driver"), self._handling_sigint():
                 return self._drive()
+        except FolderLost:
+            self.launcher.settle()
+            raise
         except LeaseTaken as taken:
             other = taken.holder
             raise UserError(
@@ -144,19 +150,16 @@ class Driver:
             return self._close(closing)
         finally:
             self._live.end()
-            if parent is not None:
-                for name, value in closing.tags.items():
-                    parent.tag(name, value)
-                if closing.metrics:
-                    parent.metrics(closing.step, closing.metrics)
-            if not self._alive:
+            if not self._alive and self.sweep.is_dir():
                 closing_report(self.sweep, parent, self._live.say)
             if parent is not None:
                 how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
-                parent.close("RUNNING" if self._alive else how)
+                words = {"tags": closing.tags, "metrics": closing.metrics, "step": closing.step}
+                end_parent(self.sweep, parent, "RUNNING" if self._alive else how, words)
 
     def _loop(self) -> None:
         while True:
+            check_sweep(self.sweep)
             self._poll()
             bring_next(self._queue, self._live.say)
             if self._stop:
@@ -191,20 +194,26 @@ class Driver:
             if job.folder in self._entries:
                 continue
             refuse_anothers(job)
-            self._put_aside(job)
-            if not self.source.prunes and job.folder.is_dir():
-                RunFolder(job.folder).revive()
-            job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
-            spec = read_json(job.folder / SPEC)
-            entry = Entry(job, spec, JobState("queued", 0, 0, "", "", {}))
-            self._entries[job.folder] = self._alive[job.folder] = entry
+            entry = self._entries[job.folder] = Entry(job, {}, JobState("queued", 0, 0, "", "", {}))
+            try:
+                self._put_aside(job)
+                if not self.source.prunes and job.folder.is_dir():
+                    RunFolder(job.folder).revive()
+                job.write(sweep=str(self.sweep), tags=self._tags | dict(job.tags))
+            except (OSError, FolderLost) as error:
+                if (ended := lost_job(error, job.folder)) is None:
+                    raise
+                self._end(job.folder, ended)
+                continue
+            entry.spec = read_json(job.folder / SPEC)
+            self._alive[job.folder] = entry
 
     def _put_aside(self, job: Job) -> None:
         """Under ``resume=never``, move an earlier run away. Only the driver does so, once: a retried job must resume."""
         if job.plain["resume"] != "never" or not job.folder.is_dir():
             return
-        slurm_id = read_json(job.folder / SPEC).get("slurm_id")
-        slurm_state = (slurm_states([slurm_id]) or {slurm_id: "PENDING"})[slurm_id] if slurm_id else None
+        known = slurm_id(read_json(job.folder / SPEC))
+        slurm_state = (slurm_states([known]) or {known: "PENDING"})[known] if known else None
         if job_state(job.folder, slurm_state).alive:
             return
         if aside := RunFolder(job.folder).put_aside():
@@ -216,7 +225,7 @@ class Driver:
         Raises:
             UserError: if jobs were submitted to SLURM and this machine has no squeue.
         """
-        on_slurm = [f for f, e in self._entries.items() if e.spec.get("slurm_name") and not job_state(f).done]
+        on_slurm = [f for f, e in self._entries.items() if slurm_name(e.spec) and not job_state(f).done]
         if on_slurm and shutil.which("squeue") is None:
             raise UserError(
                 f"{self.sweep}: {len(on_slurm)} of its jobs were submitted to SLURM, and this machine has no squeue to query "
@@ -224,23 +233,24 @@ class Driver:
             )
         ids: dict[str, str | None] = {}
         for folder, entry in self._entries.items():
-            name = entry.spec.get("slurm_name")
+            name = slurm_name(entry.spec)
             if name and entry.spec.get("slurm_id") is None:
                 if name not in ids:
                     ids[name] = submitted_as(name)
                 if ids[name] is not None:
-                    self._note(folder, slurm_id=f"{ids[name]}{entry.spec['slurm_place']}")
+                    self._note(folder, slurm_id=f"{ids[name]}{entry.spec.get('slurm_place', '')}")
 
-    def _note(self, folder: Path, **values: Any) -> None:
+    def _note(self, folder: Path, **values: Any) -> FolderLost | None:
+        """Note values of a job; what its folder does not take, this driver alone knows, and the reason is returned."""
         entry = self._entries[folder]
         entry.spec |= values
-        write_json(folder / SPEC, entry.spec, private=True)
+        return write_spec(folder, entry.spec)
 
     def _poll(self) -> None:
         """Update the state of the active jobs; move those that ended to the waiting or the ended ones."""
         states = self._external_states()
         for folder, entry in list(self._alive.items()):
-            state = job_state(folder, states.get(folder), entry.spec)
+            state = seen(folder, job_state(folder, states.get(folder), entry.spec))
             if state.name in ("failed", "lost"):
                 state = self._with_progress(folder, state)
             if state.name != entry.state.name:
@@ -258,8 +268,8 @@ class Driver:
     def _with_progress(self, folder: Path, state: JobState) -> JobState:
         """Reset the retries of a job that got further than ever before: the limit is on failures without progress."""
         entry = self._entries[folder]
-        reached = max((int(r.get("step", 0)) for r in last_records(folder)), default=0)
-        if reached > int(entry.spec.get("reached", 0)):
+        reached = max((whole(r.get("step")) for r in last_records(folder)), default=0)
+        if reached > whole(entry.spec.get("reached")):
             self._note(folder, reached=reached, retries=0)
             return dataclasses.replace(state, retries=0)
         return state
@@ -283,11 +293,11 @@ class Driver:
         """True if the driver must upload an ended job's MLflow run: on SLURM with SQLite, which nodes must not share."""
         without_mlflow = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
         complete = read_json(folder / "summary.json").get("mlflow_complete") is True
-        return without_mlflow and not complete and (folder / "config.yaml").is_file()
+        return without_mlflow and not complete and is_file(folder / "config.yaml")
 
     def _external_states(self) -> dict[Path, str]:
         """Return the state that SLURM or this machine's processes give for each submitted job."""
-        ids = {f: str(e.spec["slurm_id"]) for f, e in self._alive.items() if e.spec.get("slurm_id")}
+        ids = {f: i for f, e in self._alive.items() if (i := slurm_id(e.spec))}
         states = self._slurm.states(list(ids.values()), self._live.say)
         return {f: states[i] for f, i in ids.items()} | self.launcher.process_states()
 
@@ -318,19 +328,34 @@ class Driver:
         """Start jobs; on SLURM as one array. Its name is stored before the submission, its ids afterwards."""
         slurm = self.launcher.outlives_driver
         name = new_name(self.sweep)
+        for folder in folders:
+            if lost := self._note(
+                folder, slurm_id=None, place=self.launcher.limits(), slurm_name=name if slurm else None
+            ):
+                del self._waiting[folder]
+                self._end(folder, as_state(lost, self._entries[folder].state))
+        folders = [folder for folder in folders if folder in self._waiting]
+        if not folders:
+            return
         for index, folder in enumerate(folders):
-            where = {"slurm_name": name, "slurm_place": array_suffix(folders, index)} if slurm else {"slurm_name": None}
-            self._note(folder, slurm_id=None, place=self.launcher.limits(), **where)
+            self._note(folder, slurm_place=array_suffix(folders, index))
         try:
             ids = self.launcher.submit(folders, self.sweep, name)
         except Refused:
             for folder in folders:
                 self._note(folder, slurm_name=None)
             raise
+        except OSError as error:
+            for folder in folders:
+                if (ended := lost_job(error, self.sweep, self._entries[folder].state)) is None:
+                    raise
+                del self._waiting[folder]
+                self._end(folder, ended)
+            return
         self._submitted = True
         for folder in folders:
             again = self._entries[folder].state.name in ("failed", "lost")
-            retries = int(self._entries[folder].spec.get("retries", 0)) + again
+            retries = whole(self._entries[folder].spec.get("retries")) + again
             self._note(folder, retries=retries, slurm_id=ids.get(folder))
             self._alive[folder] = self._waiting.pop(folder)
             self._alive[folder].watched = True
@@ -340,13 +365,16 @@ class Driver:
         """Stop a job for good: a running job sees the prune mark at its next step, a waiting job never starts."""
         if folder in self._ended:
             return
+        entry = self._entries[folder]
+        if not folder.is_dir():
+            return  # the next poll ends it
         run_folder = RunFolder(folder)
         run_folder.ask_to_prune()
-        entry = self._entries[folder]
         if folder in self._alive and entry.state.name == "running":
             return
-        if folder in self._alive and entry.spec.get("slurm_id"):
-            scancel(str(entry.spec["slurm_id"]))
+        known, name = slurm_id(entry.spec), slurm_name(entry.spec)
+        if folder in self._alive and known and name:
+            scancel([(name, known)])
         run_folder.set_state("pruned", step=entry.state.step)
         self._alive.pop(folder, None)
         self._waiting.pop(folder, None)
@@ -367,21 +395,6 @@ class Driver:
     def _close(self, closing: Closing) -> int:
         self._live.end()
         rows = [self._rows.get(folder) or self._row(folder) for folder in self._entries]
-        print(table(rows), file=self.out)
-        print(f"{counted(rows)}; {self.sweep}", file=self.out)
-        for folder, state in self._ended.items():
-            if not state.done:
-                print(f"{state.name}: {folder.name}: {why(folder, state, self.sweep, self.max_retries)}", file=self.out)
-        for line in closing.lines:
-            print(line, file=self.out)
-        if self._stop:
-            print(
-                f"resume the sweep with the same command, or stop its jobs: python -m rlrt.cancel {self.sweep}",
-                file=self.out,
-            )
-            return 130
-        if self._waiting:
-            print(f"{len(self._waiting)} jobs are not submitted yet; the same command submits them", file=self.out)
-        if self._alive:
-            print(f"watch: python -m rlrt.status {self.sweep}; the same command drives it again", file=self.out)
-        return closing.code
+        print_end(self.out, self.sweep, rows, self._ended, closing, self.max_retries)
+        print_way_on(self.out, self.sweep, bool(self._stop), len(self._waiting), bool(self._alive))
+        return 130 if self._stop else closing.code

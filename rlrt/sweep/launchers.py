@@ -23,6 +23,7 @@ from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.execution.stop import GRACE
 from rlrt.keys import key
+from rlrt.records.secrets import masked
 from rlrt.sweep import worker
 from rlrt.sweep.limit import Refused
 from rlrt.sweep.sbatch import check_texts, options
@@ -261,6 +262,8 @@ class SlurmLauncher:
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
+        if any(masked(line) != line for line in map(str, [*self.setup, *self.additional_parameters.values()])):
+            (sweep / "submitit").mkdir(mode=0o700, exist_ok=True)  # its scripts hold what these lines do
         executor = self._executor(sweep, name)
         try:
             with warnings.catch_warnings():

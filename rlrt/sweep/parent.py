@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError
-from rlrt.records.files import mapping, read_json, write_json
+from rlrt.errors import UserError, first_line
+from rlrt.records.files import is_file, mapping, read_json, whole, write_json
+from rlrt.records.folder import is_key
+from rlrt.records.jsonlines import is_number
 from rlrt.records.lease import LEASE, hold_lease, is_held
 from rlrt.records.mlflow import MlflowTracker
-from rlrt.records.secrets import command_line, masked, redacted
+from rlrt.records.secrets import MASK, command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
+from rlrt.sweep.state import job_folders, job_state
 
 NOTE = "sweep.json"
 """File in a sweep's folder with the id of its parent run in MLflow, and the values needed to create that run later."""
@@ -25,7 +30,9 @@ WAIT_S = 60.0
 log = logging.getLogger("rlrt")
 
 
-def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | None = None) -> MlflowTracker | None:
+def open_parent(
+    sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | None = None, foreign: bool = False
+) -> MlflowTracker | None:
     """Open the sweep's parent run, the same one when the sweep continues; None if ``tracking.uri`` is null.
 
     Args:
@@ -33,27 +40,32 @@ def open_parent(sweep: Path, tracking: Mapping[str, Any], warn: Any, uri: str | 
         tracking: ``tracking.*`` of its jobs.
         warn: called with one sentence if MLflow fails.
         uri: tracking URI to use instead of ``tracking.uri``.
+        foreign: True if ``tracking`` was read from the sweep's folder, which is not trusted.
     """
     store = uri or tracking.get("uri")
     if not store:
         return None
-    note = {"key": secrets.token_hex(8)} | read_json(sweep / NOTE) | {"tracking": redacted(dict(tracking))}
+    stored = read_json(sweep / NOTE)
+    key = stored["key"] if is_key(stored.get("key")) else secrets.token_hex(8)
+    kept = mapping(stored.get("tracking")) if foreign else {}  # of which this may be a part
+    note = stored | {"key": key, "tracking": kept or redacted(dict(tracking))}
     write_json(sweep / NOTE, note)
     parts = [str(note["question"])] if note.get("question") else []
     if note.get("command"):  # MLflow's page reads the note as Markdown
-        parts.append(f"{FENCE}\n{note['command']}\n{FENCE}")
+        parts.append(f"{FENCE}\n{str(note['command']).replace(FENCE, '')}\n{FENCE}")
     description = "\n\n".join(parts)
     parent = MlflowTracker(
         uri=store,
         experiment=tracking["experiment"],
         artifacts=tracking["artifacts"],
-        run_id=note.get("mlflow_run_id"),
-        key=note["key"],
+        run_id=run_id if isinstance(run_id := note.get("mlflow_run_id"), str) else None,
+        key=key,
         name=sweep.name,
         tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"}
         | ({"mlflow.note.content": description} if description else {}),
         params={},
         warn=warn,
+        foreign=foreign,
     )
     if parent.wait_for_run(WAIT_S):
         write_json(sweep / NOTE, note | {"mlflow_run_id": parent.run_id})
@@ -77,7 +89,8 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
     try:
         files = write(read(sweep, None))
     except Exception as error:
-        say(f"WARNING: the report of {sweep} could not be written ({error}); python -m rlrt.report tries again")
+        reason = masked(first_line(error))
+        say(f"WARNING: the report of {sweep} could not be written ({reason}); python -m rlrt.report tries again")
         return
     say(f"report: {files[0]}")
     if parent is not None:
@@ -87,22 +100,91 @@ def closing_report(sweep: Path, parent: MlflowTracker | None, say: Callable[[str
 
 def send_report(sweep: Path, files: Sequence[Path]) -> None:
     """Send a sweep's report to its parent run in MLflow, if it has one whose URI needs no password."""
-    from rlrt.execution.tracking import refuse_to_send_credentials
+    from rlrt.execution.tracking import stored_tracking
 
     note = read_json(sweep / NOTE)
-    tracking = note.get("tracking")
-    if not note.get("mlflow_run_id") or not isinstance(tracking, dict) or "***" in str(tracking.get("uri")):
+    tracking = mapping(note.get("tracking"))
+    if not note.get("mlflow_run_id") or not tracking or MASK in str(tracking.get("uri")):
         return
     try:
-        refuse_to_send_credentials(sweep, tracking.get("uri"))
+        usable = stored_tracking(sweep, tracking, None, trust=False)
     except UserError as error:
         log.warning("the report was not sent to MLflow: %s", error)
         return
-    parent = open_parent(sweep, tracking, log.warning)
+    parent = open_parent(sweep, dataclasses.asdict(usable), log.warning, foreign=True)
     if parent is not None:
         for file in files:
             parent.artifact(file, "report")
-        parent.close("RUNNING" if is_held(sweep / "driver") else "FINISHED")
+        parent.close("RUNNING" if is_held(sweep / "driver") else status_of_sweep(sweep))
+
+
+def end_parent(sweep: Path, parent: MlflowTracker, status: str, closing: Mapping[str, Any]) -> bool:
+    """End a sweep's run in MLflow, and note in the sweep's folder how, for ``rlrt.sync``; True if MLflow got everything.
+
+    Args:
+        status: MLflow's; RUNNING if jobs go on without a driver.
+        closing: tags, metrics and their step.
+    """
+    for name, value in mapping(closing.get("tags")).items():
+        parent.tag(str(name), str(value))
+    if numbers := mapping(closing.get("metrics")):
+        parent.late_metrics(whole(closing.get("step")), {str(k): float(v) for k, v in numbers.items() if is_number(v)})
+    complete = parent.close(status)
+    found = {"mlflow_run_id": parent.run_id} if parent.run_id else {}
+    ending = {"mlflow_complete": complete and status != "RUNNING", "mlflow_status": status, "closing": dict(closing)}
+    if (sweep / NOTE).is_file():  # a folder that was removed is not made anew
+        with contextlib.suppress(OSError):
+            write_json(sweep / NOTE, read_json(sweep / NOTE) | found | ending)
+    return complete
+
+
+def status_of_sweep(sweep: Path) -> str:
+    """Return the status of a sweep's run in MLflow: by its driver's last words, and without them by its jobs."""
+    said = read_json(sweep / NOTE).get("mlflow_status")
+    if said in ("FINISHED", "FAILED", "KILLED"):
+        return str(said)
+    states = [job_state(folder) for folder in job_folders(sweep)]
+    if any(state.alive for state in states):
+        return "RUNNING"
+    return "FINISHED" if all(state.done for state in states) else "KILLED"
+
+
+def incomplete_sweeps(root: Path) -> list[Path]:
+    """List the sweeps without a driver whose own run MLflow did not see end."""
+    found = []
+    for file in sorted(root.glob(f"**/{NOTE}")):
+        note = read_json(file)
+        tracked = mapping(note.get("tracking")).get("uri")
+        if tracked and note.get("mlflow_complete") is not True and not is_held(file.parent / "driver"):
+            found.append(file.parent)
+    return found
+
+
+def bring_sweep(sweep: Path, uri: str | None = None, trust: bool = False) -> bool:
+    """End a sweep's own run in MLflow, with its report, where MLflow was away when its driver ended.
+
+    Args:
+        sweep: the sweep's folder.
+        uri: tracking URI to use instead of the sweep's own.
+        trust: allow the sweep's own server to get this environment's credentials.
+
+    Raises:
+        UserError: for a URI whose password is not known, or a server that is not trusted.
+    """
+    from rlrt.execution.tracking import stored_tracking
+
+    note = read_json(sweep / NOTE)
+    tracking = mapping(note.get("tracking"))
+    specs = (mapping(mapping(read_json(folder / SPEC).get("plain")).get("tracking")) for folder in job_folders(sweep))
+    typed = uri or next((str(own["uri"]) for own in specs if own.get("uri")), str(tracking.get("uri")))
+    usable = stored_tracking(sweep, tracking | {"uri": typed}, uri, trust)
+    parent = open_parent(sweep, dataclasses.asdict(usable), log.warning, uri, foreign=not trust)
+    if parent is None:
+        return True
+    for file in (sweep / "report.html", sweep / "report.md", *sorted((sweep / "report").glob("*"))):
+        if is_file(file):
+            parent.artifact(file, "report")
+    return end_parent(sweep, parent, status_of_sweep(sweep), mapping(note.get("closing")))
 
 
 def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:
@@ -111,15 +193,17 @@ def job_tags(sweep: Path, parent: MlflowTracker | None) -> dict[str, str]:
     return {"rlrt.sweep": sweep.name} | linked
 
 
-def adopt(job: Path, uri: str | None = None) -> None:
-    """Link a job to its sweep's parent run if MLflow could not be reached when the sweep began."""
+def adopt(job: Path, uri: str | None = None, trust: bool = False) -> None:
+    """Link a job to its sweep's parent run if MLflow could not be reached when the sweep began; arguments as ``bring``."""
+    from rlrt.execution.tracking import stored_tracking
+
     spec, sweep = read_json(job / SPEC), job.parent
     tags = mapping(spec.get("tags"))
     if not spec or tags.get("mlflow.parentRunId") or "rlrt.sweep" not in tags:
         return
     if "mlflow_run_id" not in read_json(sweep / NOTE):
-        tracking = mapping(mapping(spec.get("plain")).get("tracking"))
-        parent = open_parent(sweep, tracking, log.warning, uri)
+        tracking = stored_tracking(job, mapping(spec.get("plain")).get("tracking"), uri, trust)
+        parent = open_parent(sweep, dataclasses.asdict(tracking), log.warning, uri, foreign=not trust)
         if parent is not None:
             parent.close("FINISHED")
     parent_id = read_json(sweep / NOTE).get("mlflow_run_id")
@@ -154,5 +238,5 @@ def bring(job: Path, uri: str | None = None, trust: bool = False) -> bool:
 
     with hold_lease(job / LEASE):
         stored(job, uri, trust)  # refuse a bad config before any server is contacted
-        adopt(job, uri)
+        adopt(job, uri, trust)
         return replay(job, uri, trust)

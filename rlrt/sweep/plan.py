@@ -61,8 +61,8 @@ def refuse_anothers(job: Job) -> None:
     stored = read_json(job.folder / "manifest.json").get("identity", job.identity)
     if stored != job.identity:
         raise UserError(
-            f"hydra.sweep.dir: {job.folder} holds another run (identity {stored}, the job's is {job.identity}); move that "
-            "folder away, or give another hydra.sweep.dir."
+            f"hydra.sweep.dir: {job.folder} holds another run (identity {shown(stored)}, the job's is {job.identity}); move "
+            "that folder away, or give another hydra.sweep.dir."
         )
 
 

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import mapping, read_json
+from rlrt.records.files import (
+    Unreadable,
+    closed_folders,
+    folders_with,
+    mapping,
+    opened,
+    read_json,
+    whole,
+    why_unreadable,
+)
+from rlrt.records.jsonlines import LONGEST, JsonLines, numbers_of, objects_of
 from rlrt.records.lease import LEASE, is_held
+from rlrt.records.printable import one_line
 from rlrt.sweep.plan import SPEC
 
 OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
+LONGEST_STATE = 40
+"""Characters of the name of a state or of a kind of failure."""
+LONGEST_S = 1e8
+"""Seconds that a job can be said to need: three years."""
 TAIL = 65536
 """Bytes that are read from the end of a record to get its last lines."""
 PERMANENT = ("config", "memory")
 """Kinds of failure that a retry would repeat: a bad config, too little memory."""
-LATER = ("input", "disk", "limit")
-"""Kinds of failure that repeat until the user acts (a model that cannot be loaded, a full disk, a time limit under which no
-checkpoint can be written): the job is retried when the user gives the command again, not before."""
+LATER = ("input", "disk", "folder", "limit")
+"""Kinds of failure that repeat until the user acts (a model that cannot be loaded, a full disk, a folder that was taken away,
+a time limit under which no checkpoint can be written): the job is retried when the user gives the command again, not before."""
 DONE = ("finished", "pruned")
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED")
 """States of ``squeue`` in which a job waits to run."""
@@ -39,7 +55,7 @@ class JobState:
         name: queued, running, finished, failed, interrupted, pruned, or lost (it was running and its process is gone).
         step: number of updates done.
         retries: times that it was started again after a failure or a lost process.
-        failure: kind of failure: config, memory, input, disk, limit, error; empty otherwise.
+        failure: kind of failure: config, memory, input, disk, folder, limit, error; empty otherwise.
         error: one line.
         final: final metrics.
         alive: True if a process runs it or SLURM has it (its name is then running, or queued while SLURM lets it wait).
@@ -81,10 +97,10 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
     if external in WAITING:
         return JobState("queued", 0, whole((spec or {}).get("retries")), "", "", {}, alive=True)
     summary, spec = read_json(folder / "summary.json"), read_json(folder / SPEC) if spec is None else spec
-    name = str(summary.get("state", "queued"))
+    name = one_line(summary.get("state", "queued"), LONGEST_STATE)
     alive = name not in DONE and (external not in (None, *ENDED) or is_held(folder / LEASE))
-    error = str(summary.get("error", "")) if name == "failed" else ""
-    failure = str(summary.get("failure", "")) if name == "failed" else ""
+    error = one_line(summary.get("error", "")) if name == "failed" else ""
+    failure = one_line(summary.get("failure", ""), LONGEST_STATE) if name == "failed" else ""
     if alive:
         name, error, failure = "running", "", ""
     elif external == "CANCELLED" and name not in DONE:
@@ -94,17 +110,16 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
     if name == "lost" and external == "OUT_OF_MEMORY":
         name, failure, error = "failed", "memory", OUT_OF_MEMORY
     for file, values in (("summary.json", summary), (SPEC, spec or {})):
-        if not values and (folder / file).exists() and not holds_object(folder / file):
-            return JobState(
-                "failed", 0, 0, "config", f"{folder / file} cannot be read; remove it to start the job anew", {}
-            )
+        if not values and (reason := why_unreadable(folder / file)):
+            error = f"{one_line(reason).removesuffix('.')}; remove it to start the job anew"
+            return JobState("failed", 0, 0, "config", error, {})
     return JobState(
         name=name,
         step=whole(summary.get("step")),
         retries=whole(spec.get("retries")),
         failure=failure,
         error=error,
-        final=final if isinstance(final := summary.get("final"), dict) else {},
+        final=numbers_of(mapping(summary.get("final"))),
         alive=alive,
     )
 
@@ -114,23 +129,13 @@ def why(folder: Path, state: JobState, sweep: Path, max_retries: int) -> str:
     if state.name == "interrupted":
         return "it was cancelled; the same command resumes it"
     reason = state.error or f"its process ended without an error message, see {sweep / 'submitit'}"
+    reason = reason.rstrip(".")
+    if state.failure == "folder":
+        return reason
     if state.failure in LATER:
         return f"{reason}; the same command tries it again; log: {folder / 'log.txt'}"
     tried = f" (tried {state.retries + 1} times; a larger hydra.sweeper.max_retries tries again)"
     return f"{reason}; log: {folder / 'log.txt'}{tried if state.retries >= max_retries else ''}"
-
-
-def holds_object(file: Path) -> bool:
-    """True if a file contains a JSON object, possibly an empty one."""
-    try:
-        return isinstance(json.loads(file.read_text()), dict)
-    except (OSError, ValueError):
-        return False
-
-
-def whole(value: Any) -> int:
-    """Return the value if it is a whole number, else 0."""
-    return value if isinstance(value, int) else 0
 
 
 def planned_steps(folder: Path) -> int:
@@ -139,25 +144,11 @@ def planned_steps(folder: Path) -> int:
 
 
 def last_records(folder: Path) -> list[dict[str, Any]]:
-    """Return the last complete lines of a job's record, oldest first; only the end of the file is read."""
-    file = folder / "metrics.jsonl"
+    """Return the numbers of the last complete lines of a job's record, oldest first; only the end of the file is read."""
     try:
-        with file.open("rb") as handle:
-            handle.seek(0, 2)
-            handle.seek(max(0, handle.tell() - TAIL))
-            lines = handle.read().decode("utf-8", errors="replace").split("\n")
-    except OSError:
+        return [numbers_of(record) for record in JsonLines(folder / "metrics.jsonl").last(TAIL)]
+    except Unreadable:
         return []
-    return [value for value in map(parsed, lines) if value is not None]
-
-
-def parsed(line: str) -> dict[str, Any] | None:
-    """Parse a line of a record; None for a partial line."""
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 class Follower:
@@ -177,28 +168,41 @@ class Follower:
                 self._inode, self._offset = stat.st_ino, 0
             if stat.st_size == self._offset:
                 return []
-            with self._file.open("rb") as handle:
+            with opened(self._file) as handle:
                 handle.seek(self._offset)
-                text = handle.read()
-        except OSError:
+                text = handle.read(LONGEST)
+        except (OSError, Unreadable):
             return []
         whole_lines = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole_lines)
-        lines = whole_lines.decode("utf-8", errors="replace").split("\n")
-        return [value for value in map(parsed, lines) if value is not None]
+        self._offset += len(text) if len(text) == LONGEST and not whole_lines else len(whole_lines)
+        return [numbers_of(record) for record in objects_of(whole_lines.split(b"\n"))]
 
 
 def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
     """Estimate the seconds that a job still needs from the mean time of its last steps; None before its first step."""
-    took = [r["time/step_s"] for r in records if isinstance(r.get("time/step_s"), float)]
+    took = [min(r["time/step_s"], LONGEST_S) for r in records if r.get("time/step_s", -1) >= 0]
     if not took:
         return None
-    return max(0, steps - whole(records[-1].get("step"))) * sum(took) / len(took)
+    return min(max(0, steps - whole(records[-1].get("step"))) * sum(took) / len(took), LONGEST_S)
 
 
 def job_folders(sweep: Path) -> list[Path]:
-    """List the folders of a sweep's jobs by name, without earlier runs that ``resume=never`` moved away."""
-    return sorted(p.parent for p in sweep.glob(f"*/{SPEC}") if not re.search(r"\.old-\d+$", p.parent.name))
+    """List the folders of a sweep's jobs by name, without earlier runs that ``resume=never`` moved away; a folder that may not
+    be entered counts as one."""
+    found = {*folders_with(sweep, SPEC), *closed_folders(sweep)}
+    return sorted(p for p in found if not re.search(r"\.old-\d+$", p.name))
+
+
+def slurm_id(spec: Mapping[str, Any]) -> str | None:
+    """Return a job's SLURM id by its ``job.json``; None without one, and for a text that is none, as ``--signal``."""
+    value = spec.get("slurm_id")
+    return value if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", value) else None
+
+
+def slurm_name(spec: Mapping[str, Any]) -> str | None:
+    """Return the name under which a job was submitted to SLURM, by its ``job.json``; None for a text that is no such name."""
+    value = spec.get("slurm_name")
+    return value if isinstance(value, str) and re.fullmatch(r"rlrt-[A-Za-z0-9_.=-]{1,64}", value) else None
 
 
 SWEEPS = Path("outputs/sweeps")
@@ -216,7 +220,7 @@ def sweep_folder(path: Path | None) -> Path:
         if not sweeps:
             raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
         return max(sweeps, key=lambda p: p.stat().st_mtime)
-    folder = path if path.is_dir() else SWEEPS / path
+    folder = path if os.path.isdir(path) else SWEEPS / path
     if not job_folders(folder):
         raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {path}.")
     return folder

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from rlrt.records.printable import one_line, printable
 from rlrt.reporting.terminal import duration
 from rlrt.reporting.terminal import table as columns
 from rlrt.sweep.state import JobState, seconds_left
@@ -30,6 +31,7 @@ class Row:
 
 def shortened(name: str) -> str:
     """Shorten a job's name to the table's width; the identity at its end stays."""
+    name = one_line(name)
     return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 14]}..{name[-12:]}"
 
 
@@ -38,7 +40,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [["job", "state", "step", "reward", "left"]]
     for row in rows:
         last = row.records[-1] if row.records else {}
-        step = int(last.get("step", row.state.step))
+        step = last.get("step", row.state.step)
         reward = next((r["reward/mean"] for r in reversed(row.records) if "reward/mean" in r), None)
         remaining = seconds_left(row.records, row.steps) if row.state.name == "running" else None
         lines.append(
@@ -46,7 +48,7 @@ def table(rows: Sequence[Row]) -> str:
                 shortened(row.name),
                 row.state.name,
                 f"{step}/{row.steps}" if row.steps else "-",
-                "-" if not isinstance(reward, float) else f"{reward:.3f}",
+                "-" if reward is None else f"{reward:.3f}",
                 "-" if remaining is None else duration(remaining),
             ]
         )
@@ -78,13 +80,13 @@ class Live:
     def say(self, text: str) -> None:
         """Print a line above the table."""
         self._wipe()
-        self._out.write(text + "\n")
+        self._out.write(printable(text) + "\n")
         self._out.flush()
 
     def changed(self, name: str, state: JobState) -> None:
         """Print a job's new state, unless the live table shows it."""
         if not self._live:
-            self.say(f"{state.name}: {name}")
+            self.say(f"{state.name}: {one_line(name)}")
 
     def due(self) -> bool:
         """True if the table should be drawn now: once a second, in a terminal."""

@@ -9,19 +9,22 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.distributed.rank import EXIT, is_main
-from rlrt.errors import DiskFull, RankLost, UserError
+from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
-from rlrt.records.files import or_logged, read_json
+from rlrt.records.files import json_object, mapping, or_logged
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
 from rlrt.records.secrets import MaskingFormatter
+from rlrt.records.storage import loss
+from rlrt.records.streams import LogFile, mask_streams
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import DONE
 
@@ -44,12 +47,17 @@ def run(folder: str) -> str:
         the job's state.
     """
     path = Path(folder)
+    mask_streams()
     meet()
     try:
         with StopFlag() as stop, hold_lease(path / LEASE) if is_main() else contextlib.nullcontext():
             return _run(path, stop)  # nothing slow runs before this: every later signal is handled
     except LeaseTaken:
         return "running"
+    except Exception as error:  # submitit would store it, and print it as it is
+        lost = loss(error, path)
+        print(f"{lost}" if lost else traceback.format_exc(), file=sys.stderr, flush=True)
+        return "failed"
 
 
 def meet() -> None:
@@ -84,19 +92,20 @@ def _run(path: Path, stop: StopFlag) -> str:
     from rlrt.config.load import load
     from rlrt.execution.execute import execute
 
-    handler = logging.FileHandler(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt"), delay=not main)
+    handler = LogFile(str(path / ("log.txt" if main else f"log.rank{os.environ['RANK']}.txt")))
     handler.setLevel(logging.INFO if main else logging.WARNING)
     handler.setFormatter(MaskingFormatter("[%(asctime)s] %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
-    spec, kind = read_json(path / SPEC), "config"
+    kind = "config"
     try:
+        spec = spec_of(path / SPEC)
         settings = load(spec["plain"], spec["choices"], spec["overrides"])
         settings = without_sqlite(settings)
         kind = "input"  # the config is valid: from now on a UserError is about the model or data that it names
         refuse_another(spec)
         before = newest_step(path)
-        tags = spec.get("tags", {})
+        tags = {str(k): str(v) for k, v in mapping(spec.get("tags")).items()}
         summary = execute(settings, path, log.info, stop.requested, tags, progress=False, time_left=stop.time_left)
         if main and summary["state"] == "interrupted" and stop.signal is not None:
             if stop.signal == signal.SIGUSR2 and newest_step(path) == before and slurm_job():
@@ -111,13 +120,20 @@ def _run(path: Path, stop: StopFlag) -> str:
     except NoProgress as error:
         note(run_folder, failure="limit", error=str(error))
         log.error("%s", error)
-    except DiskFull as error:
-        note(run_folder, failure="disk", error=str(error))
+    except FolderRemoved as error:
+        log.error("%s", error)
+    except FolderLost as error:
+        note(run_folder, failure="disk" if isinstance(error, DiskFull) else "folder", error=str(error))
         log.error("%s", error)
     except UserError as error:
         note(run_folder, failure=kind, error=str(error))
         log.error("%s", error)
     except Exception as error:
+        if lost := loss(error, path):
+            if not isinstance(lost, FolderRemoved):
+                note(run_folder, failure="disk" if isinstance(lost, DiskFull) else "folder", error=str(lost))
+            log.error("%s", lost)
+            return "failed"
         kind = "memory" if is_out_of_memory(error) else "error"
         note(run_folder, failure=kind, error=f"{type(error).__name__}: {error}")
         log.exception("the run failed")
@@ -125,6 +141,22 @@ def _run(path: Path, stop: StopFlag) -> str:
         log.removeHandler(handler)
         handler.close()
     return "failed"
+
+
+def spec_of(file: Path) -> dict[str, Any]:
+    """Read a job's ``job.json``.
+
+    Raises:
+        UserError: for one that does not hold what a job needs.
+    """
+    spec = json_object(file)
+    kinds = {"plain": dict, "choices": dict, "overrides": list, "identity": str}
+    for name, kind in kinds.items():
+        if not isinstance(spec.get(name), kind):
+            raise UserError(
+                f"{file} cannot be read as a job: expected a {kind.__name__} as {name}; give the command again."
+            )
+    return spec
 
 
 class NoProgress(Exception):

@@ -254,13 +254,17 @@ def test_the_single_runs_command_line(tmp_path):
 
 
 def test_a_run_of_ones_own_config_groups_is_read_again_with_them(tmp_path):
-    """evaluate, preflight and +from= take the folder; without it the method is not there, and that is said."""
+    """evaluate, preflight and +from= take the folder; without it they take the stored values of its sections."""
     folder(tmp_path, method__child=CHILD, extra__hi="# @package _global_\nmethod:\n  epsilon_w: 0.9\n")
     done = forked("run", (*TYPED, "hydra.run.dir=out"), tmp_path)
     assert done.returncode == 0, done.stderr
-    assert forked("evaluate", ["out"], tmp_path).returncode == 2
-    done = forked("evaluate", ["out", "--config-dir", "mine"], tmp_path)
+    for more in ((), ("--config-dir", "mine")):
+        done = forked("evaluate", ["out", *more], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out" / "evaluations").iterdir())) == 1  # both evaluated one config
+    done = forked("run", ("+from=out", "seed=5", "hydra.run.dir=alone"), tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "name: child" in (tmp_path / "alone" / "config.yaml").read_text()
     done = forked("run", ("--config-dir", "mine", "+from=out", "seed=5", "hydra.run.dir=again"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "epsilon_w: 0.2" in (tmp_path / "again" / "config.yaml").read_text()

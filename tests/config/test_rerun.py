@@ -123,3 +123,71 @@ def test_a_path_with_signs_of_hydras_grammar_needs_no_quotes(tmp_cwd):
         "-m",
     ]
     assert expand([f"data.path='{folder}'"]) == [f"data.path='{folder}'"]
+
+
+MORE = (
+    "train.prompts_per_step=2",
+    "train.rollouts_per_prompt=2",
+    "eval.prompts=2",
+    "eval.samples_per_prompt=1",
+    "tracking=none",
+)
+
+
+def ended(words, folder, said=None):
+    """The summary of a run in this process."""
+    say = [] if said is None else said
+    return execute(load(composed(words), overrides=words), folder, say.append, lambda: False)
+
+
+def numbers(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith(("time/", "eval/"))} for row in rows]
+
+
+def test_a_finished_run_goes_on_for_more_steps_to_the_bit(tmp_cwd):
+    ended(["method=rlrt", "train.steps=2", *MORE], Path("short"))
+    ended(["method=rlrt", "train.steps=4", *MORE], Path("whole"))
+    said = []
+    ended(expand(["+from=short", "train.steps=4", "tracking=none"]), Path("more"), said)
+    assert said[0] == f"Going on from {Path('short').resolve()}/checkpoints/step_2"
+    assert numbers(Path("more")) == numbers(Path("whole"))
+    weights = [Path(name, "checkpoints/step_4/model.safetensors").read_bytes() for name in ("more", "whole")]
+    assert weights[0] == weights[1]
+    manifest = json.loads(Path("more/manifest.json").read_text())
+    assert manifest["origin"]["step"] == 2
+    assert manifest["identity"] == json.loads(Path("whole/manifest.json").read_text())["identity"]
+    assert len(numbers(Path("short"))) == 3  # steps 0 to 2: the origin stays as it was
+
+
+@pytest.mark.parametrize(
+    ("made", "typed", "says"),
+    [
+        ((), ("seed=8",), None),  # another run: nothing to say
+        ((), ("origin=null",), None),
+        (("train.lr_schedule=linear",), (), "its learning rate fell towards its end"),
+        (("state",), (), "it has not finished"),
+        (("identity",), (), "the code, a library, or the content of the model or the data has changed"),
+        (("checkpoint",), (), "it has no good checkpoint of step 1"),
+        (("config",), (), "cannot be read as a run's config"),
+    ],
+)
+def test_what_is_not_gone_on_with_starts_at_step_0_and_says_why(tmp_cwd, caplog, made, typed, says):
+    overrides = [o for o in made if "=" in o]
+    ended(["method=grpo", "train.steps=1", *overrides, *MORE], Path("short"))
+    words = expand(["+from=short", "train.steps=2", "tracking=none", *typed])
+    if "checkpoint" in made:
+        (Path("short") / "checkpoints" / "step_1" / "model.safetensors").write_bytes(b"")
+    if "config" in made:
+        (Path("short") / "config.yaml").write_text("- 1")
+    for name, file, value in (("state", "summary.json", "interrupted"), ("identity", "manifest.json", "0" * 12)):
+        if name in made:
+            path = Path("short") / file
+            path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    said = []
+    with caplog.at_level("WARNING", "rlrt"):
+        ended(words, Path("more"), said)
+    assert not any(line.startswith("Going on") for line in said)
+    assert "origin" not in json.loads(Path("more/manifest.json").read_text())
+    warned = [r.message for r in caplog.records if r.message.startswith("origin:")]
+    assert (warned == []) if says is None else (says in warned[0] and "starts at step 0" in warned[0])

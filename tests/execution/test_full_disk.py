@@ -11,8 +11,9 @@ import pytest
 
 import rlrt.records.shards
 from rlrt.errors import DiskFull
-from rlrt.execution.execute import execute, is_full_disk
+from rlrt.execution.execute import execute
 from rlrt.records.checkpoints import damage, listed
+from rlrt.records.storage import is_full_disk
 from tests.execution.test_resume import numbers
 from tests.helpers import settings
 

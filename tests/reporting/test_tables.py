@@ -108,7 +108,7 @@ def test_intervals_over_seeds_cover_what_they_say():
 
 def test_a_table_in_every_form_says_the_same():
     made = Table(["a&b", "x"], [["<script>|", "1 ± 2"], ["50 %_", '"q"']])
-    assert made.markdown().splitlines()[2] == "| <script>\\| | 1 ± 2 |"
+    assert made.markdown().splitlines()[2] == "| \\<script\\>\\| | 1 ± 2 |"
     assert list(csv.reader(io.StringIO(made.csv()))) == [["a&b", "x"], *made.rows]
     assert "a\\&b & x \\\\" in made.latex()
     assert "50 \\%\\_" in made.latex()
@@ -163,5 +163,5 @@ def test_a_sweep_that_has_only_begun_and_damaged_papers(tmp_path):
     write(read(tmp_path, None))
     text = (tmp_path / "report.md").read_text()
     assert "- a: queued" in text
-    assert "- b: its manifest.json or summary.json cannot be read" in text
+    assert f"- b: {tmp_path}/b/manifest.json cannot be read as JSON" in text
     assert next(j.state for j in read_jobs(tmp_path)) == "queued"

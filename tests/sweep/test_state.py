@@ -173,7 +173,7 @@ def test_reading_a_thousand_jobs_is_quick(tmp_path):
 
 @pytest.mark.parametrize("sign", ["\u2028", "\u2029", "\x85"])
 def test_a_record_ends_at_a_newline_and_nowhere_else(tmp_path, sign):
-    rows = [{"step": 1, "note": f"one{sign}two"}, {"step": 2}]
+    rows = [{"step": 1, f"one{sign}two": 0.5}, {"step": 2}]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "metrics.jsonl").write_text(text, encoding="utf-8")
     assert last_records(tmp_path) == rows

@@ -10,7 +10,7 @@ import torch
 
 from rlrt.config.schema import Settings
 from rlrt.engines.engine import Engine
-from rlrt.errors import UserError
+from rlrt.errors import UserError, amount
 from rlrt.execution.data import longest_prompt
 from rlrt.execution.memory.estimate import HEADROOM, RUNTIME, Layout, Lengths, engine_needs, estimate
 from rlrt.execution.memory.lengths import lengths_of
@@ -18,8 +18,6 @@ from rlrt.execution.memory.passes import FLOAT
 from rlrt.execution.memory.sizes import Sizes, sizes_of
 from rlrt.model.prompting import PromptBuilder
 from rlrt.types import Prompt
-
-GB = 10**9
 
 
 def tell_engine(
@@ -79,8 +77,8 @@ def left_share(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layou
     if left < needed:
         awake = "" if settings.engine.release_memory else "engine.release_memory=true, "
         raise UserError(
-            f"engine: vLLM needs {needed / GB:.1f} GB of the GPU for its weights and one response, and of {device / GB:.1f} "
-            f"GB the trainer leaves {max(0, left) / GB:.1f}; set {awake}a smaller train.token_budget, or shard the model "
+            f"engine: vLLM needs {amount(needed)} of the GPU for its weights and one response, and of {amount(device)} "
+            f"the trainer leaves {amount(max(0, left))}; set {awake}a smaller train.token_budget, or shard the model "
             "over more GPUs (distributed.strategy=fsdp)."
         )
     return left / device

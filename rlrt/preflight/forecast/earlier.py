@@ -10,8 +10,8 @@ from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
-from rlrt.records.files import mapping, read_json
-from rlrt.records.jsonlines import JsonLines
+from rlrt.records.files import Unreadable, mapping, read_json
+from rlrt.records.jsonlines import JsonLines, is_number
 from rlrt.records.stored_config import stored_config
 
 LIKE = {
@@ -66,7 +66,11 @@ def earlier(settings: Settings, processes: int, kind: str, outputs: Path = Path(
         config = config_of(manifest.parent)
         if on_gpu(read_json(manifest), config) != (kind == "cuda") or not alike(settings.plain, config, LIKE):
             continue
-        rows = [r for r in JsonLines(manifest.parent / "metrics.jsonl").read() if seconds(r, "time/step_s")]
+        try:
+            records = JsonLines(manifest.parent / "metrics.jsonl").read()
+        except Unreadable:
+            continue
+        rows = [r for r in records if seconds(r, "time/step_s") > 0]
         runs += bool(rows)
         steps += [seconds(r, "time/step_s") - seconds(r, "time/evaluation_s") for r in rows]
         if alike(settings.plain, config, {"eval": EVALUATED}):
@@ -88,7 +92,7 @@ def modified(file: Path) -> float:
 def seconds(record: Any, name: str) -> float:
     """Return a number of a record; 0 if it has none."""
     value = mapping(record).get(name)
-    return float(value) if isinstance(value, (int, float)) else 0.0
+    return float(value) if is_number(value) else 0.0
 
 
 def config_of(folder: Path) -> dict[str, Any]:
