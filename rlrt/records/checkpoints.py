@@ -17,17 +17,21 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from rlrt.errors import UserError
 from rlrt.paths import CHECKSUMS, TRAINER, listed, step_of
-from rlrt.records.files import read_json
-from rlrt.records.shards import write_bytes
+from rlrt.records.files import json_object, opened, read_json
+from rlrt.records.shards import BLOCK, write_bytes
 
 BEST = "best.json"
 """Beside the checkpoints: metric, value and step of the best one, under ``train.keep_best``."""
 
 
 def _digest(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with opened(file) as handle:
+        while block := handle.read(BLOCK):
+            total.update(block)
+    return total.hexdigest()
 
 
 def _sync(path: Path) -> None:
@@ -44,7 +48,7 @@ def begin(folder: Path, step: int) -> Path:
     Args:
         folder: the run's ``checkpoints`` folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # a run's folder that was removed is not made again
     work = folder / f"step_{step}.tmp"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
@@ -78,15 +82,21 @@ def damage(checkpoint: Path, part: int = 0, parts: int = 1) -> str | None:
         part, parts: look at every ``parts``-th file alone, from number ``part`` on: ranks share the work.
     """
     try:
-        expected = json.loads((checkpoint / CHECKSUMS).read_text())
-    except (OSError, ValueError) as error:
+        expected = json_object(checkpoint / CHECKSUMS)
+    except UserError as error:
         return f"{CHECKSUMS} cannot be read ({error})"
+    if not expected:
+        return f"{CHECKSUMS} is missing, or lists no files"
     for name in sorted(expected)[part::parts]:
-        file = checkpoint / name
-        if not file.is_file():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            return f"{CHECKSUMS} names {name!r}, which lies outside"
+        try:
+            if _digest(checkpoint / name) != expected[name]:
+                return f"{name} is not what was written"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if _digest(file) != expected[name]:
-            return f"{name} is not what was written"
+        except UserError as error:
+            return str(error).rstrip(".")
     return None
 
 
@@ -114,7 +124,7 @@ def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
     ``keep_last``, they would displace good ones.
     """
     for torn in folder.glob("step_*.tmp"):
-        shutil.rmtree(torn)
+        remove(torn)
     checkpoints = listed(folder)
     newer = checkpoints[checkpoints.index(good) + 1 :] if good is not None else checkpoints
     for damaged in newer:
@@ -122,6 +132,14 @@ def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         damaged.rename(aside)
     drop_old(folder, keep_last, best_step(folder))
+
+
+def remove(path: Path) -> None:
+    """Remove a folder, or what lies there under a folder's name; a link is removed, not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def best_step(folder: Path) -> int | None:

@@ -42,7 +42,15 @@ def test_only_the_newest_stay_and_the_best(tmp_path):
         (lambda c: (c / "model.safetensors").write_bytes(b"weightz"), "model.safetensors is not what was written"),
         (lambda c: (c / SHARD).unlink(), f"{SHARD} is missing"),
         (lambda c: (c / "checksums.json").write_text("{"), "checksums.json cannot be read"),
-        (lambda c: (c / "checksums.json").unlink(), "checksums.json cannot be read"),
+        (lambda c: (c / "checksums.json").unlink(), "checksums.json is missing"),
+        (lambda c: (c / "checksums.json").write_text("[]"), "checksums.json cannot be read"),
+        (lambda c: (c / "checksums.json").write_text("{}"), "checksums.json is missing, or lists no files"),
+        (lambda c: (c / "checksums.json").write_text("[" * 9000), "checksums.json cannot be read"),
+        (lambda c: (c / "checksums.json").write_text('{"../step_1/model.safetensors": "0"}'), "which lies outside"),
+        (lambda c: (c / "checksums.json").write_text('{"/etc/hostname": "0"}'), "which lies outside"),
+        (lambda c: ((c / SHARD).unlink(), (c / SHARD).mkdir()), "expected a file, found a folder"),
+        (lambda c: ((c / SHARD).unlink(), os.mkfifo(c / SHARD)), "expected a file, found a pipe"),
+        (lambda c: ((c / SHARD).unlink(), (c / SHARD).symlink_to("/dev/zero")), "found a link"),
         (lambda c: (c / "trainer/state.json").write_bytes(b""), "trainer/state.json is not what was written"),
     ],
 )
@@ -92,3 +100,23 @@ def test_files_have_the_rights_that_the_umask_gives_and_folders_keep_theirs(tmp_
     for path in inside:
         wanted = stat.S_IMODE((tmp_path / "folder").stat().st_mode) if path.is_dir() else 0o666 & ~umask
         assert stat.S_IMODE(path.stat().st_mode) == wanted, path
+
+
+def test_what_lies_under_the_name_of_a_torn_checkpoint_goes_whatever_it_is(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    write(folder, 1)
+    (folder / "step_6.tmp").write_text("a file")
+    (folder / "step_7.tmp").symlink_to(elsewhere)
+    (folder / "step_8.tmp").mkdir()
+    checkpoints.tidy(folder, folder / "step_1", 2)
+    assert sorted(p.name for p in folder.iterdir()) == ["step_1"]
+    assert elsewhere.is_dir()
+
+
+def test_a_runs_folder_that_was_removed_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        begin(tmp_path / "gone" / "checkpoints", 1)
+    assert not (tmp_path / "gone").exists()
