@@ -59,7 +59,7 @@ def command(
         raise UserError(f"--model: expected a folder with a config.json, or a hub id, got {model!r}.")
     check_address(host, port, token)
     argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    argv += ["--model", source, "--host", host, "--port", str(port), "--dtype", dtype, "--generation-config", "vllm"]
+    argv += ["--model", source, "--dtype", dtype, "--generation-config", "vllm"]
     argv += ["--logprobs-mode", LOGPROBS, "--worker-extension-cls", EXTENSION, "--enable-scale-out"]
     argv += ["--weight-transfer-config", json.dumps({"backend": SENT}), "--enable-prefix-caching"]
     if overrides := head_overrides(dtype):
@@ -67,6 +67,12 @@ def command(
     if token is not None:
         argv += ["--middleware", DOOR]
     argv += ["--disable-uvicorn-access-log", *(CPU if "cpu" in version else []), *more]
+    argv += [
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]  # last, so that no other option (--config, an abbreviation) decides it
     required = {"VLLM_SERVER_DEV_MODE": "1"}  # the routes for training
     if token is not None:
         required[TOKEN] = token

@@ -96,7 +96,8 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
     if isinstance(launcher, SlurmLauncher):
         before = earlier(settings, processes_of(launcher), kind_of(settings, launcher, memory_gb))
         known = step_s if step_s is not None or before is None else before.slowest_s
-        results += check_slurm(launcher, planned.count, known, one_checkpoint(job) or 0)
+        beside = settings.engine.cards_beside(kind_of(settings, launcher, memory_gb) == "cuda")
+        results += check_slurm(launcher, planned.count, known, one_checkpoint(job) or 0, beside)
     return results
 
 

@@ -105,14 +105,21 @@ def check_signal(launcher: SlurmLauncher, step_s: float | None, checkpoint: int)
     return results
 
 
-def check_gpus(launcher: SlurmLauncher) -> list[Finding]:
-    """Check that a node has a GPU for every process."""
-    gpus, tasks = launcher.gpus_per_node, int(getattr(launcher, "tasks_per_node", None) or 1)
+def check_gpus(launcher: SlurmLauncher, beside: int = 0) -> list[Finding]:
+    """Check that a node has a GPU for every process.
+
+    Args:
+        beside: GPUs of a node that the engine takes for a server of its own.
+    """
+    gpus, tasks = (launcher.gpus_per_node or 0) - beside, int(getattr(launcher, "tasks_per_node", None) or 1)
     if gpus and tasks > gpus:
-        sentence = f"{tasks} processes of a node would share {gpus} GPUs; set hydra.launcher.gpus_per_node={tasks}"
+        remedy = f"set hydra.launcher.gpus_per_node={tasks + beside}"
+        sentence = f"{tasks} processes of a node would share {gpus} GPUs{words(beside)}; {remedy}"
         return [Finding("problem", "gpus", sentence)]
     if gpus and gpus > tasks:
-        sentence = f"{gpus} GPUs for {tasks} process, which uses one; set hydra.launcher.gpus_per_node={tasks}"
+        who = "1 process, which uses one" if tasks == 1 else f"{tasks} processes, which use one each"
+        remedy = f"set hydra.launcher.gpus_per_node={tasks + beside}"
+        sentence = f"{gpus} GPUs{words(beside)} for {who}; {remedy}"
         return [Finding("warning", "gpus", sentence)]
     return []
 
@@ -206,15 +213,23 @@ def output_of(*command: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def check_slurm(launcher: SlurmLauncher, jobs: int, step_s: float | None, checkpoint: int) -> list[Finding]:
+def words(beside: int) -> str:
+    """Say what GPUs are left where a server takes some."""
+    return f" beside {beside} of the run's server" if beside else ""
+
+
+def check_slurm(
+    launcher: SlurmLauncher, jobs: int, step_s: float | None, checkpoint: int, beside: int = 0
+) -> list[Finding]:
     """Run all checks of SLURM; ``scontrol`` gives the cluster's settings.
 
     Args:
         jobs: number of jobs to be submitted.
         step_s: seconds of a step; None if unknown.
         checkpoint: bytes of one checkpoint.
+        beside: GPUs of a node that the engine takes for a server of its own.
     """
-    results = [*check_signal(launcher, step_s, checkpoint), *check_gpus(launcher)]
+    results = [*check_signal(launcher, step_s, checkpoint), *check_gpus(launcher, beside)]
     if shutil.which("sbatch") is None:
         try:
             launcher.check()

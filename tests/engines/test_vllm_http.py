@@ -227,13 +227,15 @@ def test_the_command_is_vllms_own_with_what_training_needs(monkeypatch):
     monkeypatch.setattr(vllm_common, "installed_version", lambda: "0.32.0")
     words, environment = serve_vllm.command("embedded", 0, "bfloat16", ["--tensor-parallel-size", "2"])
     assert words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
-    assert words[-2:] == ["--tensor-parallel-size", "2"]
+    assert words[-6:] == ["--tensor-parallel-size", "2", "--host", "127.0.0.1", "--port", "0"]
     assert words[words.index("--hf-overrides") + 1] == '{"head_dtype": "float32"}'
     assert "--enforce-eager" not in words
     assert (words[words.index("--host") + 1], words[words.index("--dtype") + 1]) == ("127.0.0.1", "bfloat16")
     assert environment["VLLM_SERVER_DEV_MODE"] == "1"
     monkeypatch.setattr(vllm_common, "installed_version", lambda: "0.32.0+cpu")
     assert "--enforce-eager" in serve_vllm.command("embedded", 0, "float32", [])[0]
+    for other in (["--hos", "0.0.0.0"], ["--host=0.0.0.0"], ["--config", "file.yaml"]):  # the last word is ours
+        assert serve_vllm.command("embedded", 0, "float32", other)[0][-4:] == ["--host", "127.0.0.1", "--port", "0"]
 
 
 @pytest.mark.skipif(vllm_common.installed_version() is not None, reason="vLLM is here")

@@ -249,6 +249,14 @@ def test_float32_and_other_models_take_other_rates():
     assert other.scoring == pytest.approx(2 * 1200 * 32 * 16 / 1e6 + 64 * 32 * 16 * 16 / 2 / 2e5)
 
 
+def test_the_cards_of_a_runs_own_server_are_read_together():
+    """Twice the bandwidth: twice as quick but for the scheduler; and room for more rows, the weights being there once."""
+    words = ("engine=vllm_server", "engine.start=true", "method=rlrt")
+    one, two = (forecast(small(*words, f"engine.gpus={n}", device_bytes=10270, cards=2)) for n in (1, 2))
+    assert two.rollout < one.rollout
+    assert two.rows >= one.rows
+
+
 def test_a_server_samples_beside_the_update_where_it_may():
     server = ("engine=vllm_server", "method=rlrt")
     waits = forecast(small(*server, device_bytes=10270, cards=2))

@@ -113,6 +113,14 @@ def test_gpus_of_a_job():
     assert slurm.check_gpus(launcher(gpus_per_node=1)) == []
     assert states(slurm.check_gpus(launcher(gpus_per_node=4))) == [("warning", "gpus")]
     several = launcher(gpus_per_node=2, tasks_per_node=4)
+    assert slurm.check_gpus(launcher(gpus_per_node=8, tasks_per_node=6), 2) == []
+    for gpus, says in (
+        (10, "8 GPUs beside 2 of the run's server for 6 processes"),
+        (6, "6 processes of a node would share 4"),
+    ):
+        (found,) = slurm.check_gpus(launcher(gpus_per_node=gpus, tasks_per_node=6), 2)
+        assert found.sentence.startswith(says)
+        assert found.sentence.endswith("set hydra.launcher.gpus_per_node=8")
     (found,) = slurm.check_gpus(several)
     assert found.sentence.endswith("set hydra.launcher.gpus_per_node=4")
 

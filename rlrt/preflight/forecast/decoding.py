@@ -18,7 +18,7 @@ from rlrt.execution.memory.estimate import HEADROOM, estimate, persistent, sampl
 from rlrt.preflight.forecast.work import Work
 
 SERVER_SHARE = 0.9
-"""Share of a card that a vLLM server takes: vLLM's own default. The server is assumed to have one card."""
+"""Share of a card that a vLLM server takes: vLLM's own default. A server that no run started is assumed to have one card."""
 
 
 def decode_s(work: Work, prompts: int, samples: int) -> float:
@@ -55,10 +55,11 @@ def training_rows(work: Work) -> int:
 
 
 def by_vllm(work: Work, rows: int) -> float:
-    """Return the seconds of vLLM for the rows of one card: a row that ends makes room for the next."""
+    """Return the seconds of vLLM for the rows of one card, or of a server's cards, which hold one model together: a row that
+    ends makes room for the next."""
     rates = work.rates
     at_once = min(rows, rows_at_once(work)[0])
-    bandwidth = rates.vllm_share.value * rates.bandwidth.value
+    bandwidth = rates.vllm_share.value * rates.bandwidth.value * server_cards(work)
     tokens = max(rows * work.response / at_once, longest(work, rows))
     token = rates.vllm_token_s.value + weight_bytes(work) / bandwidth
     return tokens * token + cache_read(work, rows) / bandwidth
@@ -88,6 +89,11 @@ def cache_read(work: Work, rows: int) -> float:
 def on_server(work: Work) -> bool:
     """True if a vLLM server samples, on cards of its own."""
     return work.settings.engine.url is not None or work.settings.engine.start
+
+
+def server_cards(work: Work) -> int:
+    """Return the cards that share one vLLM's weights and cache: those of a server that the run starts, else one."""
+    return max(1, int(work.settings.engine.cards_beside(True)))
 
 
 def rows_at_once(work: Work) -> tuple[int, bool]:
@@ -122,10 +128,10 @@ def rows_that_fit(work: Work, wanted: int) -> tuple[int, bool]:
 
 
 def vllm_cache(work: Work) -> float:
-    """Return the bytes of a card that vLLM has for keys and values: its share without its own copy of the weights."""
+    """Return the bytes that vLLM has for keys and values: its share of its cards without its own copy of the weights."""
     share = SERVER_SHARE if on_server(work) else work.settings.engine.gpu_memory_utilization
     if share is None:
         taken: float = work.device_bytes - total(persistent(work.sizes, work.settings, work.layout)) - HEADROOM
     else:
-        taken = share * work.device_bytes
+        taken = share * work.device_bytes * server_cards(work)
     return taken - work.number * work.sizes.weights
