@@ -87,9 +87,8 @@ def share_fsdp(model: Any, device: torch.device, dtype: torch.dtype = torch.floa
         fully_shard(head, mesh=mesh, reshard_after_forward=False, mp_policy=precision)
     fully_shard(entry, mesh=mesh, reshard_after_forward=False, mp_policy=precision)
     if half is not None:
-        embedding.register_forward_hook(
-            to_float32
-        )  # else the residual stream would have the gathered weights' precision
+        # else the residual stream would have the gathered weights' precision
+        embedding.register_forward_hook(to_float32)
     for buffer in model.buffers():
         buffer.data = buffer.data.to(device)
     ENTRIES[model] = entry

@@ -166,9 +166,8 @@ def environment_of(wanted: Wanted, token: str, folder: str, python: str) -> dict
     left_out = (*group, TOKEN_FILE)
     kept = {k: v for k, v in os.environ.items() if k not in left_out and not k.startswith("TORCHELASTIC")}
     added = {TOKEN: token, "CUDA_VISIBLE_DEVICES": ",".join(wanted.cards), "VLLM_RPC_BASE_PATH": folder}
-    if (
-        python != sys.executable and (PACKAGE.parent / "pyproject.toml").is_file()
-    ):  # a checkout serves both environments
+    # a checkout serves both environments
+    if python != sys.executable and (PACKAGE.parent / "pyproject.toml").is_file():
         added["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PACKAGE.parent), kept.get("PYTHONPATH", "")]))
     return kept | added
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import logging
 import os
@@ -26,6 +25,7 @@ from rlrt.engines.vllm_common import (
     dtype_name,
     head_overrides,
     is_built_for_cpu,
+    named_config,
     parameters,
     response,
     shape_of,
@@ -155,9 +155,7 @@ class VllmEngine(VllmKeys):
             from vllm import LLM
             from vllm.config import WeightTransferConfig
 
-            config = copy.deepcopy(model.config)
-            config.architectures = config.architectures or [type(model).__name__]
-            config.save_pretrained(folder)
+            named_config(model).save_pretrained(folder)
             llm = LLM(
                 model=folder,
                 skip_tokenizer_init=True,

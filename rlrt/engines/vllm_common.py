@@ -5,6 +5,7 @@ This module does not import vLLM: the trainer of ``engine=vllm_server`` does not
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,13 @@ def check_installed(who: str) -> str:
     if not is_supported(version):
         raise UserError(f"{who} needs vLLM {RELEASE}, and {version} is installed in this environment; {INSTALL}.")
     return version
+
+
+def named_config(model: Any) -> Any:
+    """Return a copy of a model's config that names its class, as vLLM wants it."""
+    config = copy.deepcopy(model.config)
+    config.architectures = config.architectures or [type(model).__name__]
+    return config
 
 
 def shape_of(config: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from rlrt.distributed.rank import EXIT
 from rlrt.engines.vllm import ENVIRONMENT, global_state_restored
 from rlrt.engines.vllm_client import Server
 from rlrt.engines.vllm_common import BUFFER, BUFFERS, RELEASE, installed_version, is_supported
-from rlrt.model.lora import named_weights
+from rlrt.model.lora import base_name, base_weights, named_weights
 
 log = logging.getLogger("rlrt")
 GRACE_S = 30.0
@@ -77,13 +77,8 @@ class Weights:
 
 def told(model: Any) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
     """Return names, precisions and shapes of ``named_weights`` in its order; no rank gathers anything."""
-    names = {name for name, _ in model.named_parameters()}
-    tied = {name for name, _ in model.named_parameters(remove_duplicate=False)} - names
-    return [
-        (name.replace(".base_layer.", "."), sent_dtype(model, tensor), tuple(tensor.shape))
-        for name, tensor in model.state_dict().items()
-        if ".lora_" not in name and name not in tied
-    ]
+    weights = base_weights(model)
+    return [(base_name(name), sent_dtype(model, tensor), tuple(tensor.shape)) for name, tensor in weights]
 
 
 def sent_dtype(model: Any, tensor: Tensor) -> torch.dtype:

@@ -7,7 +7,6 @@ as safetensors files in a folder that both can read.
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 import socket
@@ -35,6 +34,7 @@ from rlrt.engines.vllm_common import (
     dtype_name,
     in_chunks,
     is_supported,
+    named_config,
     parameters,
     response,
     shape_of,
@@ -291,13 +291,6 @@ def weights_counted(files: Iterator[dict[str, str]], count: Callable[[int], None
     for request in files:
         count(os.stat(request["path"]).st_size)
         yield request
-
-
-def named_config(model: Any) -> Any:
-    """Return a copy of a model's config that names its class, as vLLM wants it."""
-    config = copy.deepcopy(model.config)
-    config.architectures = config.architectures or [type(model).__name__]
-    return config
 
 
 def answers(server: Server) -> bool:

@@ -19,11 +19,13 @@ from typing import Any
 import torch
 
 from rlrt.config.schema import Train
+from rlrt.distributed.sharding import is_share
 from rlrt.distributed.world import parts
 from rlrt.errors import RankLost, UserError, amount
 from rlrt.execution.snapshot import WEIGHTS, trainer_tensors, trainer_values
 from rlrt.execution.stop import Pace
 from rlrt.model import hub
+from rlrt.model.files import INDEX
 from rlrt.model.lora import adapters
 from rlrt.paths import STATE, TRAINER
 from rlrt.records import checkpoints
@@ -221,7 +223,7 @@ class Saver:
         if self._world.main:
             files |= self._small_files(work, step, pending)
             if writers > 1:
-                files[hub.INDEX] = hub.index(places, total)
+                files[INDEX] = hub.index(places, total)
         return files
 
     def _copied(self, key: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -310,6 +312,6 @@ def unseen(rank: int, work: Path) -> UserError:
 
 def shares(tensors: Mapping[str, Any], rank: int, size: int) -> list[Piece]:
     """Return the parts of tensors that a rank writes: its own shards, and a share of those that all ranks hold whole."""
-    whole = [n for n, t in tensors.items() if not hasattr(t, "to_local")]
+    whole = [n for n, t in tensors.items() if not is_share(t)]
     mine = {whole[i] for i in parts([tensors[n].numel() for n in whole], size)[rank]}
-    return [p for n, t in tensors.items() if n in mine or hasattr(t, "to_local") for p in pieces_of(n, t)]
+    return [p for n, t in tensors.items() if n in mine or is_share(t) for p in pieces_of(n, t)]

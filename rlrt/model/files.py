@@ -19,6 +19,8 @@ from rlrt.errors import UserError, first_line
 
 CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter_config.json"
 TOKENIZER, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
+WHOLE = "model.safetensors"
+"""Name of the weights' file where there is one alone."""
 WEIGHTS, INDICES = ".safetensors", ".safetensors.index.json"
 DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Names of shards that transformers prefers to all other weights, and whose tensors it ignores where the config has no use

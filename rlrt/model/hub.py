@@ -11,10 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlrt.model.lora import named_weights
-
-INDEX = "model.safetensors.index.json"
-"""File that names the weight file of each tensor, where there are several."""
+from rlrt.model.files import WHOLE
+from rlrt.model.lora import base_name, base_weights, named_weights
 
 
 def write_texts(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) -> None:
@@ -34,7 +32,7 @@ def write_texts(model: Any, tokenizer: Any, folder: Path, dtype: torch.dtype) ->
 
 def weights_file(rank: int, size: int) -> str:
     """Return the name of the file with a rank's share of the weights."""
-    return "model.safetensors" if size == 1 else f"model-{rank + 1:05}-of-{size:05}.safetensors"
+    return WHOLE if size == 1 else f"model-{rank + 1:05}-of-{size:05}.safetensors"
 
 
 def writers(model: Any, size: int) -> int:
@@ -42,8 +40,7 @@ def writers(model: Any, size: int) -> int:
     because renaming may join tensors."""
     if size == 1:
         return 1
-    shapes = {n.replace(".base_layer.", "."): t.shape for n, t in model.state_dict().items() if ".lora_" not in n}
-    own = {n: torch.empty(shape, device="meta") for n, shape in shapes.items()}
+    own = {base_name(n): torch.empty(t.shape, device="meta") for n, t in base_weights(model)}
     return size if as_stored(model, own).keys() == own.keys() else 1
 
 

@@ -96,19 +96,23 @@ def weight_of(linear: Any) -> Tensor:
     return whole(linear.base_layer.weight) + product * linear.scaling[NAME]
 
 
+def base_weights(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name in the model, tensor) for every weight of the base model, as it lies there; tied weights once."""
+    first_names = {name for name, _ in model.named_parameters()}
+    every_name = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tied_names = every_name - first_names  # a tied output layer's second name
+    for name, tensor in model.state_dict().items():
+        if ".lora_" not in name and name not in tied_names:
+            yield name, tensor
+
+
 @torch.no_grad()
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) for every full weight with adapters merged, under the base model's names.
 
     If the weights are sharded over several ranks, all ranks must iterate together.
     """
-    first_names = {name for name, _ in model.named_parameters()}
-    tied_names = {
-        name for name, _ in model.named_parameters(remove_duplicate=False)
-    } - first_names  # a tied output layer's second name
-    for name, tensor in model.state_dict().items():
-        if ".lora_" in name or name in tied_names:
-            continue
+    for name, tensor in base_weights(model):
         if name.endswith(".base_layer.weight"):
             tensor = weight_of(model.get_submodule(name.removesuffix(".base_layer.weight")))
         yield base_name(name), whole(tensor).detach()

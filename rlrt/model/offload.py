@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlrt.distributed.sharding import is_share
+
 LEAST = 2**20
 """Bytes of the smallest saved tensor that goes to the host."""
 
@@ -68,13 +70,13 @@ class Moments:
 
 def local(tensor: Any) -> Tensor:
     """Return this rank's part of a sharded tensor; any other tensor as it is."""
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    part: Tensor = tensor.to_local() if is_share(tensor) else tensor
     return part
 
 
 def put(values: dict[str, Any], name: str, part: Tensor) -> None:
     """Store a tensor, or this rank's part where a sharded one is stored: its mesh would move the part back to the device."""
-    if hasattr(values[name], "to_local"):
+    if is_share(values[name]):
         values[name]._local_tensor = part
     else:
         values[name] = part

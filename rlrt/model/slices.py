@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 
 from rlrt.distributed import sharding
-from rlrt.model.files import CONFIG, INDEX, WEIGHTS
+from rlrt.model.files import CONFIG, INDEX, WHOLE
 from rlrt.model.lora import base_name
 
-FILE = f"model{WEIGHTS}"
-"""Name of the weights' file where there is one alone."""
 FLOATS = {"F32", "BF16", "F16"}
 """Types of numbers in safetensors files that become float32 by conversion alone."""
 
@@ -73,13 +71,13 @@ def weight_files(source: str, revision: str | None) -> dict[str, Path]:
         found = cached_file(source, name, revision=revision or "main", _raise_exceptions_for_missing_entries=False)
         return None if found is None else Path(found)
 
-    single = find(FILE)
+    single = find(WHOLE)
     if single is not None:
         with safe_open(single, framework="pt") as opened:
             return dict.fromkeys(opened.keys(), single)
     index = find(INDEX)
     if index is None:
-        raise WholeError(f"it has neither {FILE} nor {INDEX}")
+        raise WholeError(f"it has neither {WHOLE} nor {INDEX}")
     names: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     shards = {name: find(name) for name in sorted(set(names.values()))}
     files = {}

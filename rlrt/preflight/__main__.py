@@ -82,6 +82,7 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
     """
     job, settings = planned.jobs[0]
     launcher = planned.launcher
+    kind = kind_of(settings, launcher, memory_gb)
     results = data_of(planned)
     if isinstance(launcher, LocalLauncher) and (launcher.nodes > 1 or memory_gb is None):
         try:
@@ -91,12 +92,12 @@ def checks_besides_memory(planned: Planned, step_s: float | None, memory_gb: flo
     key = "hydra.sweep.dir" if planned.several else "hydra.run.dir"
     results += checks.check_folder_and_disk(planned.folder, [j for j, _ in planned.jobs], planned.count, key)
     results += checks.check_ports(settings, processes_of(launcher), isinstance(launcher, SlurmLauncher))
-    results += check_server(settings, launcher, kind_of(settings, launcher, memory_gb))
+    results += check_server(settings, launcher, kind)
     results.append(checks.check_tracking(settings.tracking.uri))
     if isinstance(launcher, SlurmLauncher):
-        before = earlier(settings, processes_of(launcher), kind_of(settings, launcher, memory_gb))
+        before = earlier(settings, processes_of(launcher), kind)
         known = step_s if step_s is not None or before is None else before.slowest_s
-        beside = settings.engine.cards_beside(kind_of(settings, launcher, memory_gb) == "cuda")
+        beside = settings.engine.cards_beside(kind == "cuda")
         results += check_slurm(launcher, planned.count, known, one_checkpoint(job) or 0, beside)
     return results
 

@@ -112,15 +112,13 @@ def check_gpus(launcher: SlurmLauncher, beside: int = 0) -> list[Finding]:
         beside: GPUs of a node that the engine takes for a server of its own.
     """
     gpus, tasks = (launcher.gpus_per_node or 0) - beside, int(getattr(launcher, "tasks_per_node", None) or 1)
+    left = f"{gpus} GPUs" + (f" beside {beside} of the run's server" if beside else "")
+    remedy = f"set hydra.launcher.gpus_per_node={tasks + beside}"
     if gpus and tasks > gpus:
-        remedy = f"set hydra.launcher.gpus_per_node={tasks + beside}"
-        sentence = f"{tasks} processes of a node would share {gpus} GPUs{words(beside)}; {remedy}"
-        return [Finding("problem", "gpus", sentence)]
+        return [Finding("problem", "gpus", f"{tasks} processes of a node would share {left}; {remedy}")]
     if gpus and gpus > tasks:
         who = "1 process, which uses one" if tasks == 1 else f"{tasks} processes, which use one each"
-        remedy = f"set hydra.launcher.gpus_per_node={tasks + beside}"
-        sentence = f"{gpus} GPUs{words(beside)} for {who}; {remedy}"
-        return [Finding("warning", "gpus", sentence)]
+        return [Finding("warning", "gpus", f"{left} for {who}; {remedy}")]
     return []
 
 
@@ -211,11 +209,6 @@ def output_of(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def words(beside: int) -> str:
-    """Say what GPUs are left where a server takes some."""
-    return f" beside {beside} of the run's server" if beside else ""
 
 
 def check_slurm(

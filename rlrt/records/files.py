@@ -153,6 +153,13 @@ def own_folder(folder: Path) -> Path:
     return folder
 
 
+def tensors_of(file: Path) -> dict[str, Any]:
+    """Return the header of a safetensors file: dtype, shape and place of each tensor by name, and ``__metadata__``."""
+    with file.open("rb") as handle:
+        header: dict[str, Any] = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+    return header
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON object; {} if the file is missing, unreadable or not an object."""
     try:

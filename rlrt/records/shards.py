@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from rlrt.records.files import tensors_of
+
 BLOCK = 8 * 2**20
 """Bytes that are written and digested at a time; between two blocks a writer can be stopped."""
 NAMES = {
@@ -147,8 +149,7 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Return the shape of every whole tensor whose parts lie in the safetensors files of a folder, from their headers."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as handle:
-            entries = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
+        entries = tensors_of(file)
         offsets = json.loads(entries.pop("__metadata__", {}).get("DCP_SHARDING_INFO", "{}"))
         for name, entry in entries.items():
             begins = offsets.get(name, {}).get("saved_offsets", [0] * len(entry["shape"]))

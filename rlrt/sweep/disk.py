@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rlrt.errors import UserError, amount
 from rlrt.paths import local_folder
-from rlrt.records.files import free_bytes, nearest_existing
+from rlrt.records.files import free_bytes, nearest_existing, tensors_of
 from rlrt.sweep.plan import Job
 
 NUMBER_BYTES = 4
@@ -24,9 +23,7 @@ def parameters(folder: Path) -> int:
     """Count the parameters in a model's folder from the headers of its safetensors files."""
     total = 0
     for file in folder.glob("*.safetensors"):
-        with file.open("rb") as handle:
-            header = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-        total += sum(math.prod(part["shape"]) for name, part in header.items() if name != "__metadata__")
+        total += sum(math.prod(part["shape"]) for name, part in tensors_of(file).items() if name != "__metadata__")
     return total
 
 

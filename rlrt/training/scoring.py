@@ -90,9 +90,8 @@ def take_old_logp(learner: Learner, rollouts: Sequence[Rollout], signals: Signal
     """Let the policy ratio divide by the sampler's log-probabilities, under ``train.old_logp=sampler``."""
     if learner.train.old_logp == "sampler":
         logp_BT = pad([r.generation.logp_T for r in rollouts], signals.mask_BT.shape[1])
-        signals.old_logp_BT = torch.where(
-            logp_BT.isfinite(), logp_BT, 0.0
-        )  # a rollout with such a token weighs nothing
+        # a rollout with a token that is not finite weighs nothing
+        signals.old_logp_BT = torch.where(logp_BT.isfinite(), logp_BT, 0.0)
 
 
 def plan_of(learner: Learner, batch: Batch) -> Plan:

@@ -104,10 +104,8 @@ def saved_by_layer(sizes: Sizes, batch: Batch, number: int, kind: str) -> int:
     inputs = 2 if number == FLOAT else 5  # of q, k, v and of gate, up: shared, or in bfloat16 a cast copy each
     stream = sizes.hidden * (2 * (1 + normed) * FLOAT + inputs * number)
     heads = (sizes.queries + sizes.keys) * (FLOAT + normed * number)
-    if not batch.flash:
-        heads += (
-            sizes.queries * number
-        )  # attention's output in the order of the tokens; the flash kernel's is in it already
+    if not batch.flash:  # attention's output in the order of the tokens; the flash kernel's is in it already
+        heads += sizes.queries * number
     inner = 4 * sizes.inner * number  # gate, its activation, up, their product
     roots = (2 + sizes.heads + sizes.key_heads) * FLOAT
     held = n * (stream + heads + inner + roots)
