@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
@@ -52,7 +53,7 @@ def existing(path: str) -> Path | None:
 
 def listed(folder: Path) -> list[Path]:
     """List the complete checkpoints in a ``checkpoints`` folder, oldest first."""
-    return sorted((p for p in folder.glob("step_*") if p.name.removeprefix("step_").isdigit()), key=step_of)
+    return sorted((p for p in folder.glob("step_*") if re.fullmatch("step_[0-9]+", p.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from rlrt.errors import UserError
-from rlrt.records.files import is_file, read_json
+from rlrt.records.files import is_file, named_below, read_json
 from rlrt.records.lease import LEASE, LeaseTaken, is_held
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
@@ -24,7 +24,7 @@ COPIES = re.compile(r"[0-9a-f]{32}")
 def incomplete(root: Path) -> list[Path]:
     """List the folders of runs that are not running and whose records are not complete in MLflow."""
     folders = []
-    for summary in sorted(root.glob("**/summary.json")):
+    for summary in named_below(root, "summary.json"):
         folder = summary.parent
         if folder.name == "artifacts" and COPIES.fullmatch(folder.parent.name):
             continue  # MLflow's copy of a run's papers

@@ -6,6 +6,7 @@ opened: reading a pipe may wait forever, reading a device may do something, and 
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from rlrt.records.secrets import without_known
 log = logging.getLogger("rlrt")
 LARGEST = 16_000_000
 """Bytes of the largest small file: a run's manifest has at most a megabyte of changes in the code."""
+MOST_FILES = 100_000
+"""Files and folders below one folder that is read as a whole: a model's or a data set's, not a whole disk."""
 DEEPEST = 50
 """Levels of nesting in JSON; rlrt writes fewer than ten."""
 DIGITS = 18
@@ -278,6 +281,46 @@ def closed_folders(folder: Path) -> list[Path]:
     except OSError:
         return []
     return [p for p in inner if not os.access(p, os.R_OK | os.X_OK)]
+
+
+def walk(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield everything below a folder, however deep; links are not followed, and what may not be looked at is passed over."""
+    folders = [str(folder)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                found = list(entries)
+        except OSError:
+            continue
+        for entry in found:
+            yield entry
+            if stat.S_ISDIR(mode_of(entry, follow=False)):
+                folders.append(entry.path)
+
+
+def mode_of(entry: os.DirEntry[str], follow: bool) -> int:
+    """Return the mode of what a folder holds, of what a link names if ``follow``; 0 if it may not be looked at."""
+    try:
+        return entry.stat(follow_symlinks=follow).st_mode
+    except OSError:
+        return 0
+
+
+def named_below(folder: Path, *names: str) -> list[Path]:
+    """List what has one of some names below a folder, sorted."""
+    return sorted(Path(entry.path) for entry in walk(folder) if entry.name in names)
+
+
+def files_below(folder: Path, most: int = MOST_FILES) -> list[Path]:
+    """List the regular files below a folder, sorted; those that links name are counted too, as the hub's cache has them.
+
+    Raises:
+        Unreadable: if the folder holds more than ``most`` files and folders.
+    """
+    found = list(itertools.islice(walk(folder), most + 1))
+    if len(found) > most:
+        raise Unreadable(f"{folder} cannot be read: expected at most {most} files and folders below it, found more.")
+    return sorted(Path(entry.path) for entry in found if stat.S_ISREG(mode_of(entry, follow=True)))
 
 
 def nearest_existing(folder: Path) -> Path:

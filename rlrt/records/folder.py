@@ -187,14 +187,6 @@ BEGINNINGS: list[Beginning] = []
 """Before Hydra made the folder of a single run."""
 
 
-class NoteBeginning:
-    """A callback of Hydra (``hydra.callbacks``): notes what is there before Hydra makes a run's folder with its log."""
-
-    def on_run_start(self, config: Any, **_: Any) -> None:
-        """Before ``hydra.run.dir`` is made."""
-        BEGINNINGS.append(Beginning(Path(str(config.hydra.run.dir))))
-
-
 def is_key(value: Any) -> bool:
     """True for a run's or a sweep's key; any other text could change the query in which MLflow is asked for it."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rlrt.errors import UserError, amount
 from rlrt.paths import CHECKSUMS, PACKAGE, STATE, TRAINER, local_folder
+from rlrt.records.files import files_below
 from rlrt.records.user_code import sources
 
 IGNORED_SECTIONS = ("hydra", "tracking", "resume", "origin", "threads", "trial", "distributed")
@@ -30,6 +33,8 @@ OPTIONAL: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 """The versions of these packages count only for runs whose config uses the package."""
 PATH_KEYS = ("path", "file", "weight", "checkpoint", "model", "adapter", "tokenizer", "corpus", "dataset", "source")
 """If the last word of a key is one of these (or a plural), its text may be a path to a file or folder, even without a slash."""
+MOST_BYTES = 2 * 10**12
+"""Bytes of a model or a data set: the largest open models have half of them."""
 LONGEST_PATH = 4096
 """A text with more characters than this is not a path."""
 
@@ -38,21 +43,35 @@ def content_hash(path: Path) -> str:
     """Return the SHA-256 of a file and its suffix, or of the names and contents of a folder's files.
 
     File digests are cached by size and modification time. In a checkpoint only the model counts, not the trainer's files.
+
+    Raises:
+        UserError: for a file that cannot be read, for a pipe or a device, and for more files or bytes than a model or a data set
+            has: the content of a whole disk would be read for hours.
     """
-    inside = [] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    inside = [] if path.is_file() else files_below(path)
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} cannot be read: expected a file or a folder, found neither.")
     trainer = path / TRAINER
     ignored = (trainer, path / CHECKSUMS) if (trainer / STATE).is_file() and (path / CHECKSUMS).is_file() else ()
     files = [path] if path.is_file() else [p for p in inside if p not in ignored and not {*ignored} & {*p.parents}]
     total = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        total.update(str(file.relative_to(path) if file != path else file.suffix).encode())
-        total.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
+    try:
+        stats = {file: file.stat() for file in files}
+        if (size := sum(stat.st_size for stat in stats.values())) > MOST_BYTES:
+            raise UserError(f"{path} cannot be read: expected at most {amount(MOST_BYTES)}, found {amount(size)}.")
+        for file, stat in stats.items():
+            total.update(os.fsencode(file.relative_to(path) if file != path else file.suffix))
+            total.update(_file_digest(file, stat.st_size, stat.st_mtime_ns))
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror}).") from None
     return total.hexdigest()
 
 
 @functools.cache
 def _file_digest(file: Path, size: int, changed_ns: int) -> bytes:
+    """Return the SHA-256 of a file; one without a size is empty, also where the kernel makes it up while it is read (/proc)."""
+    if not size:
+        return hashlib.sha256().digest()
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").digest()
 
@@ -123,7 +142,10 @@ def by_content(value: Any, contents: dict[str, str], key: str = "") -> Any:
         path = referenced_path(key, value)
         if path is None:
             return value
-        contents[key] = content_hash(path)
+        try:
+            contents[key] = content_hash(path)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
         return None
     if isinstance(value, Mapping):
         return {str(k): by_content(v, contents, f"{key}.{k}" if key else str(k)) for k, v in value.items()}

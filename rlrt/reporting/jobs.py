@@ -12,7 +12,7 @@ from typing import Any
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.records.declared import Declared, declared, is_text
-from rlrt.records.files import Unreadable, closed_folders, folders_with, json_object
+from rlrt.records.files import Unreadable, closed_folders, folders_with, json_object, named_below
 from rlrt.records.jsonlines import LONGEST, JsonLines, is_number, numbers_of
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import redacted
@@ -101,7 +101,7 @@ def read_jobs(sweep: Path) -> list[Job]:
     Raises:
         UserError: for a folder that holds no run.
     """
-    folders = {f.parent for name in ("manifest.json", "job.json") for f in sweep.glob(f"**/{name}")}
+    folders = {f.parent for f in named_below(sweep, "manifest.json", "job.json")}
     folders |= {*folders_with(sweep, "manifest.json"), *folders_with(sweep, "job.json"), *closed_folders(sweep)}
     jobs = [read_job(folder) for folder in sorted(folders)]
     if not jobs:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, first_line
-from rlrt.records.files import is_file, mapping, read_json, whole, write_json
+from rlrt.records.files import is_file, mapping, named_below, read_json, whole, write_json
 from rlrt.records.folder import is_key
 from rlrt.records.jsonlines import is_number
 from rlrt.records.lease import LEASE, hold_lease, is_held
@@ -152,7 +152,7 @@ def status_of_sweep(sweep: Path) -> str:
 def incomplete_sweeps(root: Path) -> list[Path]:
     """List the sweeps without a driver whose own run MLflow did not see end."""
     found = []
-    for file in sorted(root.glob(f"**/{NOTE}")):
+    for file in named_below(root, NOTE):
         note = read_json(file)
         tracked = mapping(note.get("tracking")).get("uri")
         if tracked and note.get("mlflow_complete") is not True and not is_held(file.parent / "driver"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlrt.errors import UserError, first_line
 from rlrt.paths import local_folder
+from rlrt.records.files import files_below
 
 KINDS = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv", ".arrow", ".feather")
 """Endings of tables."""
@@ -54,7 +55,7 @@ def table_files(path: str, pattern: str, revision: str | None, where: str) -> li
     if local is not None and local.is_file():
         return [local]
     folder = local if local is not None else from_hub(path, pattern, revision, where)
-    names = {p: p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()}
+    names = {p: p.relative_to(folder) for p in files_below(folder)}
     tables = {p: str(n) for p, n in names.items() if str(n) == pattern or is_table(n)}
     matching = [p for p, name in tables.items() if fnmatch.fnmatch(name, pattern)]
     if not matching:

@@ -21,7 +21,6 @@ from rlrt.errors import UserError
 from rlrt.evaluation.checkpoint import measured, runs_of, summarised
 from rlrt.execution.execute import execute
 from rlrt.execution.resume import refuse_another_run
-from rlrt.preflight.checks import earlier_step_s
 from rlrt.preflight.forecast.earlier import earlier
 from rlrt.records.folder import RunFolder
 from rlrt.records.jsonlines import JsonLines
@@ -129,7 +128,7 @@ def every_reader(sweep, monkeypatch):
         "cancel": said(stop, sweep),
         "sync": said(sync, sweep, monkeypatch),
         "runs": said(lambda: print([p.name for p in runs_of([sweep])])),
-        "preflight": said(lambda: print(earlier(how, 1, "cpu"), earlier_step_s(how))),
+        "preflight": said(lambda: print(earlier(how, 1, "cpu"))),
         "resume": said(lambda: refuse_another_run(how, RunFolder(sweep / BAD))),
     }
     for name in ("status", "report"):

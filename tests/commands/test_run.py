@@ -34,6 +34,7 @@ def command(*arguments, cwd):
 def test_one_run_from_any_working_directory(tmp_path):
     done = command(*SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr, done.stderr
     (folder,) = (tmp_path / "outputs" / "runs").iterdir()
     assert folder.name.startswith("train.steps=2,")
     names = {p.name for p in folder.iterdir()}

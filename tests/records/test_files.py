@@ -12,8 +12,10 @@ from rlrt.errors import UserError
 from rlrt.records.files import (
     DEEPEST,
     Unreadable,
+    files_below,
     is_file,
     json_object,
+    named_below,
     opened,
     own_folder,
     parsed_json,
@@ -104,3 +106,22 @@ def test_damaged_lines_are_left_out_with_a_word(tmp_path, caplog):
     JsonLines(file).cut_after(2)
     assert file.read_text() == '{"step":1}\n{"step":2}\n'
     assert "2 lines that could not be read were left out" in caplog.text
+
+
+def test_what_lies_below_a_folder(tmp_path):
+    """Links to folders are not followed, a pipe is no file, and a folder may lie deeper than Python recurses."""
+    (tmp_path / "b").mkdir()
+    for name in ("a", "b/c"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "b" / "back").symlink_to(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    os.mkfifo(tmp_path / "pipe")
+    assert [str(p.relative_to(tmp_path)) for p in files_below(tmp_path)] == ["a", "b/c", "link"]
+    assert files_below(tmp_path, 6) == files_below(tmp_path)
+    with pytest.raises(Unreadable, match=f"{tmp_path} cannot be read: expected at most 5 files and folders below it"):
+        files_below(tmp_path, 5)
+    deep = tmp_path
+    for _ in range(1200):
+        (deep := deep / "d").mkdir()
+    (deep / "c").write_text("x")
+    assert named_below(tmp_path, "c") == [tmp_path / "b" / "c", deep / "c"]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from rlrt.records.identity import identity
+import os
+
+import pytest
+
+from rlrt.errors import UserError
+from rlrt.records.files import files_below
+from rlrt.records.identity import content_hash, identity
 from rlrt.records.names import readable, sweep_hash
 from tests.helpers import settings
 
@@ -67,3 +73,21 @@ def test_evaluation_problems_are_part_of_the_identity_by_their_content(tmp_path)
 
 def identity_of(*overrides):
     return identity(settings(*overrides).plain)
+
+
+def test_a_whole_disk_is_not_read_for_an_identity(tmp_path, monkeypatch):
+    """Nor what has no content of its own, nor what may not be read; a name that is no UTF-8 counts as its bytes."""
+    (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}")
+    before = content_hash(tmp_path)
+    assert len(before) == 64
+    with pytest.raises(UserError, match=f"data.path: {tmp_path} cannot be read: expected at most 1 files and folders"):
+        monkeypatch.setattr(files_below, "__defaults__", (1,))
+        (tmp_path / "b").write_text("1234")
+        identity({"data": {"path": str(tmp_path)}})
+    monkeypatch.undo()
+    monkeypatch.setattr("rlrt.records.identity.MOST_BYTES", 5)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be read: expected at most 5 bytes, found 6 bytes"):
+        content_hash(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="data.path: .*pipe cannot be read: expected a file or a folder, found neither"):
+        identity({"data": {"path": str(tmp_path / "pipe")}})

@@ -1,0 +1,18 @@
+"""A callback of Hydra (``hydra.callbacks``): what is there before Hydra makes a run's folder with its log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+
+from rlrt.records.folder import BEGINNINGS, Beginning
+
+
+class NoteBeginning(Callback):  # type: ignore[misc]  # Hydra calls every method of a callback, and warns of one that lacks
+    """Notes the beginning of a single run, so that a refused run removes only what it made."""
+
+    def on_run_start(self, config: Any, **_: Any) -> None:
+        """Before ``hydra.run.dir`` is made."""
+        BEGINNINGS.append(Beginning(Path(str(config.hydra.run.dir))))
