@@ -52,8 +52,8 @@ def existing(path: str) -> Path | None:
 
 
 def listed(folder: Path) -> list[Path]:
-    """List the complete checkpoints in a ``checkpoints`` folder, oldest first."""
-    return sorted((p for p in folder.glob("step_*") if re.fullmatch("step_[0-9]+", p.name)), key=step_of)
+    """List the complete checkpoints in a ``checkpoints`` folder, oldest first; what is no folder is none."""
+    return sorted((p for p in folder.glob("step_*") if re.fullmatch("step_[0-9]+", p.name) and p.is_dir()), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -16,6 +16,7 @@ from rlrt.errors import UserError, first_line
 from rlrt.execution.tracking import stored
 from rlrt.paths import saved_steps
 from rlrt.records.checkpoints import damage
+from rlrt.records.files import resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import absolute
 from rlrt.records.printable import one_line
@@ -52,7 +53,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
         tags = {"rlrt.step": str(selected_step), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
-        version = client.create_model_version(name, saved[selected_step].resolve().as_uri(), run_id, tags=tags)
+        version = client.create_model_version(name, resolved(saved[selected_step]).as_uri(), run_id, tags=tags)
     except MlflowException as error:
         uri = tracking.uri
         reason = masked(first_line(error), uri)

@@ -18,6 +18,7 @@ from rlrt.distributed.rank import is_main, processes
 from rlrt.errors import RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
+from rlrt.records.files import resolved
 from rlrt.records.folder import forget_empty
 from rlrt.records.lease import leased
 from rlrt.records.names import name_sweep
@@ -53,7 +54,7 @@ def job(config: Any, codes: Codes) -> float | None:
     main = is_main()
     if not main:
         log_to_rank_file(path)
-    if path.resolve() == Path.cwd():
+    if resolved(path) == Path.cwd():
         print("error: hydra.run.dir: expected a folder of the run's own, got the current one.", file=sys.stderr)
         codes.codes.append(2)
         return None
@@ -124,7 +125,7 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
 def log_to_rank_file(path: Path) -> None:
     """Log this rank to its own file, created at its first warning, since the main rank writes ``log.txt``."""
     for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == path.resolve():
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == resolved(path):
             logging.getLogger().removeHandler(handler)
             handler.close()
             rank_handler = LogFile(str(path / f"log.rank{os.environ['RANK']}.txt"))

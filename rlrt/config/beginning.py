@@ -10,8 +10,11 @@ from hydra.experimental.callback import Callback
 from rlrt.records.folder import BEGINNINGS, Beginning
 
 
-class NoteBeginning(Callback):  # type: ignore[misc]  # Hydra calls every method of a callback, and warns of one that lacks
-    """Notes the beginning of a single run, so that a refused run removes only what it made."""
+class NoteBeginning(Callback):
+    """Notes the beginning of a single run, so that a refused run removes only what it made.
+
+    Hydra calls every method of a callback and warns of each that lacks: its own class has all of them.
+    """
 
     def on_run_start(self, config: Any, **_: Any) -> None:
         """Before ``hydra.run.dir`` is made."""

@@ -15,6 +15,7 @@ from rlrt.config.overrides import grammar, mapping_opened, parsed, refuse_no_opt
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
+from rlrt.records.files import resolved
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
 
@@ -80,7 +81,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
     register()
     GlobalHydra.instance().clear()
     search_path = (
-        [f"hydra.searchpath=[{','.join(f'file://{Path(d).resolve()}' for d in config_dirs)}]"] if config_dirs else []
+        [f"hydra.searchpath=[{','.join(f'file://{resolved(Path(d))}' for d in config_dirs)}]"] if config_dirs else []
     )
     folders = [CONFIG, *map(Path, config_dirs)]
     composed_choices: dict[tuple[str, ...], tuple[Any, list[str]]] = {}

@@ -17,7 +17,7 @@ from rlrt.engines.door import TOKEN, TOKEN_FILE
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, existing
-from rlrt.records.files import is_file, mapping, read_json
+from rlrt.records.files import is_file, mapping, read_json, resolved
 from rlrt.records.secrets import MASK, without_password
 from rlrt.records.stored_config import stored_config
 from rlrt.records.user_code import refuse_foreign
@@ -80,7 +80,7 @@ def expand(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> list[st
     typed = [a for a in arguments if "=" in a and not a.startswith("-") and a not in sources]
     at = arguments.index(sources[0])
     folders = [*config_dirs_of(arguments), *config_dirs]
-    origin = [] if any(a.startswith("origin=") for a in typed) else [f"origin={grammar(str(folder.resolve()))}"]
+    origin = [] if any(a.startswith("origin=") for a in typed) else [f"origin={grammar(str(resolved(folder)))}"]
     return [*arguments[:at], *remade(folder, typed, trust, folders), *origin, *arguments[at + 1 :]]
 
 

@@ -21,7 +21,7 @@ from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
 from rlrt.paths import saved_steps
-from rlrt.records.files import mapping, own_folder
+from rlrt.records.files import mapping, own_folder, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
@@ -76,7 +76,7 @@ def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN
                 f"{run}: expected {asked}, found {', '.join(map(str, sorted(saved))) or 'none'}; see --step."
             )
         step = results
-        overrides += [f"model.path={grammar(str(saved[step].resolve()))}", "model.lora=null"]
+        overrides += [f"model.path={grammar(str(resolved(saved[step])))}", "model.lora=null"]
     choices = mapping(RunFolder(run).manifest().get("choices"))
     names = {name: one_line(choice, 200) for name, choice in choices.items()}
     settings = load(composed(overrides, how.config_dirs), names, overrides)

@@ -21,7 +21,7 @@ from rlrt.execution.monitor import Monitor
 from rlrt.keys import leaves
 from rlrt.paths import local_folder
 from rlrt.records.declared import declared
-from rlrt.records.files import mapping, read_json
+from rlrt.records.files import mapping, read_json, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
 from rlrt.records.mlflow import Input, MlflowTracker, check_uri, is_store, sqlite_file, status_of
@@ -141,7 +141,7 @@ def refuse_new_store(path: Path, uri: str | None) -> None:
         return
     file = sqlite_file(str(uri))
     new = str(uri).startswith("sqlite:///") and file.suffix == ".db" and not os.path.lexists(file)
-    if not is_store(file) and not (new and file.resolve().is_relative_to(Path.cwd().resolve())):
+    if not is_store(file) and not (new and resolved(file).is_relative_to(resolved(Path.cwd()))):
         raise UserError(
             f"tracking.uri: {path} names {file}, which is no store of MLflow yet; if it is to become one, "
             "give it as --uri, or add --trust."
@@ -179,7 +179,7 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
         "rlrt.data": run.names.get("data", data_class),
         "rlrt.seed": str(run.plain.get("seed")),
         "rlrt.identity": str(folder.manifest().get("identity")),
-        "rlrt.folder": str(folder.path.resolve()),
+        "rlrt.folder": str(resolved(folder.path)),
         "rlrt.git_commit": str(folder.manifest().get("git_commit", "unknown")),
     }
     if origin := mapping(folder.manifest().get("origin")):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlrt.errors import UserError, first_line
+from rlrt.errors import UserError, amount, first_line
 
 CONFIG, INDEX, ADAPTER = "config.json", "model.safetensors.index.json", "adapter_config.json"
 TOKENIZER, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -27,6 +27,10 @@ DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 for them."""
 NAMING = {"transformers_weights": (WEIGHTS, INDICES), "configuration_files": (".json",)}
 """Keys of ``config.json`` that name other files, and the suffixes that such a name must have."""
+PAPERS = (".json", ".jinja", ".txt", ".model")
+"""Endings of a model's files beside its weights."""
+LARGEST_PAPER = 500_000_000
+"""Bytes of the largest of these; the largest tokenizers have a tenth."""
 KERNELS = ("attn_implementation", "experts_implementation")
 """Suffixes of keys of ``config.json`` whose values may name code on the hub."""
 ELSEWHERE = "get it by python -m rlrt.fetch where there is a network, or give its folder as model.path=/path/to/folder"
@@ -52,6 +56,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(
             f"model.path: expected weights as *.safetensors in {folder}, found none (other formats are not loaded)."
         )
+    check_papers(folder)
     check_names(folder / CONFIG, lambda name: folder / name if os.path.exists(folder / name) else None)
     for index in sorted(folder.glob(f"*{INDICES}")):
         check_index(index, folder)
@@ -60,6 +65,22 @@ def check_folder(folder: Path) -> None:
             f"model.path: expected model.safetensors, or shards that {INDEX} names, in {folder}, found a part of a distributed "
             f"checkpoint ({name}); save the model with save_pretrained and give that folder."
         )
+
+
+def check_papers(folder: Path) -> None:
+    """Refuse a model whose configs, tokenizer or template are no files, or larger than any tokenizer: they are read as a whole.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for file in sorted(p for p in folder.iterdir() if p.suffix in PAPERS and os.path.lexists(p)):
+        size = file.stat().st_size if file.is_file() else 0
+        if not file.is_file() or size > LARGEST_PAPER:
+            found = f"one of {amount(size)}" if size else "none"
+            raise UserError(
+                f"model.path: expected a file of at most {amount(LARGEST_PAPER)} as {file}, found {found}; save or download "
+                "the model again."
+            )
 
 
 def check_hub(hub_id: str, revision: str | None) -> str:

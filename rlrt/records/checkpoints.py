@@ -50,7 +50,7 @@ def begin(folder: Path, step: int) -> Path:
     """
     folder.mkdir(exist_ok=True)  # a run's folder that was removed is not made again
     work = folder / f"step_{step}.tmp"
-    shutil.rmtree(work, ignore_errors=True)
+    remove(work)
     work.mkdir()
     (work / TRAINER).mkdir()
     return work
@@ -67,8 +67,7 @@ def commit(work: Path, digests: Mapping[str, str], keep_last: int, best: int | N
     for path in (work / TRAINER, work):
         _sync(path)
     target = work.with_suffix("")
-    if target.exists():
-        shutil.rmtree(target)
+    remove(target)
     work.rename(target)
     _sync(target.parent)
     drop_old(target.parent, keep_last, best)
@@ -129,7 +128,7 @@ def tidy(folder: Path, good: Path | None, keep_last: int) -> None:
     newer = checkpoints[checkpoints.index(good) + 1 :] if good is not None else checkpoints
     for damaged in newer:
         aside = damaged.with_name(f"{damaged.name}.damaged")
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         damaged.rename(aside)
     drop_old(folder, keep_last, best_step(folder))
 
@@ -153,4 +152,4 @@ def drop_old(folder: Path, keep_last: int, best: int | None) -> None:
     if keep_last:
         for old in listed(folder)[:-keep_last]:
             if step_of(old) != best:
-                shutil.rmtree(old)
+                remove(old)

@@ -323,9 +323,15 @@ def files_below(folder: Path, most: int = MOST_FILES) -> list[Path]:
     return sorted(Path(entry.path) for entry in found if stat.S_ISREG(mode_of(entry, follow=True)))
 
 
+def resolved(path: Path) -> Path:
+    """Return an absolute path without links; unlike ``Path.resolve`` also where a link leads to itself."""
+    return Path(os.path.realpath(path))
+
+
 def nearest_existing(folder: Path) -> Path:
     """Return the folder, or its nearest parent that exists."""
-    return next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    whole = resolved(folder)
+    return next(p for p in (whole, *whole.parents) if p.exists())
 
 
 def free_bytes(folder: Path) -> int:

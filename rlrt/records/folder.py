@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import FolderLost
-from rlrt.records.files import read_json, write_json
+from rlrt.records.files import read_json, resolved, write_json
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.secrets import masked, without_known
 from rlrt.records.storage import DENIED, FULL, removed
@@ -136,7 +136,7 @@ class RunFolder:
         """Move an earlier run in this folder to ``NAME.old-1`` (2, 3, ...), so that nothing is lost; None without a run."""
         if not self.begun():
             return None
-        number, folder = 1, self.path.resolve()  # a link is resolved, so that the target is on the same disk
+        number, folder = 1, resolved(self.path)  # a link is resolved, so that the target is on the same disk
         while (target := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         target.mkdir()
@@ -171,7 +171,7 @@ class Beginning:
     def undo(self) -> None:
         """Remove the first files of a run that never began, and the folders that were made for it, if they are empty."""
         for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == self.path.resolve():
+            if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == resolved(self.path):
                 handler.close()
         with contextlib.suppress(OSError):
             made = {name for name in STAYS if (self.path / name).exists()} - self._files

@@ -45,8 +45,8 @@ def content_hash(path: Path) -> str:
     File digests are cached by size and modification time. In a checkpoint only the model counts, not the trainer's files.
 
     Raises:
-        UserError: for a file that cannot be read, for a pipe or a device, and for more files or bytes than a model or a data set
-            has: the content of a whole disk would be read for hours.
+        UserError: for a file that cannot be read, for a pipe or a device, and for more files or bytes than a model or a data
+            set has: the content of a whole disk would be read for hours.
     """
     inside = [] if path.is_file() else files_below(path)
     if not path.is_file() and not path.is_dir():

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from rlrt.errors import UserError
-from rlrt.records.files import nearest_existing
+from rlrt.records.files import nearest_existing, resolved
 from rlrt.records.mlflow_words import accepted, reason
 from rlrt.records.secrets import masked, without_known, without_password
 
@@ -103,7 +103,7 @@ def is_store(file: Path) -> bool:
     if not file.is_file():
         return False
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{quote(str(file.resolve()))}?mode=ro", uri=True)) as store:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(str(resolved(file)))}?mode=ro", uri=True)) as store:
             query = "SELECT count(*) FROM sqlite_master WHERE name IN ('alembic_version', 'experiments', 'runs')"
             return bool(store.execute(query).fetchone()[0] == 3)
     except sqlite3.Error:
@@ -230,7 +230,7 @@ class MlflowTracker:
             experiment = client.get_experiment_by_name(self._experiment)
             if experiment is None:
                 local = self.uri.split("://")[0] not in ("http", "https")
-                location = Path(self._artifacts).resolve().as_uri() if local else None
+                location = resolved(Path(self._artifacts)).as_uri() if local else None
                 experiment_id = client.create_experiment(self._experiment, artifact_location=location)
             else:
                 experiment_id = experiment.experiment_id

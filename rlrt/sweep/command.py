@@ -13,6 +13,7 @@ from typing import Any
 from rlrt.config.compose import composer
 from rlrt.errors import UserError
 from rlrt.paths import SWEEPS, listed
+from rlrt.records.files import resolved
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import config_text
 from rlrt.sweep.disk import check_disk
@@ -78,7 +79,7 @@ def refuse_no_sweeps_folder(folder: Path) -> None:
     Raises:
         UserError: with the reason.
     """
-    if folder.resolve() == Path.cwd():
+    if resolved(folder) == Path.cwd():
         raise UserError("hydra.sweep.dir: expected a folder of the sweep's own, got the current one.")
     if (folder / "manifest.json").exists():
         raise UserError(f"hydra.sweep.dir: {folder} is the folder of a run; give another folder.")

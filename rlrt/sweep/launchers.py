@@ -23,6 +23,7 @@ from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
 from rlrt.execution.stop import GRACE
 from rlrt.keys import key
+from rlrt.records.files import resolved
 from rlrt.records.secrets import masked
 from rlrt.sweep import worker
 from rlrt.sweep.limit import Refused
@@ -221,7 +222,7 @@ class SlurmLauncher:
             def affinity(cls) -> int:
                 return 2
 
-        executor = Anywhere(folder=(sweep / "submitit").resolve(), max_num_timeout=10_000)
+        executor = Anywhere(folder=resolved(sweep / "submitit"), max_num_timeout=10_000)
         parameters = {
             "job_name": name,
             "partition": self.partition,
@@ -268,7 +269,7 @@ class SlurmLauncher:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                jobs = executor.map_array(worker.run, [str(f.resolve()) for f in folders])
+                jobs = executor.map_array(worker.run, [str(resolved(f)) for f in folders])
         except (FailedJobError, FailedSubmissionError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             said = f"hydra/launcher=slurm: sbatch refused the jobs: {lines[-1] if lines else error}"

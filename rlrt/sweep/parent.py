@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError, first_line
-from rlrt.records.files import is_file, mapping, named_below, read_json, whole, write_json
+from rlrt.records.files import is_file, mapping, named_below, read_json, resolved, whole, write_json
 from rlrt.records.folder import is_key
 from rlrt.records.jsonlines import is_number
 from rlrt.records.lease import LEASE, hold_lease, is_held
@@ -61,7 +61,7 @@ def open_parent(
         run_id=run_id if isinstance(run_id := note.get("mlflow_run_id"), str) else None,
         key=key,
         name=sweep.name,
-        tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(sweep.resolve()), "rlrt.kind": "sweep"}
+        tags={"rlrt.sweep": sweep.name, "rlrt.folder": str(resolved(sweep)), "rlrt.kind": "sweep"}
         | ({"mlflow.note.content": description} if description else {}),
         params={},
         warn=warn,

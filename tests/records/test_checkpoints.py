@@ -120,3 +120,24 @@ def test_a_runs_folder_that_was_removed_is_not_made_again(tmp_path):
     with pytest.raises(FileNotFoundError):
         begin(tmp_path / "gone" / "checkpoints", 1)
     assert not (tmp_path / "gone").exists()
+
+
+def test_what_is_no_folder_is_no_checkpoint_and_in_nobodys_way(tmp_path):
+    """A file, a pipe, a link to itself or to a file; and a name whose digits are no number to Python."""
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    write(folder, 1)
+    (folder / "step_2").write_text("a file")
+    os.mkfifo(folder / "step_3")
+    (folder / "step_4").symlink_to("step_4")
+    (folder / "step_5").symlink_to("step_2")
+    (folder / "step_\u00b2").mkdir()
+    (folder / "step_6").mkdir()
+    (folder / "step_6.damaged").write_text("a file")
+    assert [p.name for p in listed(folder)] == ["step_1", "step_6"]
+    checkpoints.tidy(folder, folder / "step_1", 1)
+    assert [p.name for p in listed(folder)] == ["step_1"]
+    assert (folder / "step_6.damaged").is_dir()
+    write(folder, 2, 3, 4, 5)
+    assert [p.name for p in listed(folder)] == [f"step_{n}" for n in (1, 2, 3, 4, 5)]
+    assert all(damage(folder / f"step_{n}") is None for n in (2, 3, 4, 5))

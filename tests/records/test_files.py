@@ -16,11 +16,13 @@ from rlrt.records.files import (
     is_file,
     json_object,
     named_below,
+    nearest_existing,
     opened,
     own_folder,
     parsed_json,
     read_json,
     replace_text,
+    resolved,
     why_unreadable,
 )
 from rlrt.records.jsonlines import LONGEST, JsonLines, lines_of
@@ -125,3 +127,14 @@ def test_what_lies_below_a_folder(tmp_path):
         (deep := deep / "d").mkdir()
     (deep / "c").write_text("x")
     assert named_below(tmp_path, "c") == [tmp_path / "b" / "c", deep / "c"]
+    (deep / "c").unlink()
+    os.removedirs(deep)  # pytest's own cleaning recurses too
+
+
+def test_a_link_to_itself_is_a_path_like_any_other(tmp_path):
+    """Path.resolve raises a RuntimeError for it."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "there").symlink_to(tmp_path)
+    assert resolved(tmp_path / "loop" / "x") == tmp_path.resolve() / "loop" / "x"
+    assert resolved(tmp_path / "there" / "y") == tmp_path.resolve() / "y"
+    assert nearest_existing(tmp_path / "loop" / "x") == tmp_path.resolve()

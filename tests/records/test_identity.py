@@ -80,14 +80,16 @@ def test_a_whole_disk_is_not_read_for_an_identity(tmp_path, monkeypatch):
     (tmp_path / os.fsdecode(b"caf\xe9.jsonl")).write_text("{}")
     before = content_hash(tmp_path)
     assert len(before) == 64
+    (tmp_path / "b").write_text("1234")
+    monkeypatch.setattr(files_below, "__defaults__", (1,))
     with pytest.raises(UserError, match=f"data.path: {tmp_path} cannot be read: expected at most 1 files and folders"):
-        monkeypatch.setattr(files_below, "__defaults__", (1,))
-        (tmp_path / "b").write_text("1234")
         identity({"data": {"path": str(tmp_path)}})
     monkeypatch.undo()
     monkeypatch.setattr("rlrt.records.identity.MOST_BYTES", 5)
     with pytest.raises(UserError, match=f"{tmp_path} cannot be read: expected at most 5 bytes, found 6 bytes"):
         content_hash(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="data.path: .*pipe cannot be read: expected a file or a folder, found neither"):
+    with pytest.raises(
+        UserError, match=r"data.path: .*pipe cannot be read: expected a file or a folder, found neither"
+    ):
         identity({"data": {"path": str(tmp_path / "pipe")}})
