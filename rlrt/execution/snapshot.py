@@ -10,13 +10,17 @@ from typing import Any
 import torch
 
 from rlrt.distributed.sharding import put
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
 from rlrt.model.load import load
 from rlrt.model.lora import adapters
 from rlrt.paths import STATE, TRAINER
+from rlrt.records.files import read_text
 from rlrt.records.shards import read_into, shapes
 from rlrt.training.learner import Learner
 
+LARGEST_STATE = 1_000_000_000
+"""Bytes of ``state.json``, which may hold the rollouts of a step that were sampled ahead."""
+ASIDE = "give another folder, or resume=never, which puts that run aside."
 OPTIMISER, TEACHER, ADAPTERS, WEIGHTS = "optimiser.", "teacher.", "adapters.", "weights."
 """Beginnings of the names of tensors in the trainer's shards."""
 
@@ -56,21 +60,47 @@ def restore_checkpoint(learner: Learner, checkpoint: Path, attention: str) -> tu
         attention: ``model.attn_implementation``.
 
     Raises:
-        UserError: for a checkpoint without the teacher's weights.
+        UserError: for a checkpoint without the teacher's weights, and for one that holds other things than rlrt writes: its
+            checksums say that it is as it was written, not who wrote it.
     """
     inner, model = checkpoint / TRAINER, learner.policy.model
-    values, stored = json.loads((inner / STATE).read_text()), shapes(inner)
-    if learner.teacher.state() is not None and not any(n.startswith(TEACHER) for n in stored):
-        raise UserError(
-            f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
-        )
-    open_optimiser(learner, stored, values["optimiser"]["param_groups"])
-    with_weights = any(n.startswith(WEIGHTS) for n in stored)
-    read_into(inner, trainer_tensors(learner, with_weights))
+    values = position_of(inner / STATE)
+    try:
+        stored = shapes(inner)
+        if learner.teacher.state() is not None and not any(n.startswith(TEACHER) for n in stored):
+            raise UserError(
+                f"resume: {checkpoint} holds no teacher weights, but teacher.weights={learner.teacher.weights}."
+            )
+        open_optimiser(learner, stored, values["optimiser"]["param_groups"])
+        with_weights = any(n.startswith(WEIGHTS) for n in stored)
+        read_into(inner, trainer_tensors(learner, with_weights))
+        learner.method.load_state_dict(values["method"])
+    except UserError:
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(f"resume: {inner} does not fit this run ({first_line(error)}); {ASIDE}") from error
     if not adapters(model) and not with_weights:
         restore_weights(model, checkpoint, attention)
-    learner.method.load_state_dict(values["method"])
     return values["step"], values.get("pending")
+
+
+def position_of(file: Path) -> dict[str, Any]:
+    """Read ``state.json`` of a checkpoint.
+
+    Raises:
+        UserError: for what is no such file; of its values only the kinds are looked at.
+    """
+    try:
+        values = json.loads(read_text(file, LARGEST_STATE))
+        step, groups = values["step"], values["optimiser"]["param_groups"]
+        kinds = (
+            isinstance(step, int) and isinstance(values["method"], dict) and all(isinstance(g, dict) for g in groups)
+        )
+        if not kinds or step < 0 or not isinstance(values.get("pending"), dict | None):
+            raise ValueError("a value is of another kind")
+    except (FileNotFoundError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"resume: {file} is not what rlrt writes ({first_line(error)}); {ASIDE}") from None
+    return dict(values)
 
 
 def open_optimiser(learner: Learner, stored: Mapping[str, tuple[int, ...]], groups: list[dict[str, Any]]) -> None:

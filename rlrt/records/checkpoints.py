@@ -19,7 +19,7 @@ from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.paths import CHECKSUMS, TRAINER, listed, step_of
-from rlrt.records.files import json_object, opened, read_json
+from rlrt.records.files import json_object, made_folder, opened, read_json
 from rlrt.records.shards import BLOCK, write_bytes
 
 BEST = "best.json"
@@ -48,7 +48,7 @@ def begin(folder: Path, step: int) -> Path:
     Args:
         folder: the run's ``checkpoints`` folder.
     """
-    folder.mkdir(exist_ok=True)  # a run's folder that was removed is not made again
+    made_folder(folder)  # a run's folder that was removed is not made again
     work = folder / f"step_{step}.tmp"
     remove(work)
     work.mkdir()

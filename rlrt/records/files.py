@@ -24,6 +24,8 @@ from rlrt.records.secrets import without_known
 log = logging.getLogger("rlrt")
 LARGEST = 16_000_000
 """Bytes of the largest small file: a run's manifest has at most a megabyte of changes in the code."""
+LARGEST_HEADER = 100_000_000
+"""Bytes of the largest header of a safetensors file that the library safetensors reads."""
 MOST_FILES = 100_000
 """Files and folders below one folder that is read as a whole: a model's or a data set's, not a whole disk."""
 DEEPEST = 50
@@ -148,19 +150,46 @@ def own_folder(folder: Path) -> Path:
     """Create a folder inside a run's or a sweep's folder, to write into; return it.
 
     Raises:
-        UserError: for a link, which would decide where the files go.
+        UserError: for a link, which would decide where the files go, and for what is no folder.
     """
     if folder.is_symlink():
         raise UserError(f"{folder} is a link, and rlrt writes only inside the folder itself; remove the link.")
-    folder.mkdir(parents=True, exist_ok=True)
+    return made_folder(folder, parents=True)
+
+
+def made_folder(folder: Path, parents: bool = False) -> Path:
+    """Create a folder unless it is there; return it.
+
+    Raises:
+        UserError: for what is no folder.
+    """
+    try:
+        folder.mkdir(parents=parents, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"{folder} is no folder, and rlrt writes files into it; remove it.") from None
     return folder
 
 
 def tensors_of(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: dtype, shape and place of each tensor by name, and ``__metadata__``."""
-    with file.open("rb") as handle:
-        header: dict[str, Any] = json.loads(handle.read(int.from_bytes(handle.read(8), "little")))
-    return header
+    """Return the header of a safetensors file: dtype, shape and place of each tensor by name, and ``__metadata__``.
+
+    Raises:
+        Unreadable: for a file without such a header.
+    """
+    try:
+        if not file.is_file():  # a pipe would wait forever
+            raise ValueError("expected a file")
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if length > LARGEST_HEADER:
+                raise ValueError(f"expected a header of at most {LARGEST_HEADER} bytes, found {length}")
+            header = json.loads(handle.read(length))
+        shapes = [mapping(entry).get("shape") for name, entry in mapping(header).items() if name != "__metadata__"]
+        if not isinstance(header, dict) or not all(isinstance(s, list) and s == [*map(whole, s)] for s in shapes):
+            raise ValueError("its header lists no tensors")
+        return header
+    except (OSError, RecursionError, ValueError) as error:
+        raise Unreadable(f"{file} cannot be read as safetensors ({first_line(error)}).") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

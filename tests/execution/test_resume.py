@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from rlrt.errors import UserError
 from rlrt.execution.execute import execute
@@ -121,3 +123,56 @@ def test_a_crash_is_a_failed_run_that_goes_on(tmp_path, monkeypatch):
     monkeypatch.undo()
     run(tmp_path / "cut", "train.save_every=1")
     same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+STATES = {
+    "brackets": b"[" * 900_000,
+    "a list": b"[]",
+    "no text": b"\xff\xfe",
+    "nothing in it": b"{}",
+    "a step before all": b'{"step": -1, "optimiser": {"param_groups": []}, "method": {}}',
+    "a step that is none": b'{"step": "x", "optimiser": {"param_groups": []}, "method": {}}',
+    "a list as method": b'{"step": 2, "optimiser": {"param_groups": []}, "method": []}',
+    "no groups": b'{"step": 2, "optimiser": {"param_groups": []}, "method": {}}',
+    "groups of another kind": b'{"step": 2, "optimiser": {"param_groups": [{"params": "x"}]}, "method": {}}',
+}
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cut") / "run"
+    run(folder, stop_after=2)
+    return folder
+
+
+def replaced(cut, folder, name, content):
+    """A copy of a run, a file of whose checkpoint is another one, with its checksum: anybody can compute it."""
+    shutil.copytree(cut, folder)
+    checkpoint = folder / "checkpoints" / "step_2"
+    (checkpoint / name).write_bytes(content)
+    sums = json.loads((checkpoint / "checksums.json").read_text())
+    sums[name] = hashlib.sha256(content).hexdigest()
+    (checkpoint / "checksums.json").write_text(json.dumps(sums))
+    return folder
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_state_with_the_right_checksum_is_still_data(cut, tmp_path, state):
+    folder = replaced(cut, tmp_path / "x", "trainer/state.json", STATES[state])
+    with pytest.raises(
+        UserError, match=r"resume: .*step_2/trainer\S* (is not what rlrt writes|does not fit this run) \("
+    ) as caught:
+        run(folder)
+    assert "resume=never" in str(caught.value)
+    assert json.loads((folder / "summary.json").read_text())["step"] == 2
+
+
+def test_so_are_the_tensors_of_the_trainer(cut, tmp_path):
+    torch_file = tmp_path / "w.safetensors"
+    save_file({"optimiser.nobody.exp_avg": torch.zeros(2)}, torch_file)
+    folder = replaced(cut, tmp_path / "x", SHARD, torch_file.read_bytes())
+    with pytest.raises(UserError, match="does not fit this run \\('nobody'\\)"):
+        run(folder)
+    folder = replaced(cut, tmp_path / "y", SHARD, (2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        run(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -388,3 +389,17 @@ def test_a_cache_with_another_revision_says_which(tmp_path, monkeypatch, offline
         UserError, match=rf"holds revision {other}, not {pinned} \(model\.revision\); get it by python -m rlrt"
     ):
         check_hub("owner/name", pinned)
+
+
+def test_a_paper_is_a_file_of_bounded_size(folder):
+    """It is read as a whole: a tokenizer's configs, a chat template."""
+    template = folder / "chat_template.jinja"
+    with template.open("wb") as file:
+        file.truncate(600_000_000)  # takes no room on the disk
+    says(folder, f"expected a file of at most 500.0 MB as {template}, found one of 600.0 MB")
+    template.unlink()
+    os.mkfifo(template)
+    says(folder, str(template), "found none")
+    template.unlink()
+    template.symlink_to("/dev/zero")
+    says(folder, str(template), "found none")

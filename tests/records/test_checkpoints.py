@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlrt.errors import UserError
 from rlrt.records import checkpoints
 from rlrt.records.checkpoints import begin, commit, damage, drop_old, listed, newest_good
 from rlrt.records.shards import Piece, write_bytes, write_pieces
@@ -141,3 +142,8 @@ def test_what_is_no_folder_is_no_checkpoint_and_in_nobodys_way(tmp_path):
     write(folder, 2, 3, 4, 5)
     assert [p.name for p in listed(folder)] == [f"step_{n}" for n in (1, 2, 3, 4, 5)]
     assert all(damage(folder / f"step_{n}") is None for n in (2, 3, 4, 5))
+    for harm in (Path.touch, os.mkfifo, lambda path: path.symlink_to("nowhere")):
+        harm(elsewhere := tmp_path / "elsewhere")
+        with pytest.raises(UserError, match=f"{elsewhere} is no folder, and rlrt writes files into it; remove it"):
+            begin(elsewhere, 1)
+        elsewhere.unlink()

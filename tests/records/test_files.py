@@ -23,6 +23,7 @@ from rlrt.records.files import (
     read_json,
     replace_text,
     resolved,
+    tensors_of,
     why_unreadable,
 )
 from rlrt.records.jsonlines import LONGEST, JsonLines, lines_of
@@ -138,3 +139,23 @@ def test_a_link_to_itself_is_a_path_like_any_other(tmp_path):
     assert resolved(tmp_path / "loop" / "x") == tmp_path.resolve() / "loop" / "x"
     assert resolved(tmp_path / "there" / "y") == tmp_path.resolve() / "y"
     assert nearest_existing(tmp_path / "loop" / "x") == tmp_path.resolve()
+
+
+HEADERS = {
+    "larger than any": (2**62).to_bytes(8, "little") + b"{}",
+    "a list": (2).to_bytes(8, "little") + b"[]",
+    "no shape": (10).to_bytes(8, "little") + b'{"w": {}  }',
+    "a shape of texts": (22).to_bytes(8, "little") + b'{"w": {"shape": ["x"]}}',
+    "no text": (4).to_bytes(8, "little") + b"\xff\xfe\xfd\xfc",
+    "900,000 brackets": (900_000).to_bytes(8, "little") + b"[" * 900_000,
+    "nothing": b"",
+    "a pipe": b"",
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_a_header_of_safetensors_is_data_too(tmp_path, header):
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(HEADERS[header]) if header != "a pipe" else os.mkfifo(file)
+    with pytest.raises(Unreadable, match=r"x\.safetensors cannot be read as safetensors \(.{4,}\)\.$"):
+        tensors_of(file)
