@@ -9,7 +9,7 @@ import torch
 
 from rlrt.config.schema import Tracking
 from rlrt.methods.declared import Alarm
-from rlrt.records.files import is_small_file
+from rlrt.records.files import is_small_file, own_folder, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.jsonlines import is_number, numbers_of
 from rlrt.records.mlflow import MlflowTracker
@@ -105,9 +105,8 @@ class Monitor:
             row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
             rows.append(row | {"context": result.shown[i], "pieces": spell(rollout.generation.token_ids)})
         self._folder.samples.append(rows)
-        file = self._folder.path / "tokens" / f"step_{step:06d}.html"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(page(rows, f"{self._folder.path.name}, step {step}"), encoding="utf-8")
+        file = own_folder(self._folder.path / "tokens") / f"step_{step:06d}.html"
+        replace_text(file, page(rows, f"{self._folder.path.name}, step {step}"))
         self.send_samples()
         if self.tracker is not None:
             self.tracker.artifact(file, "tokens")

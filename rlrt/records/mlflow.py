@@ -144,7 +144,11 @@ class MlflowTracker:
     ) -> None:
         self.uri, self.run_id, self.failed = absolute(uri), run_id, False
         self._experiment, self._artifacts = experiment, artifacts
-        self._name, self._tags, self._warn = name, {k: masked(v) for k, v in tags.items()} | {KEY: key}, warn
+        self._name, self._tags, self._warn = (
+            without_known(name),
+            {k: masked(v) for k, v in tags.items()} | {KEY: key},
+            warn,
+        )
         self._params = {k: without_known(v) for k, v in params.items()}
         self._inputs, self._foreign = inputs, foreign
         self._client: Any = None

@@ -176,3 +176,18 @@ def test_so_are_the_tensors_of_the_trainer(cut, tmp_path):
     folder = replaced(cut, tmp_path / "y", SHARD, (2**62).to_bytes(8, "little") + b"{}")
     with pytest.raises(UserError, match="cannot be read as safetensors"):
         run(folder)
+
+
+def test_a_page_of_tokens_is_written_inside_the_folder(cut, tmp_path):
+    """Links that lie there under its name, or its folder's, lead elsewhere."""
+    (mine := tmp_path / "mine").write_text("mine")
+    shutil.copytree(cut, folder := tmp_path / "x")
+    (page := folder / "tokens" / "step_000004.html").symlink_to(mine)
+    run(folder, "tracking.samples_every=4")
+    assert mine.read_text() == "mine"
+    assert "<html" in page.read_text()
+    shutil.copytree(cut, folder := tmp_path / "y")
+    shutil.rmtree(folder / "tokens")
+    (folder / "tokens").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="tokens is a link, and rlrt writes only inside the folder itself"):
+        run(folder, "tracking.samples_every=4")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import stat
 import sys
 import threading
@@ -12,12 +14,13 @@ from urllib.parse import quote
 
 import pytest
 
+from rlrt.execution.execute import execute
 from rlrt.records import secrets
 from rlrt.records.secrets import masked, redacted, remember
 from rlrt.records.streams import MaskedStream
 from tests.conftest import ROOT
 from tests.forked import forked
-from tests.helpers import ONE_STEP
+from tests.helpers import ONE_STEP, settings
 from tests.sweep.test_driver import run
 
 ENVIRONMENT = {
@@ -145,6 +148,19 @@ def test_nor_does_one_that_is_refused(tmp_path, how):
     done = forked("run", [*how, *typed, f"tracking.artifacts={ESCAPED}", *ONE_STEP], tmp_path, **ENVIRONMENT)
     assert done.returncode == 2
     assert not [s for s in SECRETS if s in done.stdout + done.stderr], done.stderr
+
+
+def test_a_run_that_is_named_after_one(tmp_path, monkeypatch):
+    """Its name stands in pages and in MLflow; of its folder's own name nothing can be taken away."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "wandb-planted0003"
+    how = settings("method=grpo", *ONE_STEP, f"tracking.uri=sqlite:///{tmp_path}/m.db", "tracking.samples_every=1")
+    execute(how, folder, lambda line: None, lambda: False, progress=False)
+    assert (folder / "tokens" / "step_000001.html").is_file()
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.db")) as store:
+        assert store.execute("SELECT name FROM runs").fetchall() == [("***",)]
+    assert {path.name for path in holders(tmp_path)} == {folder.name}
 
 
 COMMANDS = sorted(p.stem for p in (ROOT / "rlrt").glob("*.py") if "def main(" in p.read_text())
