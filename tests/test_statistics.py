@@ -7,7 +7,7 @@ import random
 import numpy
 import pytest
 
-from rlrt.statistics import bootstrap_intervals, mean_and_halfwidth, pass_at_k
+from rlrt.statistics import bootstrap_intervals, mean_and_halfwidth, pass_at_k, share_intervals
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():
@@ -65,3 +65,30 @@ def test_bootstrap_over_problems_covers():
         ((_, low, high),) = bootstrap_intervals([[[float(s)] for s in shares]], resamples=1000, seed=trial)
         covered += low <= 1 / 3 <= high
     assert 0.89 <= covered / 300 <= 0.99
+
+
+def test_interval_of_shares_at_a_ceiling_by_hand():
+    """z = 1.959964, z^2 = 3.841459: of 30 problems, all solved, the interval begins at 30 / 33.841459 = .886487."""
+    all_solved, none, half = share_intervals([[[1.0, 0.0, 0.5]] * 30])
+    assert all_solved == pytest.approx((1.0, 0.886487, 1.0), abs=1e-6)
+    assert none == pytest.approx((0.0, 0.0, 0.113513), abs=1e-6)
+    assert half == pytest.approx((0.5, 0.5, 0.5), abs=1e-15)
+    # two benchmarks: one at the ceiling (half of .113513 = .056757), one of 0 and 1 (.25 from its resamples)
+    ((mean, low, high),) = share_intervals([[[1.0]] * 30, [[0.0], [1.0]]])
+    assert (mean, low, high) == pytest.approx((0.75, 0.75 - math.hypot(0.25, 0.0567567), 1.0), abs=1e-6)
+    mixed = [[[0.25], [0.5], [1.0]]]
+    assert share_intervals(mixed)[0] == pytest.approx(bootstrap_intervals(mixed)[0], abs=1e-15)
+
+
+def test_interval_of_pass_at_16_near_one_covers():
+    """30 problems with solve rates of Beta(2, 3), 16 samples: in half of all studies each problem is solved once."""
+    generator = numpy.random.default_rng(0)
+    truth = 1 - numpy.mean((1 - generator.beta(2, 3, 1_000_000)) ** 16)
+    covered = {share_intervals: 0, bootstrap_intervals: 0}
+    for trial in range(300):
+        solved = generator.binomial(16, generator.beta(2, 3, 30)) > 0
+        for interval in covered:
+            ((_, low, high),) = interval([[[float(s)] for s in solved]], resamples=500, seed=trial)
+            covered[interval] += low <= truth <= high
+    assert covered[share_intervals] / 300 >= 0.93
+    assert covered[bootstrap_intervals] / 300 < 0.75

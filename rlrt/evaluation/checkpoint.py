@@ -26,7 +26,7 @@ from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.printable import one_line
-from rlrt.statistics import bootstrap_intervals, pass_at_k
+from rlrt.statistics import pass_at_k, share_intervals
 from rlrt.training.evaluation import Suite, distinct, rollouts_of
 from rlrt.types import Sampling
 
@@ -197,7 +197,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     results = {}
     for name, strata in groups.items():
         values = [[figures(row) for row in stratum] for stratum in strata]
-        intervals = bootstrap_intervals(values)
+        intervals = share_intervals(values)
         problems = [row for stratum in strata for row in stratum]
         total = len(problems) * samples
         results[name] = {

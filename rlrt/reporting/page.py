@@ -13,6 +13,7 @@ from pathlib import Path
 from rlrt.errors import UserError
 from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, replace_text
 from rlrt.records.printable import one_line
+from rlrt.reporting.confounds import confounds
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
 from rlrt.reporting.results import curves, results
@@ -63,6 +64,10 @@ class Report:
             tables["differences"] = differences(self.jobs, self.baseline)
         return tables | {"cost": costs(self.jobs)}
 
+    def confounds(self) -> list[str]:
+        """List the labels that differ from the baseline in more than what was typed, and in what."""
+        return confounds(self.jobs, self.baseline) if self.baseline is not None else []
+
     def missing(self) -> list[str]:
         """List every job that enters no mean, with the reason."""
         return [f"{j.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
@@ -73,6 +78,8 @@ class Report:
         parts = [tables["means"].markdown(cell)]
         if "differences" in tables:
             parts.append(tables["differences"].markdown(cell))
+        if self.confounds():
+            parts.append("\n".join(f"Warning: {cell(line)}" for line in self.confounds()))
         if self.missing():
             parts.append(
                 "Not finished, and in no mean above:\n" + "\n".join(f"- {cell(line)}" for line in self.missing())
@@ -139,6 +146,8 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     for key, data in report.tables().items():
         title, note = TITLES[key]
         parts.append(f"<h2>{title}</h2>{data.html()}<p class='note'>{note}</p>")
+        if key == "differences":
+            parts += [f"<p class='note bad'>{html.escape(line)}</p>" for line in report.confounds()]
     labels = labels_of(report.jobs)
     if len(labels) > MOST:
         in_figures = ", ".join(html.escape(label) for label in chosen(report.jobs, report.baseline))
@@ -165,7 +174,7 @@ TITLES = {
     ),
     "interquartile": (
         "Interquartile means",
-        "Mean of the middle half of the seeds; with fewer than four it is the mean.",
+        "Mean of the middle half of the seeds, which one odd seed cannot move; from four seeds on.",
     ),
     "differences": (
         "Paired differences",

@@ -123,13 +123,14 @@ def table(jobs: Sequence[Job]) -> Table:
 
 
 def interquartile_table(jobs: Sequence[Job]) -> Table:
-    """Build the table of interquartile means over seeds (scipy's trim_mean at a quarter), robust to a single outlier."""
+    """Build the table of interquartile means over seeds, which a single outlier cannot move; "-" below four seeds."""
     columns = columns_of(jobs)
     rows = []
     for label in labels_of(jobs):
         done = finished(jobs, label)
         cells = [
-            f"{interquartile_mean(v):{form}}" if (v := values_of(done, name)) else "-" for _, name, form in columns
+            "-" if (middle := interquartile_mean(values_of(done, name))) is None else f"{middle:{form}}"
+            for _, name, form in columns
         ]
         rows.append([label, str(len(done)), *cells])
     return Table(["interquartile mean", "seeds", *(c[0] for c in columns)], rows)
@@ -144,7 +145,9 @@ def long_table(jobs: Sequence[Job]) -> Table:
             if values:
                 mean, half = mean_and_halfwidth(values)
                 ends = ["", ""] if math.isinf(half) else [repr(mean - half), repr(mean + half)]
-                rows.append([label, name, str(len(values)), repr(mean), repr(interquartile_mean(values)), *ends])
+                middle = interquartile_mean(values)
+                cells = [repr(mean), "" if middle is None else repr(middle), *ends]
+                rows.append([label, name, str(len(values)), *cells])
     return Table(["method", "metric", "seeds", "mean", "interquartile_mean", "low", "high"], rows)
 
 
@@ -152,8 +155,8 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
     """Build the table of paired differences to the baseline, over the seeds that both labels have, for every column.
 
     P(larger) is the share of all pairs of seeds, one of each label, in which this label's value is larger; ties count half
-    (arXiv 2108.13264). "seeds to tell" is the number of paired seeds with which a paired t test would detect a difference of
-    the observed size and spread (80 % power at 5 %).
+    (arXiv 2108.13264); "-" for a single seed. "seeds to tell" is the number of paired seeds with which a paired t test would
+    detect a difference of the observed size and spread (80 % power at 5 %).
 
     Raises:
         UserError: if no run has the baseline's label.
@@ -171,12 +174,9 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
             values, base_values = [float(j.final[name]) for j in done], [float(base[j.seed][name]) for j in done]
             gaps = [a - b for a, b in zip(values, base_values, strict=True)]
             needed = seeds_needed(gaps)
-            rows.append(
-                [
-                    label, heading, str(len(done)), interval(gaps, "+" + form),
-                    f"{probability_of_improvement(values, base_values):.2f}", "-" if needed is None else str(needed),
-                ]
-            )  # fmt: skip
+            larger = f"{probability_of_improvement(values, base_values):.2f}" if len(done) > 1 else "-"
+            told = "-" if needed is None else str(needed)
+            rows.append([label, heading, str(len(done)), interval(gaps, "+" + form), larger, told])
     return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell"], rows)
 
 

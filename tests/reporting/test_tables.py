@@ -14,7 +14,13 @@ from rlrt.errors import UserError
 from rlrt.reporting.jobs import read_jobs
 from rlrt.reporting.page import page, read, write
 from rlrt.reporting.tables import Table
-from rlrt.statistics import interquartile_mean, mean_and_halfwidth, probability_of_improvement, seeds_needed
+from rlrt.statistics import (
+    interquartile_mean,
+    mean_and_halfwidth,
+    probability_of_improvement,
+    seeds_needed,
+    t_test_power,
+)
 
 
 def write_job(sweep, name, overrides, seed, state, avg, changed=1.0, error="", lam=None, eps=None):
@@ -69,7 +75,9 @@ def test_report_over_seeds(tmp_path):
 def test_statistics_against_scipy_and_by_hand():
     values = [0.1, 0.5, 0.4, 0.9, 0.3, 0.35, 0.45, 0.2]
     assert interquartile_mean(values) == pytest.approx((0.3 + 0.35 + 0.4 + 0.45) / 4, abs=1e-15)
-    assert interquartile_mean([0.1, 0.2, 0.6]) == pytest.approx(0.3, abs=1e-15)  # three: nothing is left out
+    assert interquartile_mean([0.1, 0.2, 0.6]) is None  # of three nothing would be left out: it would be the mean
+    assert interquartile_mean([0.1, 0.2, 0.3, 0.9]) == pytest.approx(0.25, abs=1e-15)
+    assert interquartile_mean([]) is None
     mean, half = mean_and_halfwidth(values)
     low, high = stats.t.interval(0.95, 7, loc=numpy.mean(values), scale=stats.sem(values))
     assert (mean - half, mean + half) == pytest.approx((low, high), abs=1e-12)
@@ -94,6 +102,76 @@ def test_seeds_needed_by_simulation():
     assert seeds_needed([0.5]) is None
     assert seeds_needed([0.5, 0.5]) is None
     assert seeds_needed([-1e-9, 1.1e-9 + 1e-6, -1e-6]) is None  # no number of seeds that anyone could run
+
+
+@pytest.mark.parametrize(("gaps", "needed"), [([5, 6, 7], 3), ([7, 8, 9], 3), ([6.2, 7.2, 8.2], 3), ([-5, -6, -7], 3)])
+def test_seeds_needed_of_a_large_effect(gaps, needed):
+    """scipy's noncentral t is NaN here; with two seeds the critical t is 12.7, and a simulation finds too little power."""
+    assert seeds_needed(gaps) == needed
+    draws = numpy.random.default_rng(1).normal(abs(sum(gaps)) / 3, 1.0, (20_000, 2))
+    t = draws.mean(1) / (draws.std(1, ddof=1) / 2**0.5)
+    assert t_test_power(abs(sum(gaps)) / 3 * 2**0.5, 12.706204736, 1) == pytest.approx(
+        float(numpy.mean(abs(t) > 12.706204736)), abs=0.012
+    )
+
+
+def test_power_is_a_number_everywhere_and_agrees_with_scipy_where_scipy_has_one():
+    compared = 0
+    for df in (1, 2, 4, 9, 30, 400, 9999):
+        critical = float(stats.t.ppf(0.975, df))
+        before = 0.0
+        for shift in (0.0, 0.01, 0.5, 1.0, 2.8, 5.0, 8.2, 9.7, 14.0, 37.0, 400.0, 1e6):
+            power = t_test_power(shift, critical, df)
+            assert before - 1e-9 <= power <= 1.0  # more shift, more power
+            before = power
+            exact = 1 - stats.nct.cdf(critical, df, shift) + stats.nct.cdf(-critical, df, shift) if shift < 8 else None
+            if exact is not None and not numpy.isnan(exact):
+                assert power == pytest.approx(float(exact), abs=1e-7)
+                compared += 1
+        assert before == pytest.approx(1.0, abs=1e-9)
+    assert compared > 20
+    assert t_test_power(0.0, 2.0, 5) == pytest.approx(2 * float(stats.t.sf(2.0, 5)), abs=1e-10)
+
+
+def configured(sweep, label, overrides, seed, avg, **sections):
+    """A finished run with a config, given as sections of keys."""
+    folder = write_job(sweep, f"{label}{seed}", [*overrides, f"seed={seed}"], seed, "finished", avg)
+    (folder / "config.yaml").write_text(json.dumps(sections))
+
+
+def test_a_comparison_of_more_than_the_methods_is_named(tmp_path):
+    """GRPO and SDPO as shipped differ in the learning rate; the keys of the methods and what was typed are no fault."""
+    method = {"scale_by_std": False, "policy_loss": "clip"}
+    train = {"lr": 1e-6, "clip_high": 0.28, "steps": 9, "kl_coef": None}
+    for seed in (0, 1):
+        configured(tmp_path, "g", ["method=grpo", "train.clip_high=0.28"], seed, 0.2, method=method, train=train)
+        configured(tmp_path, "s", ["method=sd"], seed, 0.3, method={"scale_by_std": True}, train=train | {"lr": 1e-5})
+        configured(
+            tmp_path,
+            "n",
+            ["method=rloo", "train.clip_high=0.3"],
+            seed,
+            0.3,
+            method={"own": 1},
+            train=train | {"clip_high": 0.3},
+        )
+    report = read(tmp_path, "grpo train.clip_high=0.28")
+    (sentence,) = report.confounds()
+    assert sentence == (
+        "sd and grpo train.clip_high=0.28 differ in more than what was typed: method.scale_by_std true and false; train.lr "
+        "1e-05 and 1e-06. Type the same value for both to compare the methods alone."
+    )
+    assert f"Warning: {sentence}" in report.markdown()
+    assert sentence in page(report, [])
+    assert read(tmp_path, "sd").confounds()[0].startswith("grpo train.clip_high=0.28 and sd differ")
+
+
+def test_one_seed_has_no_share_of_pairs(tmp_path):
+    write_job(tmp_path, "g0", ["method=grpo"], 0, "finished", 0.2)
+    write_job(tmp_path, "r0", ["method=rlrt"], 0, "finished", 0.4)
+    tables = read(tmp_path, "grpo").tables()
+    assert {row[4] for row in tables["differences"].rows} == {"-"}
+    assert {cell for row in tables["interquartile"].rows for cell in row[2:]} == {"-"}
 
 
 def test_intervals_over_seeds_cover_what_they_say():
