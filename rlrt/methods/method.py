@@ -123,6 +123,10 @@ class Auxiliary(Slot):
         """Bool_B: the rollouts that this term wants a teacher for. All by default."""
         return torch.ones_like(signals.correct_B)
 
+    def factor(self, step: int) -> float:
+        """Factor of the whole term at an update (from 1), for coefficients that follow a schedule; 1 by default."""
+        return 1.0
+
     def token_weights(self, teacher: TeacherSignal, mask_BT: Tensor) -> Tensor:
         """Weights of the term's tokens over a whole mini-batch; asked for where the term declares ``weighs_tokens``.
 
