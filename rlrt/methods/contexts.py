@@ -113,6 +113,32 @@ class Answer(FromData):
         return prompt.solution if prompt.states_answer else prompt.final
 
 
+@dataclass(frozen=True)
+class WithoutQuestion(Context):
+    """The text of another context, shown without the question: what is left of a teacher that is not told what is asked.
+
+    Attributes:
+        of: the context whose text it is; by default the one that the config names.
+    """
+
+    of: Context = Default()
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str | None]:
+        """The other context's texts."""
+        return self.of.texts(rollouts)
+
+    def question(self, prompt: Prompt) -> str:
+        """No question: the teacher's template with an empty text in its place."""
+        return ""
+
+
+def resolved(context: Context, default: Context) -> Context:
+    """A context with ``default`` in the place of ``Default``."""
+    if isinstance(context, WithoutQuestion):
+        return WithoutQuestion(resolved(context.of, default))
+    return default if isinstance(context, Default) else context
+
+
 def context_of(value: Any) -> Context | None:
     """A context as a credit gives it, or by its short spelling: ``default``; ``correct:K`` and ``wrong:K``, the K-th other
     rollout of the group with that verdict, from 0; ``correct`` and ``wrong``, the first. None for anything else."""

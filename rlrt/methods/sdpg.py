@@ -4,9 +4,10 @@
     L_OPD+  = sum over rollouts with A > 0 and their tokens of  KL(p_t || sg q_t)  /  tokens of all rollouts         eq. 3.5
     beta(k) = beta min(1, k / (w K)) min(1, (K - k) / (d K)),   k = 1 ... K                                  section 3.5.2
 
-p_t is the student's distribution over the whole vocabulary, q_t that of the same model at the same weights, shown the reference.
-L_out is GRPO's loss with advantages divided by their standard deviation, L_KL the penalty of ``train.kl_coef``: its estimator k2
-is the paper's unnormalised reverse KL (its default), k3 the unnormalised forward one up to a constant. beta = alpha = 0 is GRPO.
+p_t is the student's distribution over the whole vocabulary, q_t that of the same model at the same weights, shown the
+reference. L_out is GRPO's loss with advantages divided by their standard deviation, L_KL the penalty of ``train.kl_coef``: its
+estimator k2 is the paper's unnormalised reverse KL (its default), k3 the unnormalised forward one up to a constant.
+beta = alpha = 0 is GRPO.
 """
 
 from __future__ import annotations

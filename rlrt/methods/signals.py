@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,11 +130,13 @@ class Distributions:
         teacher_logp_NV: the teacher's, without gradient; None where the loss asks for no teacher. Tokens without
             a teacher are not among them.
         ratio_N: pi / pi_old of the sampled token, without gradient.
+        beside_logp_NV: the teacher's in each of the contexts that the loss asks for beside the first.
     """
 
     logp_NV: Tensor
     teacher_logp_NV: Tensor | None
     ratio_N: Tensor
+    beside_logp_NV: Sequence[Tensor] = ()
 
 
 def mean_where(values: Tensor, where: Tensor) -> float:

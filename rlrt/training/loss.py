@@ -39,7 +39,7 @@ def minibatch_step(
         numbers to log; advantage_BT, the advantage that the policy loss used.
     """
     method, train, signals = learner.method, learner.train, batch.signals
-    has_B = batch.has_teacher()
+    has_B = batch.has_dense_teacher(method.dense_places())
     weight_BT = token_weights(
         signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT, credited.select_weight
     )

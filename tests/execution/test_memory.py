@@ -369,7 +369,15 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
 
 
 @pytest.mark.parametrize(
-    ("method", "kind"), [("grpo", "plain"), ("entropy", "term"), ("sd", "distilled"), ("opsd", "distilled")]
+    ("method", "kind"),
+    [
+        ("grpo", "plain"),
+        ("entropy", "term"),
+        ("sd", "distilled"),
+        ("opsd", "distilled"),
+        ("sdpg", "distilled"),
+        ("purified_opsd", "distilled"),
+    ],
 )
 def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
     from rlrt.methods.signals import Signals
@@ -399,9 +407,11 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
     with ledger:
         contexts = [Row([5] * 9, [9] * length)] * rows
         own = [Row([5] * 4, [9] * length)] * rows
-        done = forward_pass(learner, Batch(own, [contexts], signals), torch.arange(rows), with_entropy=True)
+        shown = [contexts] * len(learner.contexts)
+        done = forward_pass(learner, Batch(own, shown, signals), torch.arange(rows), with_entropy=True)
         (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
     tensor = rows * length * vocabulary * FLOAT
+    print(method, (ledger.peak - base)/tensor)
     assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)
 
 
