@@ -149,6 +149,15 @@ class WithoutQuestion(Context):
         return ""
 
 
+@dataclass(frozen=True)
+class Nothing(Context):
+    """No text at all: the teacher's weights see what the student saw."""
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str | None]:
+        """An empty text for each."""
+        return [""] * len(rollouts)
+
+
 def resolved(context: Context, default: Context) -> Context:
     """A context with ``default`` in the place of ``Default``."""
     if isinstance(context, WithoutQuestion):

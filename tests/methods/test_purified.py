@@ -26,7 +26,9 @@ def logs(*rows):
 
 
 def term(**changes) -> PurifiedDistillation:
-    return PurifiedDistillation(**({"purified_gamma": 1.0, "distill_alpha": 0.0, "distill_top_k": 0} | changes))
+    return PurifiedDistillation(
+        **({"purified_gamma": 1.0, "purified_base": "student", "purified_alpha": 0.0, "purified_top_k": 0} | changes)
+    )
 
 
 def viewed(student, teacher, alone) -> Distributions:
@@ -50,7 +52,7 @@ def test_the_loss_in_both_directions_by_hand():
     forward = sum(p * math.log(p / q) for p, q in zip(t, s, strict=True))
     reverse = sum(q * math.log(q / p) for p, q in zip(t, s, strict=True))
     for alpha, expected in ((0.0, forward), (1.0, reverse)):
-        value = term(distill_alpha=alpha)(viewed(STUDENT, TEACHER, ALONE))
+        value = term(purified_alpha=alpha)(viewed(STUDENT, TEACHER, ALONE))
         assert float(value) == pytest.approx(expected, abs=1e-12)
 
 
@@ -59,7 +61,7 @@ def test_the_support_is_the_students_top_and_one_bucket():
     rest = 0.5 * 0.4 / 0.7
     t = [1 / (1 + rest), rest / (1 + rest)]
     expected = t[0] * math.log(t[0] / 0.5) + t[1] * math.log(t[1] / 0.5)
-    assert float(term(distill_top_k=1)(viewed(STUDENT, TEACHER, ALONE))) == pytest.approx(expected, abs=1e-12)
+    assert float(term(purified_top_k=1)(viewed(STUDENT, TEACHER, ALONE))) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("top_k", [0, 2])
@@ -71,7 +73,7 @@ def test_without_gamma_or_without_a_residual_the_student_stays(alpha, top_k, agr
     logits, teacher, alone = (torch.randn(4, 6, dtype=F64, generator=g) for _ in range(3))
     logits.requires_grad_()
     alone = teacher if agree else alone
-    one = term(purified_gamma=1.0 if agree else 0.0, distill_alpha=alpha, distill_top_k=top_k)
+    one = term(purified_gamma=1.0 if agree else 0.0, purified_alpha=alpha, purified_top_k=top_k)
     value = one(viewed(logits.log_softmax(-1), teacher.log_softmax(-1), alone.log_softmax(-1)))
     value.sum().backward()
     assert value.detach().abs().max() < 1e-12
@@ -126,7 +128,22 @@ def test_a_context_without_a_question_cannot_be_purified(more):
     settings("method=rlrt", "teacher.context=reference_alone")
 
 
-def by_hand(learner, rollouts, alpha: float) -> dict[str, torch.Tensor]:
+def test_the_teachers_own_view_of_the_question_is_a_fourth_one():
+    """The question without a text: at step 0 what the student itself predicts, by the teacher's weights."""
+    # P_B P_T / P_R on another base: .2 * .6/.3 = .4, .2, .6 * .2/.5 = .24; their sum is .84
+    base = logs([0.2, 0.2, 0.6])
+    one = term(purified_base="teacher")
+    value = one(Distributions(STUDENT, TEACHER, torch.ones(1, dtype=F64), [ALONE, base]))
+    t = [0.4 / 0.84, 0.2 / 0.84, 0.24 / 0.84]
+    assert float(value) == pytest.approx(
+        sum(p * math.log(p / q) for p, q in zip(t, [0.5, 0.3, 0.2], strict=True)), abs=1e-12
+    )
+    learner, rollouts, _ = world("method=purified_opsd", "method.purified_base=teacher")
+    batch, _, _ = batch_of(learner, rollouts, signals_of(rollouts, 1, []), torch.ones(len(rollouts), dtype=torch.bool))
+    assert [row.prompt_ids for row in batch.teacher_rows[2]] == [r.prompt_ids for r in rollouts]
+
+
+def by_hand(learner, rollouts, base: str, alpha: float) -> dict[str, torch.Tensor]:
     """The gradient of the formula, one rollout at a time through the model's plain logits."""
     model, teacher, builder = learner.policy.model, learner.teacher.model, learner.builder
     tokens = sum(len(r.generation.token_ids) for r in rollouts)
@@ -142,22 +159,24 @@ def by_hand(learner, rollouts, alpha: float) -> dict[str, torch.Tensor]:
         with torch.no_grad():
             shown = logp_TV(teacher, builder.teacher(r.prompt, r.prompt.solution), response)
             alone = logp_TV(teacher, builder.teacher(r.prompt, r.prompt.solution, ""), response)
-            target = (student + (shown - alone).clamp(-20, 20)).log_softmax(-1)
+            start = student if base == "student" else logp_TV(teacher, r.prompt_ids, response)
+            target = (start + (shown - alone).clamp(-20, 20)).log_softmax(-1)
         loss = kl(student, target) if alpha == 1 else kl(target, student)
         total = total + loss.sum() / tokens
     total.backward()
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("alpha", [0, 1])
-def test_the_gradient_of_an_update_is_that_of_the_formula(alpha):
-    learner, rollouts, _ = world("method=purified_opsd", f"method.distill_alpha={alpha}")
+@pytest.mark.parametrize(("base", "alpha"), [("student", 0), ("student", 1), ("teacher", 0)])
+def test_the_gradient_of_an_update_is_that_of_the_formula(base, alpha):
+    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}"
+    learner, rollouts, _ = world("method=purified_opsd", *keys)
     with torch.no_grad():
         for parameter in learner.policy.model.parameters():  # the student has moved away from its frozen teacher
             parameter.mul_(1.02)
     caught = gradient(learner, rollouts)
     learner.policy.model.zero_grad()
-    assert close(caught, by_hand(learner, rollouts, alpha))
+    assert close(caught, by_hand(learner, rollouts, base, alpha))
     assert max(float(g.abs().max()) for g in caught.values()) > 1e-3
 
 
