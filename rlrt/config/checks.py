@@ -45,6 +45,7 @@ def check(settings: Settings) -> None:
         )
     if train.sample_ahead:
         check_ahead(settings)
+    check_views(settings)
     check_importance(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
@@ -110,6 +111,21 @@ def check_ahead(settings: Settings) -> None:
         raise UserError(
             "train.sample_ahead: the engine works while the update runs, so it cannot give its memory back for it; set "
             "engine.release_memory=false or train.sample_ahead=false."
+        )
+
+
+def check_views(settings: Settings) -> None:
+    """Refuse a method that compares a teacher with the question and one without it, where the context has no question.
+
+    Raises:
+        UserError: saying why.
+    """
+    from rlrt.methods.contexts import WithoutQuestion
+
+    if settings.teacher.context == "reference_alone" and WithoutQuestion() in settings.method.contexts():
+        raise UserError(
+            f"teacher.context: method {settings.method.name} compares the teacher that is shown the question with one that is "
+            "not, got reference_alone, where neither is; set teacher.context=reference."
         )
 
 

@@ -301,6 +301,13 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
                 f"method.credit: {name} asks for the teacher context {value!r}; expected a rlrt.methods.contexts.Context, "
                 "'default', 'correct', 'correct:K' or 'wrong:K' (K counts siblings from 0)."
             )
+    for term in auxiliary:
+        for value in term.contexts_beside():
+            if context_of(value) is None:
+                raise UserError(
+                    f"method.auxiliary: {type(term).__name__} asks for the teacher context {value!r}; expected a "
+                    "rlrt.methods.contexts.Context or the short spelling of one."
+                )
     dense = [type(term).__name__ for term in auxiliary if term.needs_teacher]
     if dense and context_of(asked[0]) != Default():
         raise UserError(

@@ -148,8 +148,9 @@ class Teacher:
     sync_steps: int = key("steps between copies of the student, for weights=snapshot", "steps", least=1)
     ema_rate: float = key("share of the student mixed in after each optimiser step, for weights=ema", least=0, most=1)
     context: str = key(
-        "what the teacher is shown: another correct rollout, the reference solution, or the reference answer",
-        choices=("sibling", "reference", "answer"),
+        "what the teacher is shown: another correct rollout, the reference solution, the same without the question, or the "
+        "reference answer",
+        choices=("sibling", "reference", "reference_alone", "answer"),
     )
     on_unique_correct: str = key(
         "context of a group's only correct rollout under context=sibling: none, itself, or the reference solution",

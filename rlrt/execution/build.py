@@ -20,7 +20,7 @@ from rlrt.execution.resume import check_saved
 from rlrt.execution.saver import Saver
 from rlrt.execution.saving import SaveRule
 from rlrt.execution.stop import Pace
-from rlrt.methods.contexts import Default, configured
+from rlrt.methods.contexts import configured, resolved
 from rlrt.methods.method import Method
 from rlrt.model.allocator import keep_freed_memory
 from rlrt.model.device import (
@@ -211,7 +211,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
         policy=Policy(model, made.tokenizer, optimiser, settings.engine.temperature, rests),
         method=method,
         teacher=teacher,
-        contexts=[configured_context if isinstance(c, Default) else c for c in method.contexts()],
+        contexts=[resolved(context, configured_context) for context in method.contexts()],
         builder=prompt_builder(settings, made.tokenizer),
         reference=made.reference,
         train=train_config,

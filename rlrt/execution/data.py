@@ -228,7 +228,7 @@ def check_data(settings: Settings, parts: Parts) -> None:
     source = from_data(configured(teacher.context, teacher.on_unique_correct))
     if source is None:
         return
-    kind = type(source).__name__.lower()
+    kind = source.called
     lacking = sum(not source.text_of(p) for p in train)
     if lacking == len(train):
         raise UserError(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rlrt.types import Prompt, Rollout
 
@@ -86,6 +86,9 @@ class Sibling(Context):
 class FromData(Context):
     """A text that the data has for each prompt, whatever the rollouts are."""
 
+    called: ClassVar[str] = "own"
+    """What messages call these texts."""
+
     def text_of(self, prompt: Prompt) -> str | None:
         """The text of one prompt; None where the data has none."""
         raise TypeError(f"{type(self).__name__} does not define text_of")
@@ -99,18 +102,67 @@ class FromData(Context):
 class Reference(FromData):
     """The data's reference solution."""
 
+    called = "reference"
+
     def text_of(self, prompt: Prompt) -> str | None:
         """The solution."""
         return prompt.solution
 
 
 @dataclass(frozen=True)
+class ReferenceAlone(Reference):
+    """The data's reference solution without the question: what is left of a teacher that is not told what is asked (the view
+    P_R of Purified OPSD, arXiv 2607.02234)."""
+
+    def question(self, prompt: Prompt) -> str:
+        """None: the template is the reference's, with an empty text in the question's place."""
+        return ""
+
+
+@dataclass(frozen=True)
 class Answer(FromData):
     """The data's final answer; the solution where the question states the answer already (RLSD's rule)."""
+
+    called = "answer"
 
     def text_of(self, prompt: Prompt) -> str | None:
         """The answer, or the solution."""
         return prompt.solution if prompt.states_answer else prompt.final
+
+
+@dataclass(frozen=True)
+class WithoutQuestion(Context):
+    """The text of another context, shown without the question: what is left of a teacher that is not told what is asked.
+
+    Attributes:
+        of: the context whose text it is; by default the one that the config names.
+    """
+
+    of: Context = Default()
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str | None]:
+        """The other context's texts."""
+        return self.of.texts(rollouts)
+
+    def question(self, prompt: Prompt) -> str:
+        """No question: the teacher's template with an empty text in its place."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Nothing(Context):
+    """No text at all: the teacher's weights see what the student saw."""
+
+    def texts(self, rollouts: Sequence[Rollout]) -> list[str | None]:
+        """An empty text for each."""
+        return [""] * len(rollouts)
+
+
+def resolved(context: Context, default: Context) -> Context:
+    """A context with ``default`` in the place of ``Default``."""
+    if isinstance(context, WithoutQuestion):
+        return WithoutQuestion(resolved(context.of, default))
+    return default if isinstance(context, Default) else context
 
 
 def context_of(value: Any) -> Context | None:
@@ -126,7 +178,7 @@ def context_of(value: Any) -> Context | None:
 
 def configured(context: str, on_unique_correct: str) -> Context:
     """The context that ``teacher.context`` and ``teacher.on_unique_correct`` name; the config's check knows the values."""
-    data: dict[str, Context] = {"reference": Reference(), "answer": Answer()}
+    data: dict[str, Context] = {"reference": Reference(), "reference_alone": ReferenceAlone(), "answer": Answer()}
     return data.get(context, Sibling(alone=on_unique_correct))
 
 

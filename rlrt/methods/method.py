@@ -119,9 +119,17 @@ class Auxiliary(Slot):
     has_ratio: ClassVar[bool] = False
     """True if the term multiplies by ``Distributions.ratio_N`` itself."""
 
+    def contexts_beside(self) -> Sequence[Context | str]:
+        """The teacher contexts that the term reads beside the first one, which is the config's; none by default."""
+        return ()
+
     def teacher_rows(self, signals: Signals) -> Tensor:
         """Bool_B: the rollouts that this term wants a teacher for. All by default."""
         return torch.ones_like(signals.correct_B)
+
+    def factor(self, step: int) -> float:
+        """Factor of the whole term at an update (from 1), for coefficients that follow a schedule; 1 by default."""
+        return 1.0
 
     def token_weights(self, teacher: TeacherSignal, mask_BT: Tensor) -> Tensor:
         """Weights of the term's tokens over a whole mini-batch; asked for where the term declares ``weighs_tokens``.
@@ -138,6 +146,18 @@ class Auxiliary(Slot):
 
     def observe(self, entropy: float) -> None:
         """Receive the mean entropy of the step's rollouts (nats), for coefficients that adapt."""
+
+
+def known(values: Sequence[Context | str]) -> list[Context]:
+    """Contexts from themselves or their short spellings.
+
+    Raises:
+        ValueError: for what is no context.
+    """
+    contexts = [context for value in values if (context := context_of(value)) is not None]
+    if len(contexts) < len(values):
+        raise ValueError(f"expected teacher contexts, got {list(values)!r}")
+    return contexts
 
 
 @dataclass
@@ -175,15 +195,31 @@ class Method:
         return any(term.needs_teacher for term in self.auxiliary)
 
     def contexts(self) -> list[Context]:
-        """The teacher contexts of the credit; dense terms read the first.
+        """The teacher contexts of the credit, and after them those that dense terms read beside the first.
 
         Raises:
             ValueError: for what is no context.
         """
-        contexts = [context_of(value) for value in self.credit.contexts()]
-        if None in contexts:
-            raise ValueError(f"expected teacher contexts, got {list(self.credit.contexts())!r}")
-        return [context for context in contexts if context is not None]
+        contexts = known(self.credit.contexts())
+        for term in self.auxiliary:
+            contexts += [context for context in known(term.contexts_beside()) if context not in contexts]
+        return contexts
+
+    @property
+    def credit_contexts(self) -> int:
+        """How many of ``contexts()`` the credit reads; they are the first ones."""
+        return len(self.credit.contexts())
+
+    def places_beside(self, term: Auxiliary) -> list[int]:
+        """The places in ``contexts()`` of the contexts that a term reads beside the first."""
+        contexts = self.contexts()
+        return [contexts.index(context) for context in known(term.contexts_beside())]
+
+    def dense_places(self) -> list[int]:
+        """The places in ``contexts()`` of those that dense terms read. A rollout that lacks one of them has no teacher for any
+        dense term."""
+        beside = {place for term in self.auxiliary if term.needs_teacher for place in self.places_beside(term)}
+        return sorted({0} | beside) if self.distils else []
 
     def declared(self) -> dict[str, Any]:
         """The slots' declarations for report and MLflow, as plain values for a run's manifest."""

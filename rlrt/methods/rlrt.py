@@ -10,6 +10,7 @@ lam = 0 is GRPO, bit for bit. RLSD (arXiv 2604.03128) is the same weight with th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,10 +19,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
+from rlrt.methods.contexts import Context, Default, WithoutQuestion
 from rlrt.methods.declared import Ablation, Alarm, Curve
 from rlrt.methods.grpo import MAX_LOG_GAP
 from rlrt.methods.method import Credit
 from rlrt.methods.signals import Credited, Signals, mean_where
+from rlrt.methods.split import PARTS, split_gap
 
 
 def scheduled_lambda(initial: float, schedule: str, decay_steps: int, step: int) -> float:
@@ -86,6 +89,15 @@ class TeacherWeight(Credit):
     direction: str = key("reinforce against the teacher, or with it", choices=("reversed", "forward"))
     shuffle_weights: bool = key("control: the same weights shuffled over each rollout's tokens")
     mask_special_tokens: bool = key("weight 1 on end-of-sequence and other special tokens")
+    gap: str = key(
+        "what weighs a token: D; D, its two parts logged; control: log P_S - log P_R or log P_R - log P_T alone, P_R being "
+        "shown the solution without the question",
+        choices=PARTS,
+    )
+
+    def contexts(self) -> Sequence[Context]:
+        """The configured one; where D is split, the same text without the question too."""
+        return (Default(),) if self.gap == "whole" else (Default(), WithoutQuestion())
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """Rollouts with an advantage that pass the gate; none where lam is 0."""
@@ -102,13 +114,19 @@ class TeacherWeight(Credit):
         teacher = signals.teachers[0]
         weighted_B = teacher.has_B & self._gate(signals)
         gap_BT = (signals.logp_BT - teacher.logp_BT) * signals.mask_BT
-        weight_BT = teacher_weight(gap_BT, advantage_B, self.epsilon_w, self.direction == "reversed")
+        part_BT, split = gap_BT, None
+        if self.gap != "whole":
+            split = split_gap(signals)
+            part_BT, weighted_B = split.part(self.gap), weighted_B & split.has_B
+        weight_BT = teacher_weight(part_BT, advantage_B, self.epsilon_w, self.direction == "reversed")
         gate_BT = signals.mask_BT & self.token_gate(signals)
         if self.shuffle_weights:
             weight_BT = shuffled(weight_BT, gate_BT, signals.seed_B)
         weighted_BT = gate_BT & weighted_B[:, None]
         factor_BT = torch.where(weighted_BT, (1.0 - lam) + lam * weight_BT, torch.ones_like(weight_BT))
-        metrics = self._metrics(lam, gap_BT, weight_BT, signals.mask_BT & weighted_B[:, None], gate_BT, signals)
+        taught_BT = signals.mask_BT & weighted_B[:, None]
+        metrics = self._metrics(lam, gap_BT, weight_BT, taught_BT, gate_BT, signals)
+        metrics |= split.metrics(taught_BT & signals.correct_B[:, None]) if split is not None else {}
         return Credited(plain_BT * factor_BT, metrics=metrics)
 
     def token_gate(self, signals: Signals) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,7 @@ class Signals:
         sampler_logp_BT: what an engine with weights or arithmetic of its own says that it sampled with, or None; nats.
         old_logp_BT: the sampler's log-probabilities, where the policy ratio divides by them (``train.old_logp=sampler``); None:
             it divides by ``logp_BT``; nats.
+        advantage_B: the sequence advantage, before any token credit; None until the step's advantages are known.
         text_B: the responses' texts, for methods that read them; empty where nobody gave them.
         teachers: one entry per teacher context; empty where the method asks for none.
         reference_logp_BT: log-probability under the step-0 policy, or None.
@@ -74,6 +76,7 @@ class Signals:
     scored_B: Tensor
     sampler_logp_BT: Tensor | None = None
     old_logp_BT: Tensor | None = None
+    advantage_B: Tensor | None = None
     text_B: list[str] = field(default_factory=list)
     teachers: list[TeacherSignal] = field(default_factory=list)
     reference_logp_BT: Tensor | None = None
@@ -127,11 +130,13 @@ class Distributions:
         teacher_logp_NV: the teacher's, without gradient; None where the loss asks for no teacher. Tokens without
             a teacher are not among them.
         ratio_N: pi / pi_old of the sampled token, without gradient.
+        beside_logp_NV: the teacher's in each of the contexts that the loss asks for beside the first.
     """
 
     logp_NV: Tensor
     teacher_logp_NV: Tensor | None
     ratio_N: Tensor
+    beside_logp_NV: Sequence[Tensor] = ()
 
 
 def mean_where(values: Tensor, where: Tensor) -> float:

@@ -35,8 +35,12 @@ class Batch:
         return Batch([self.rows[i] for i in chosen], teacher_rows, self.signals.rows(index))
 
     def has_teacher(self, context: int = 0) -> Tensor:
-        """Bool_B: the rollouts that have a teacher in a context; dense terms read the first context."""
+        """Bool_B: the rollouts that have a teacher in a context."""
         return torch.tensor([row is not None for row in self.teacher_rows[context]])
+
+    def has_dense_teacher(self, places: Sequence[int]) -> Tensor:
+        """Bool_B: the rollouts that have a teacher in every context that dense terms read; without such terms in the first."""
+        return torch.stack([self.has_teacher(k) for k in places or [0]]).all(0)
 
     def has_any_teacher(self) -> Tensor:
         """Bool_B: the rollouts that have a teacher in some context."""

@@ -22,7 +22,7 @@ class Learner:
 
     Attributes:
         policy, method, teacher, builder: the parts.
-        contexts: what the teacher is shown, one entry for each context that the credit reads.
+        contexts: what the teacher is shown, one entry for each context that the credit or a dense term reads.
         reference: the step-0 model for the KL penalty, or None.
         train: the config section.
         max_context_tokens: the longest prompt that the teacher may have.

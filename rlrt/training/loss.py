@@ -39,12 +39,15 @@ def minibatch_step(
         numbers to log; advantage_BT, the advantage that the policy loss used.
     """
     method, train, signals = learner.method, learner.train, batch.signals
-    has_B = batch.has_teacher()
+    has_B = batch.has_dense_teacher(method.dense_places())
     weight_BT = token_weights(
         signals.mask_BT, train.aggregation, learner.max_new_tokens, credited.select_BT, credited.select_weight
     )
     importance_BT = importance(learner, signals)
-    term_weights = [own_BT * importance_BT for own_BT in auxiliary_weights(learner, signals, has_B, weight_BT, dense)]
+    own = auxiliary_weights(learner, signals, has_B, weight_BT, dense)
+    term_weights = [
+        own_BT * term.factor(signals.step) * importance_BT for term, own_BT in zip(method.auxiliary, own, strict=True)
+    ]
     advantage_BT = policy_loss_advantage(learner, signals, has_B, credited)
     touched_B = method.touched_rows(advantage_BT, has_B, signals) & ((importance_BT != 0) & signals.mask_BT).any(1)
     if learner.reference is not None:

@@ -46,26 +46,29 @@ class DenseTeacher:
     """The teacher's side of a pass, for terms that read its distributions.
 
     Attributes:
-        hidden_MH: what its output layer reads at the M of N tokens that have a teacher; None where no token has one.
+        hidden: for each context that dense terms read, by its place: what the output layer reads at the M of N tokens that have
+            a teacher, (M, H); empty where no token has one.
         has_N: bool; those tokens.
         index_N: the place of a token among the M.
         temperature: of the softmax.
         layer: its output layer, whose weight is cast once for the pass; None where nothing runs it.
     """
 
-    hidden_MH: Tensor | None
+    hidden: dict[int, Tensor]
     has_N: Tensor
     index_N: Tensor
     temperature: float
     layer: OutputLayer | ModuleLayer | None = None
 
-    def logp(self, where: slice) -> Tensor | None:
-        """The teacher's log-probabilities at those of the tokens ``where`` that have a teacher; None where none has one."""
+    def logp(self, where: slice, places: Sequence[int]) -> list[Tensor]:
+        """The teacher's log-probabilities in these contexts, at those of the tokens ``where`` that have a teacher; empty where
+        none has one."""
         has_C = self.has_N[where]
-        if self.hidden_MH is None or self.layer is None or not bool(has_C.any()):
-            return None
+        if self.layer is None or not bool(has_C.any()):
+            return []
+        index = self.index_N[where][has_C]
         with torch.no_grad():
-            return log_softmax(self.layer.logits(self.hidden_MH[self.index_N[where][has_C]]), self.temperature)
+            return [log_softmax(self.layer.logits(self.hidden[k][index]), self.temperature) for k in places]
 
 
 def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) -> DenseTeacher:
@@ -74,22 +77,24 @@ def run_teacher(learner: Learner, batch: Batch, index: Tensor, mask_BT: Tensor) 
     Args:
         mask_BT: the response tokens of these rollouts, on the policy's device.
     """
-    device = mask_BT.device
-    distils = learner.method.distils
-    rows: list[Row | None] = [batch.teacher_rows[0][i] for i in index.tolist()] if distils else []
-    has_B = torch.tensor([row is not None for row in rows] or [False] * len(index), device=device)
-    has_N = has_B[:, None].expand_as(mask_BT)[mask_BT]
-    hidden_MH = layer = None
-    shared = distils and sharding.is_sharded(learner.teacher.model)  # then all ranks run the teacher, or none does
+    places, model = learner.method.dense_places(), learner.teacher.model
+    has_B = batch.has_dense_teacher(places)[index] & bool(places)
+    has_N = has_B.to(mask_BT.device)[:, None].expand_as(mask_BT)[mask_BT]
+    hidden: dict[int, Tensor] = {}
+    layer = None
+    shared = bool(places) and sharding.is_sharded(model)  # then all ranks run the teacher, or none does
     if bool(has_N.any()) or shared:
         dummy = [batch.rows[int(index[0])]]  # for a rank without a teacher; nothing reads its result
-        taught = [row for row in rows if row is not None] or dummy
-        model = learner.teacher.model
+        taught = index[has_B].tolist()
+        views = [[row for i in taught if (row := batch.teacher_rows[k][i]) is not None] or dummy for k in places]
         with torch.no_grad():
             # its output layer is read within the student's pass
-            (hidden_MH,) = sharding.run(model, lambda: (response_hidden(model, taught),), keeps_head=True)
+            outputs = sharding.run(
+                model, lambda: tuple(response_hidden(model, rows) for rows in views), keeps_head=True
+            )
             layer = output_layer(model)
-    return DenseTeacher(hidden_MH, has_N, has_N.cumsum(0) - 1, learner.policy.temperature, layer)
+        hidden = dict(zip(places, outputs, strict=True))
+    return DenseTeacher(hidden, has_N, has_N.cumsum(0) - 1, learner.policy.temperature, layer)
 
 
 def forward_pass(
@@ -107,6 +112,7 @@ def forward_pass(
     known_N = has_old_logp(learner, part)[:, None].expand_as(part.mask_BT).to(policy.device)[mask_BT]
     old_N = old_logp(part).to(policy.device)[mask_BT]
     teacher = run_teacher(learner, batch, index, mask_BT)
+    beside = [learner.method.places_beside(term) for term in terms]
 
     def compute(logp_CV: Tensor, where: slice) -> tuple[Tensor, ...]:
         logp_C = logp_CV.gather(-1, token_N[where, None])[:, 0]
@@ -115,14 +121,14 @@ def forward_pass(
         if with_entropy:
             columns.append(entropy(logp_CV.detach()))
         columns += [statistic(logp_CV.detach(), token_N[where]) for statistic in statistics]
-        for term in terms:
+        for term, places in zip(terms, beside, strict=True):
             if not term.needs_teacher:
                 columns.append(term(Distributions(logp_CV, None, ratio_C)))
-            elif (teacher_logp := teacher.logp(where)) is None:
+            elif not (shown := teacher.logp(where, [0, *places])):
                 columns.append(torch.zeros_like(logp_C))
             else:
                 has_C = teacher.has_N[where]
-                loss = term(Distributions(logp_CV[has_C], teacher_logp, ratio_C[has_C]))
+                loss = term(Distributions(logp_CV[has_C], shown[0], ratio_C[has_C], shown[1:]))
                 columns.append(torch.zeros_like(logp_C).masked_scatter(has_C, loss))
         return tuple(columns)
 

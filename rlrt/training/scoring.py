@@ -178,7 +178,7 @@ def live_credit(learner: Learner, batch: Batch, advantage_B: Tensor) -> Credited
 def dense_teacher(learner: Learner, batch: Batch) -> TeacherSignal | None:
     """The teacher's view of a mini-batch for dense terms that weigh their tokens by it; None where no such term has a
     rollout."""
-    method, has_B = learner.method, batch.has_teacher()
+    method, has_B = learner.method, batch.has_dense_teacher(learner.method.dense_places())
     terms = [term for term in method.auxiliary if term.needs_teacher and term.weighs_tokens]
     if not any(bool(method.taught_rows(term, has_B, batch.signals).any()) for term in terms):
         return None
@@ -192,7 +192,7 @@ def score(learner: Learner, batch: Batch, student_B: Tensor, with_teacher: bool)
     signals."""
     signals, statistics = batch.signals, learner.method.credit.statistics()
     index = student_B.nonzero()[:, 0]
-    views = batch.teacher_rows if with_teacher else []
+    views = batch.teacher_rows[: learner.method.credit_contexts] if with_teacher else []
     requests: list[tuple[Any, Sequence[Row]]] = [(learner.policy.model, [batch.rows[i] for i in index.tolist()])]
     requests += [(learner.teacher.model, [row for row in view if row is not None]) for view in views]
     students, *teachers = score_together(learner, requests, signals.mask_BT.shape[1], statistics)

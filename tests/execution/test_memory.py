@@ -24,6 +24,7 @@ from rlrt.execution.memory.estimate import (
     persistent,
     rollout,
     scoring,
+    wide,
 )
 from rlrt.execution.memory.passes import (
     FLOAT,
@@ -369,15 +370,25 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
 
 
 @pytest.mark.parametrize(
-    ("method", "kind"), [("grpo", "plain"), ("entropy", "term"), ("sd", "distilled"), ("opsd", "distilled")]
+    ("method", "expected"),
+    [
+        ("grpo", WIDE["plain"]),
+        ("entropy", WIDE["term"]),
+        ("sd", WIDE["distilled"]),
+        ("opsd", WIDE["distilled"]),
+        ("sdpg", WIDE["distilled"]),
+        ("purified_opsd", WIDE["distilled"] + 1),  # two views of the teacher
+    ],
 )
-def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
+def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, expected):
     from rlrt.methods.signals import Signals
     from rlrt.training.batch import Batch
     from rlrt.training.passes import forward_pass
 
     rows, length, vocabulary = 4, 16, 20000
-    learner = build_learner(settings(f"method={method}", "teacher.weights=live"))
+    made = settings(f"method={method}", "teacher.weights=live")
+    assert wide(made) == expected
+    learner = build_learner(made)
     model = model_of("narrow", vocabulary)
     learner.policy.model = learner.teacher._student = model
     mask_BT, zeros_BT = torch.ones(rows, length, dtype=torch.bool), torch.zeros(rows, length)
@@ -399,10 +410,11 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, kind):
     with ledger:
         contexts = [Row([5] * 9, [9] * length)] * rows
         own = [Row([5] * 4, [9] * length)] * rows
-        done = forward_pass(learner, Batch(own, [contexts], signals), torch.arange(rows), with_entropy=True)
+        shown = [contexts] * len(learner.contexts)
+        done = forward_pass(learner, Batch(own, shown, signals), torch.arange(rows), with_entropy=True)
         (done.logp_N.sum() + sum(term.sum() for term in done.term_N)).backward()
     tensor = rows * length * vocabulary * FLOAT
-    assert (ledger.peak - base) / tensor == pytest.approx(WIDE[kind], rel=0.2)
+    assert (ledger.peak - base) / tensor == pytest.approx(expected, rel=0.2)
 
 
 def test_attention_scores_are_counted_only_where_torch_makes_them():

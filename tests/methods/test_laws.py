@@ -140,7 +140,8 @@ def test_weights_stay_within_the_clip(name, drawn):
 def test_untouched_rollouts_are_those_no_term_touches(name, drawn):
     batch = build(drawn)
     method = BUILT[name]
-    advantage_BT = credit(name, batch)
+    batch.advantage_B = method.advantage(batch)
+    advantage_BT = method.credit(batch.advantage_B, batch).advantage_BT
     has = batch.teachers[0].has_B
     touched = method.touched_rows(advantage_BT, has, batch)
     for row in range(len(batch)):

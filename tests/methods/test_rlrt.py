@@ -21,6 +21,7 @@ def credit(**changes) -> TeacherWeight:
         "direction": "reversed",
         "shuffle_weights": False,
         "mask_special_tokens": False,
+        "gap": "whole",
     }
     return TeacherWeight(**(keys | changes))
 

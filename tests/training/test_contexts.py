@@ -3,8 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlrt.methods.contexts import Answer, Reference, Sibling
+from rlrt.methods.contexts import Answer, Reference, ReferenceAlone, Sibling
+from rlrt.model.load import tokenizer_of
+from rlrt.model.prompting import PromptBuilder
 from rlrt.model.twin import twin
+from rlrt.paths import EMBEDDED
 from rlrt.training.teacher import Teacher, holds_copy
 from rlrt.types import Prompt
 from tests.helpers import rollout
@@ -38,6 +41,18 @@ def test_what_the_data_offers_the_teacher():
     states = Prompt(id="1", text="q = f", answer=None, solution="s", final="f", states_answer=True)
     assert Answer().text_of(states) == "s"  # the answer alone would say nothing new
     assert Answer().text_of(Prompt(id="1", text="q", answer=None)) is None
+
+
+def test_a_reference_alone_stands_where_the_question_is_not():
+    prompt = Prompt(id="1", text="4:13 12 5", answer=None, solution="5+12=17,17-13=4")
+    tokenizer = tokenizer_of(str(EMBEDDED), None)
+    builder = PromptBuilder(tokenizer, "plain", "{prompt}>", None, "{prompt}|{solution}", bos="always")
+    spelled = [
+        tokenizer.decode(builder.teacher(prompt, context.text_of(prompt), context.question(prompt)))
+        for context in (Reference(), ReferenceAlone())
+    ]
+    # the question is the only difference
+    assert spelled == ["<bos>4:13 12 5|5+12=17,17-13=4>", "<bos>|5+12=17,17-13=4>"]
 
 
 def linear(value: float) -> torch.nn.Linear:

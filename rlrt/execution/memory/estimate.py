@@ -299,7 +299,7 @@ def scoring(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) 
 def wide(settings: Settings) -> int:
     """Return the number of tensors of tokens x vocabulary that the method's loss holds at once."""
     if settings.method.distils:
-        return WIDE["distilled"]
+        return WIDE["distilled"] + len(settings.method.dense_places()) - 1  # one more of each further teacher
     return WIDE["term" if settings.method.auxiliary else "plain"]
 
 
@@ -319,7 +319,8 @@ def gradient(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout)
     kept = min(sizes.layers, IN_FLIGHT) if settings.model.offload_activations and kind != "cpu" else sizes.layers
     saved += kept * batch.tokens * sizes.hidden * FLOAT if recomputes else sizes.layers * one
     distils = settings.method.distils
-    teachers = hidden(sizes, batch) if distils else 0  # of its output layer, held until the student's ran
+    # of the teacher's output layer, in each context, held until the student's ran
+    teachers = hidden(sizes, batch) * len(settings.method.dense_places())
     tensor, head_copies = chunk(sizes, batch, kind), head_copy(sizes, settings, layout) * (2 if distils else 1)
     head = 0 if sizes.adapted else FLOAT * sizes.head
     gradients = {"gradients": -(-FLOAT * sizes.trained // shards(layout))}

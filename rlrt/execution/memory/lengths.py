@@ -41,5 +41,5 @@ def lengths_of(
         context = prompt + settings.engine.max_new_tokens + TEMPLATE
     elif builder is not None and prompts:
         pairs = sorted(((p, teacher_context.text_of(p) or "") for p in prompts), key=lambda pair: len(pair[1]))[-TRIED:]
-        context = max(len(builder.teacher(*pair)) for pair in pairs)
+        context = max(len(builder.teacher(p, text, teacher_context.question(p))) for p, text in pairs)
     return Lengths(prompt, max(prompt, min(context, limit))), source

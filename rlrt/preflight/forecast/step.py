@@ -207,12 +207,12 @@ def student_passes(work: Work, taught: float) -> float:
 
 
 def teacher_passes(work: Work) -> float:
-    """Return the passes of the teacher over the rollouts that have one: for the credit in each context, for dense losses once,
-    and once more for one that weighs its tokens."""
+    """Return the passes of the teacher over the rollouts that have one: in each context for the credit, in each that dense
+    losses read for those, and once more for one that weighs its tokens."""
     method = work.settings.method
-    credit = len(method.credit.contexts()) if method.credit.needs_teacher else 0
-    dense = [term for term in method.auxiliary if term.needs_teacher]
-    return float(credit + bool(dense) + any(term.weighs_tokens for term in dense))
+    credit = method.credit_contexts if method.credit.needs_teacher else 0
+    weighs = any(term.needs_teacher and term.weighs_tokens for term in method.auxiliary)
+    return float(credit + len(method.dense_places()) + weighs)
 
 
 def teacher_prompt(work: Work) -> float:
