@@ -63,6 +63,15 @@ def test_only_correct_rollouts_are_paid_for_it_and_only_for_some_steps():
     assert slot()(batch).tolist() == pytest.approx([1 / 3, 1 / 3, -2 / 3], abs=1e-12)
 
 
+def test_the_spread_of_an_all_correct_group_is_made_full_sized_by_the_standard_deviation():
+    """Diversities 0, .1 and .2 at a coefficient of .1: rewards 1, 1.01, 1.02 of standard deviation .01."""
+    batch = signals([1.0, 1.0, 1.0], [0, 0, 0], [1, 1, 1])
+    for scale, expected in ((True, [-1.0, 0.0, 1.0]), (False, [-0.01, 0.0, 0.01])):
+        shaped = slot(scale_by_std=scale, diversity_coef=0.1)
+        shaped.diversity = lambda signals: torch.tensor([0.0, 0.1, 0.2], dtype=torch.float64)
+        assert shaped(batch).tolist() == pytest.approx(expected, abs=2e-4)
+
+
 def test_tokens_and_words_are_compared_where_asked():
     batch = signals([1.0, 1.0], [0, 0], [3, 3])
     batch.token_BT = torch.tensor([[1, 2, 3], [1, 2, 3]])
