@@ -76,6 +76,10 @@ class Train:
     max_grad_norm: float = key("gradients are scaled down to this norm", above=0)
     clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
+    clip_dual: float | None = key(
+        "policy ratio at a negative advantage may rise to this, such as 3, before the loss ends there; null: without end",
+        above=1,
+    )
     old_logp: str = key(
         "the probabilities that the policy ratio divides by: trainer: its own at rollout time, by a scoring pass where that is "
         "needed, and importance weights correct for the sampler; sampler: those that the tokens were sampled with, without a "
@@ -84,12 +88,22 @@ class Train:
     )
     aggregation: str = key("what a token weighs in the loss", choices=("token", "sequence", "constant"))
     kl_coef: float = key("weight of the KL penalty to the step-0 policy; 0: none", least=0)
-    kl_estimator: str = key("estimator of that KL", choices=("k1", "k2", "k3"))
+    kl_estimator: str = key(
+        "estimator of that KL: k1 = -r, k2 = r^2/2, k3 = e^r - 1 - r, with r = log(reference / policy); k1 has the gradient of "
+        "k2, in expectation that of the KL (its own is 0 there; verl's k1+); k3's is another",
+        choices=("k1", "k2", "k3"),
+    )
     max_refills: int = key(
         "dynamic sampling: times that groups without signal are replaced by new prompts", least=0, most=100
     )
+    mixed_groups_only: bool = key(
+        "advantage 0 in a group whose rollouts are all correct or all wrong, also where shaped rewards differ there"
+    )
     overlong_cache: int = key(
-        "soft overlong penalty: tokens before max_new_tokens at which it starts", "tokens", least=0
+        "soft overlong penalty: tokens before max_new_tokens at which it starts; 0: none", "tokens", least=0
+    )
+    overlong_weight: float = key(
+        "that penalty at max_new_tokens; 0.5 of a reward of 1 or 0 is DAPO's 1 of a reward of 1 or -1", least=0
     )
     sample_ahead: bool = key(
         "sample the next step's rollouts while this one's update runs, by the weights from before it; importance weights "

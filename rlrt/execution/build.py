@@ -250,9 +250,8 @@ def assemble(
     world = learner.world.second_channel() if config.sample_ahead else learner.world
     engine.join(world)
     learner.asked_to_end = pace.too_late
-    sampler = Sampler(
-        engine, learner.policy, learner.builder, parts.task, settings.seed, config.overlong_cache, world=world
-    )
+    overlong = (config.overlong_cache, config.overlong_weight)
+    sampler = Sampler(engine, learner.policy, learner.builder, parts.task, settings.seed, overlong, world=world)
     source = Source(sampler, config, settings.seed, position + 1, pending)
 
     def asked_to_end() -> bool:  # one rank of several may not end alone: the others' threads would meet it no more

@@ -3,10 +3,12 @@
     u    = log P_T(y_t) - log P_S(y_t)
     phi  = (softplus(u) - log 2) / 2
     A_t  = A - lam phi(u_t),   lam = antisd_lambda g
-    g   -> 0 when the batch's median teacher entropy falls under low H_warm,  -> 1 at H_warm or above, else as it was
+    g   -> 0 when the batch's median teacher entropy falls under low H_warm,  -> 1 at high H_warm or above, else as it was
 
-H_warm is the mean of that median over the first steps, in which lam = 0. phi is 0 at u = 0, bounded below by -log(2)/2, and
-grows like u/2: what the teacher strongly expects is pushed down, what it does not expect hardly more than left alone.
+H_warm is the mean of that median over the first steps, in which lam = 0. The gate moves once a step: where a live teacher is
+scored before each mini-batch, by what the first mini-batch with a teacher shows, at the weights with which the step begins.
+phi is 0 at u = 0, bounded below by -log(2)/2, and grows like u/2: what the teacher strongly expects is pushed down, what it
+does not expect hardly more than left alone.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ class Repulsion(Credit):
 
     antisd_lambda: float = key("strength of the push away from the teacher, with an open gate", least=0)
     antisd_low: float = key("share of H_warm under which the gate closes", least=0, most=1)
+    antisd_high: float = key("share of H_warm from which the gate opens again", least=1)
     antisd_warm_steps: int = key("steps that measure H_warm, without any push", "steps", least=1)
     _warm: list[float] = field(default_factory=list, init=False, repr=False)
     _open: bool = field(default=True, init=False, repr=False)
+    _moved: int = field(default=0, init=False, repr=False)
 
     def teacher_rows(self, advantage_B: Tensor, signals: Signals) -> Tensor:
         """All rollouts; their teacher's entropy moves the gate also where nothing is pushed."""
@@ -68,14 +72,16 @@ class Repulsion(Credit):
         return Credited(plain_BT - lam * push_BT, metrics=metrics)
 
     def _move_gate(self, median: float, step: int) -> bool:
-        """Measure, or open and close; returns whether it still measures."""
-        if step <= self.antisd_warm_steps:
+        """Measure, or open and close, at the first call of a step; returns whether it still measures."""
+        warming, first = step <= self.antisd_warm_steps, step != self._moved
+        self._moved = step
+        if first and warming:
             self._warm.append(median)
-            return True
-        if self._warm:
+        elif first and self._warm:
             level = math.fsum(self._warm) / len(self._warm)
-            self._open = median >= level or (self._open and median >= self.antisd_low * level)
-        return False
+            opens, holds = median >= self.antisd_high * level, median >= self.antisd_low * level
+            self._open = opens or (self._open and holds)
+        return warming
 
     def state_dict(self) -> dict[str, float]:
         """The medians of the first steps, and the gate."""

@@ -30,33 +30,40 @@ CHARACTERS = 1000
 FORMULA = re.compile(r"\$[^$]+\$|\\\(.+?\\\)|\\\[.+?\\\]|[^\s,;$]+=[^\s,;$]+", re.DOTALL)
 """Mathematics in LaTeX, or an equation without white space."""
 FORMULA_CAP = 0.68
-SMOOTHING = 0.1
-"""Count of an n-gram order without any match (else one missing order would make every BLEU 0)."""
 
 
-def bleu(candidate: Sequence[Hashable], reference: Sequence[Hashable], weights: Sequence[float] = WEIGHTS) -> float:
+def bleu(candidate: Sequence[Hashable], reference: Sequence[Hashable], smoothing: float) -> float:
     """BLEU of one sequence against another: brevity penalty times exp(sum_n w_n log p_n), p_n the clipped precision of n-grams.
 
     Orders longer than the candidate are left out. 0 for an empty sequence on either side.
+
+    Args:
+        smoothing: matches that an order without any is counted with; 0: one such order makes the BLEU 0.
     """
     if not candidate or not reference:
         return 0.0
     total = 0.0
-    for n, weight in enumerate(weights, 1):
+    for n, weight in enumerate(WEIGHTS, 1):
         if len(candidate) < n:
             break
         grams = Counter(tuple(candidate[i : i + n]) for i in range(len(candidate) - n + 1))
         others = Counter(tuple(reference[i : i + n]) for i in range(len(reference) - n + 1))
-        matches = sum(min(count, others[gram]) for gram, count in grams.items())
-        total += weight * math.log((matches or SMOOTHING) / grams.total())
+        matches = sum(min(count, others[gram]) for gram, count in grams.items()) or smoothing
+        if not matches:
+            return 0.0
+        total += weight * math.log(matches / grams.total())
     brevity = min(0.0, 1.0 - len(reference) / len(candidate))
     return math.exp(brevity + total)
 
 
-def textual_diversity(group: Sequence[Sequence[Hashable]]) -> list[float]:
-    """For each sequence of a group, 1 - mean over the others of (BLEU(a, b) + BLEU(b, a)) / 2."""
+def textual_diversity(group: Sequence[Sequence[Hashable]], smoothing: float) -> list[float]:
+    """For each sequence of a group, 1 - mean over the others of (BLEU(a, b) + BLEU(b, a)) / 2; ``smoothing`` as in ``bleu``."""
     size = len(group)
-    pairs = {(i, j): (bleu(group[i], group[j]) + bleu(group[j], group[i])) / 2 for i in range(size) for j in range(i)}
+
+    def both(i: int, j: int) -> float:
+        return (bleu(group[i], group[j], smoothing) + bleu(group[j], group[i], smoothing)) / 2
+
+    pairs = {(i, j): both(i, j) for i in range(size) for j in range(i)}
     return [
         1.0 - math.fsum(pairs[max(i, j), min(i, j)] for j in range(size) if j != i) / (size - 1) if size > 1 else 0.0
         for i in range(size)
@@ -83,6 +90,9 @@ class DiversityAdvantage(Advantage):
     diversity_coef: float = key("weight of the diversity in the reward", least=0)
     diversity_kind: str = key("what is compared", choices=("textual", "formula"))
     diversity_unit: str = key("what textual diversity counts n-grams of", choices=("tokens", "words"))
+    diversity_smoothing: float = key(
+        "matches that an n-gram order without any is counted with; 0: one such order makes a BLEU 0", least=0, most=1
+    )
     diversity_steps: int = key("steps for which diversity is rewarded", "steps", least=0)
 
     def __call__(self, signals: Signals) -> Tensor:
@@ -101,9 +111,10 @@ class DiversityAdvantage(Advantage):
             if self.diversity_kind == "formula":
                 values = formula_diversity([signals.text_B[i] for i in index.tolist()])
             elif self.diversity_unit == "words":
-                values = textual_diversity([signals.text_B[i][:CHARACTERS].split() for i in index.tolist()])
+                words = [signals.text_B[i][:CHARACTERS].split() for i in index.tolist()]
+                values = textual_diversity(words, self.diversity_smoothing)
             else:
                 tokens = [signals.token_BT[i][signals.mask_BT[i]].tolist()[:CHARACTERS] for i in index.tolist()]
-                values = textual_diversity(tokens)
+                values = textual_diversity(tokens, self.diversity_smoothing)
             result[index] = torch.tensor(values, dtype=torch.float64)
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rlrt.keys import key
@@ -43,6 +43,18 @@ def group_advantage(reward_B: Float[Tensor, "B"], group_B: Int[Tensor, "B"], sca
     return centred / (std[group_B] + 1e-6)
 
 
+def in_mixed_groups(
+    advantage_B: Float[Tensor, "B"], correct_B: Bool[Tensor, "B"], group_B: Int[Tensor, "B"]
+) -> Float[Tensor, "B"]:
+    """The advantages, 0 where all rollouts of a group are correct or all are wrong: there, shaped rewards alone differ.
+
+    DAPO (arXiv 2503.14476, eq. 11) trains on groups with 0 < correct < G alone.
+    """
+    right_B = torch.bincount(group_B, weights=correct_B.double())[group_B]
+    mixed_B = (right_B > 0) & (right_B < torch.bincount(group_B)[group_B])
+    return torch.where(mixed_B, advantage_B, torch.zeros_like(advantage_B))
+
+
 @dataclass
 class GroupAdvantage(Advantage):
     """A rollout against the others of its prompt."""
@@ -65,31 +77,53 @@ def clipped_loss(
     advantage_BT: Float[Tensor, "B T"],
     clip_low: float,
     clip_high: float,
+    clip_dual: float | None = None,
 ) -> Float[Tensor, "B T"]:
-    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) per token (PPO's surrogate; DAPO's two bounds)."""
-    ratio = policy_ratio(logp_BT, logp_old_BT)
-    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-    return -torch.minimum(ratio * advantage_BT, clipped * advantage_BT)
+    """-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A) per token (PPO's surrogate; DAPO's two bounds); with ``clip_dual``
+    as ``surrogate`` says."""
+    return surrogate(policy_ratio(logp_BT, logp_old_BT), advantage_BT, clip_low, clip_high, clip_dual)
+
+
+def surrogate(
+    ratio_BT: Float[Tensor, "B T"],
+    advantage_BT: Float[Tensor, "B T"],
+    clip_low: float,
+    clip_high: float,
+    clip_dual: float | None,
+) -> Float[Tensor, "B T"]:
+    """The clipped loss of a ratio. At A < 0 it grows with the ratio without end; ``clip_dual`` ends it at -clip_dual A, beyond
+    which a token has no gradient (Dual-clip PPO, arXiv 1912.09729)."""
+    clipped_BT = ratio_BT.clamp(1 - clip_low, 1 + clip_high)
+    loss_BT = -torch.minimum(ratio_BT * advantage_BT, clipped_BT * advantage_BT)
+    if clip_dual is None:
+        return loss_BT
+    return torch.where(advantage_BT < 0, torch.minimum(loss_BT, -clip_dual * advantage_BT), loss_BT)
 
 
 @dataclass
 class ClippedLoss(PolicyLoss):
-    """The trust region of GRPO and all methods that keep it; its bounds are ``train.clip_low`` and ``clip_high``."""
+    """The trust region of GRPO and all methods that keep it; its bounds are ``train.clip_low``, ``clip_high`` and
+    ``clip_dual``."""
 
-    train_keys = ("clip_low", "clip_high")
+    train_keys = ("clip_low", "clip_high", "clip_dual")
 
     clip_low: float = key("policy ratio may fall to 1 - clip_low", least=0, most=1)
     clip_high: float = key("policy ratio may rise to 1 + clip_high", least=0)
+    clip_dual: float | None = key("policy ratio at a negative advantage may rise to this; null: without end", above=1)
 
     def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """loss_BT."""
-        return clipped_loss(logp_BT, logp_old_BT, advantage_BT, self.clip_low, self.clip_high)
+        ratio_BT = self.ratio(logp_BT, logp_old_BT, mask_BT)
+        return surrogate(ratio_BT, advantage_BT, self.clip_low, self.clip_high, self.clip_dual)
+
+    def ratio(self, logp_BT: Tensor, logp_old_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """ratio_BT: what the bounds are about, pi / pi_old of each token."""
+        return policy_ratio(logp_BT, logp_old_BT)
 
     def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Ratio above the upper bound at A > 0, below the lower one at A < 0."""
-        return self.held_back(policy_ratio(logp_BT, logp_old_BT), advantage_BT)
-
-    def held_back(self, ratio_BT: Tensor, advantage_BT: Tensor) -> Tensor:
-        """Bool_BT: tokens whose ratio is beyond the bound that their advantage would push it over."""
-        above, below = ratio_BT > 1 + self.clip_high, ratio_BT < 1 - self.clip_low
-        return (above & (advantage_BT > 0)) | (below & (advantage_BT < 0))
+        """Ratio above the upper bound at A > 0; below the lower one, or above the dual one, at A < 0."""
+        ratio_BT = self.ratio(logp_BT, logp_old_BT, mask_BT)
+        above_BT, beyond_BT = ratio_BT > 1 + self.clip_high, ratio_BT < 1 - self.clip_low
+        if self.clip_dual is not None:
+            beyond_BT = beyond_BT | (ratio_BT > self.clip_dual)
+        return (above_BT & (advantage_BT > 0)) | (beyond_BT & (advantage_BT < 0))

@@ -29,14 +29,8 @@ def sequence_ratio(
 
 @dataclass
 class SequenceClippedLoss(ClippedLoss):
-    """GSPO's trust region; its bounds are ``train.clip_low`` and ``clip_high``, and ``train.aggregation`` is ``sequence``."""
+    """GSPO's trust region: GRPO's bounds about s, and ``train.aggregation`` is ``sequence``."""
 
-    def __call__(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """loss_BT."""
-        ratio_BT = sequence_ratio(logp_BT, logp_old_BT, mask_BT)
-        clipped_BT = ratio_BT.clamp(1 - self.clip_low, 1 + self.clip_high)
-        return -(ratio_BT * advantage_BT).minimum(clipped_BT * advantage_BT)
-
-    def clipped(self, logp_BT: Tensor, logp_old_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        """All tokens of a response whose s is above the upper bound at A > 0, below the lower one at A < 0."""
-        return self.held_back(sequence_ratio(logp_BT, logp_old_BT, mask_BT), advantage_BT)
+    def ratio(self, logp_BT: Tensor, logp_old_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """ratio_BT: s_t, so all tokens of a response are held back together."""
+        return sequence_ratio(logp_BT, logp_old_BT, mask_BT)

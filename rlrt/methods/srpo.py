@@ -25,12 +25,16 @@ def confidence_weights(
 ) -> Float[Tensor, "B T"]:
     """exp(-beta H), divided by its mean over the mask; zero outside it. beta = 0 gives 1 everywhere.
 
+    The least entropy is taken off before ``exp``, which changes no quotient: its own weight is then exp(0), so the mean is
+    never 0, however large beta H is.
+
     Args:
         entropy_BT: the teacher's entropy, nats.
         mask_BT: the routed tokens; at least one is True.
         beta: 1 / nats.
     """
-    weight_BT = torch.where(mask_BT, (-beta * entropy_BT.double()).exp(), 0.0)
+    least = entropy_BT[mask_BT].double().min()
+    weight_BT = torch.where(mask_BT, (-beta * (entropy_BT.double() - least)).exp(), 0.0)
     return (weight_BT * mask_BT.sum() / weight_BT.sum()).to(entropy_BT.dtype)
 
 

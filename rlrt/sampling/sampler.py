@@ -62,11 +62,12 @@ def refill_prompts(
     ]
 
 
-def overlong_penalty(length: int, limit: int, cache: int) -> float:
-    """DAPO's soft penalty (arXiv 2503.14476, eq. 13): 0 up to limit - cache, then linear to -1 at the limit, then -1."""
+def overlong_penalty(length: int, limit: int, cache: int, weight: float) -> float:
+    """DAPO's soft penalty (arXiv 2503.14476, eq. 13) times ``weight``: 0 up to limit - cache, then linear to -1 at the limit,
+    then -1. Beside the rewards 1 and -1 of that paper -1 is half of what a correct answer is worth; beside 1 and 0, .5 is."""
     if cache == 0 or length <= limit - cache:
         return 0.0
-    return max(-1.0, (limit - cache - length) / cache)
+    return weight * max(-1.0, (limit - cache - length) / cache)
 
 
 class Sampler:
@@ -75,7 +76,7 @@ class Sampler:
     Args:
         engine, policy, builder, task: the parts.
         seed: the run's seed; a rollout's own seed is a function of (seed, stream, step, prompt, sample).
-        overlong_cache: see ``overlong_penalty``; 0: none.
+        overlong: cache and weight of ``overlong_penalty``; a cache of 0: none.
         world: the processes that share the rollouts; each samples and grades its part, all get the whole.
 
     Attributes:
@@ -89,11 +90,11 @@ class Sampler:
         builder: PromptBuilder,
         task: Task,
         seed: int,
-        overlong_cache: int = 0,
+        overlong: tuple[int, float] = (0, 0.0),
         world: World = ALONE,
     ) -> None:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
-        self.seed, self._overlong_cache, self.world = seed, overlong_cache, world
+        self.seed, self._overlong, self.world = seed, overlong, world
         self.waited_s = 0.0
         self._door = Door(type(task).__name__)
 
@@ -195,5 +196,5 @@ class Sampler:
     def _shaped(self, grade: Grade, length: int) -> Grade:
         if grade.error:
             return grade
-        penalty = overlong_penalty(length, self.engine.max_new_tokens, self._overlong_cache)
+        penalty = overlong_penalty(length, self.engine.max_new_tokens, *self._overlong)
         return replace(grade, reward=grade.reward + penalty) if penalty else grade

@@ -164,15 +164,15 @@ def score_before_update(learner: Learner, batch: Batch, plan: Plan) -> None:
     score(learner, batch, plan.student_B & ~batch.signals.scored_B, plan.teacher is Case.ONCE)
 
 
-def live_credit(learner: Learner, batch: Batch, advantage_B: Tensor) -> Credited:
-    """The credit of one mini-batch with both sides of D scored at the weights of this moment.
+def live_credit(learner: Learner, batch: Batch, advantage_B: Tensor) -> tuple[Credited, Signals]:
+    """The credit of one mini-batch with both sides of D scored at the weights of this moment, and the signals that it read.
 
     The old log-probabilities of the policy ratio, in ``batch.signals``, stay those at rollout time.
     """
     everyone = torch.arange(len(batch.rows))
     now = batch.part(everyone)  # a copy
     score(learner, now, torch.ones(len(everyone), dtype=torch.bool), with_teacher=True)
-    return learner.method.credit(advantage_B, now.signals)
+    return learner.method.credit(advantage_B, now.signals), now.signals
 
 
 def dense_teacher(learner: Learner, batch: Batch) -> TeacherSignal | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from rlrt.methods.grpo import in_mixed_groups
 from rlrt.methods.signals import Credited, Signals
 from rlrt.sampling.draw import entropy_mean
 from rlrt.training import scoring
@@ -68,7 +69,10 @@ def learn_judged(learner: Learner, rollouts: Sequence[Rollout], signals: Signals
     method, seconds = learner.method, dict[str, float]()
     learner.teacher.begin_step(signals.step)
     # 1. advantage: one number a rollout, from the rewards
-    advantage_B = signals.advantage_B = method.advantage(signals)
+    advantage_B = method.advantage(signals)
+    if learner.train.mixed_groups_only:
+        advantage_B = in_mixed_groups(advantage_B, signals.correct_B, signals.group_B)
+    signals.advantage_B = advantage_B
     batch, shown, metrics = batch_of(learner, rollouts, signals, method.teacher_rows(advantage_B, signals))
     # 2. score: the log-probabilities that the credit and the loss read, into the signals
     scoring.take_old_logp(learner, rollouts, signals)
@@ -100,16 +104,22 @@ def optimise(
     Returns:
         means over the mini-batches of the numbers to log, and the distance to the sampler in the first that ran anything, which
         no step of this update has moved; per token the advantage that the policy loss used, and the weight:
-        the factor by which the credit multiplied the rollout's advantage, NaN where that is 0.
+        the factor by which the credit multiplied the rollout's advantage, NaN where that is 0; with a live teacher also the
+        gap D of each mini-batch's moment.
     """
     signals = batch.signals
     credit_BT, used_BT = torch.zeros_like(signals.logp_BT), torch.zeros_like(signals.logp_BT)
     numbers: dict[str, list[float]] = {}
+    live: dict[str, Tensor] = {}
     for index in minibatches(signals.group_B, learner.train.minibatches):
         learner.check_stop(joint=True)
         part = batch.part(index)
         part_advantage_B = advantage_B[index]
-        part_credit = scoring.live_credit(learner, part, part_advantage_B) if credited is None else credited.rows(index)
+        if credited is None:
+            part_credit, now = scoring.live_credit(learner, part, part_advantage_B)
+            live.setdefault("gap", torch.full_like(credit_BT, torch.nan))[index] = gap(now)
+        else:
+            part_credit = credited.rows(index)
         dense = scoring.dense_teacher(learner, part)
         step_numbers, used = minibatch_step(learner, part, part_credit, lr, dense, ready)
         credit_BT[index], used_BT[index] = part_credit.advantage_BT, used
@@ -121,18 +131,23 @@ def optimise(
         name: values[0] if name.startswith("sampler/") else sum(values) / len(values)
         for name, values in numbers.items()
     }
-    return means, {"advantage": used_BT, "weight": weight_BT}
+    return means, {"advantage": used_BT, "weight": weight_BT} | live
 
 
 def token_values(signals: Signals) -> dict[str, Tensor]:
-    """The student's log-probabilities and the gap D of the first teacher context, where they were scored; NaN: no teacher."""
+    """The student's log-probabilities and the gap D, where they were scored."""
     values = {}
     if bool(signals.scored_B.any()):
         values["logp"] = signals.logp_BT
     if signals.teachers:
-        teacher = signals.teachers[0]
-        values["gap"] = torch.where(teacher.has_B[:, None], signals.logp_BT - teacher.logp_BT, torch.nan)
+        values["gap"] = gap(signals)
     return values
+
+
+def gap(signals: Signals) -> Tensor:
+    """gap_BT: D of the first teacher context, nats; NaN: no teacher."""
+    teacher = signals.teachers[0]
+    return torch.where(teacher.has_B[:, None], signals.logp_BT - teacher.logp_BT, torch.nan)
 
 
 def minibatches(group_B: Tensor, count: int) -> list[Tensor]:

@@ -161,6 +161,30 @@ def test_stable_keys_exist():
     assert "path" in fields_of(type(settings("data=file", "data.path=x").data))
 
 
+def test_the_papers_recipe_has_the_optimiser_and_clip_of_the_code_it_builds_on():
+    for model in ("4b_base", "8b_base", "4b_instruct", "8b"):
+        for method in ("rlrt", "sd"):
+            made = settings(f"experiment=paper/qwen3_{model}/{method}")
+            train = made.train
+            assert (train.beta1, train.beta2, train.weight_decay, train.clip_dual) == (0.9, 0.999, 0.01, 3.0)
+            assert (train.lr, made.teacher.weights) == ((1e-5, "frozen") if method == "sd" else (1e-6, "old"))
+    assert settings("experiment=paper/qwen3_8b/rlrt").method.policy_loss.clip_dual == 3.0
+    assert settings("experiment=paper/qwen3_8b/srpo").teacher.weights == "ema"
+
+
+def test_the_papers_base_models_may_take_the_chat_template_and_the_other_sampling():
+    for size in ("4b", "8b"):
+        plain = settings(f"experiment=paper/qwen3_{size}_base/rlrt", "eval=paper")
+        other = settings(
+            f"experiment=paper/qwen3_{size}_base/rlrt", f"model=qwen3_{size}_base_chat", "eval=paper_as_base_code"
+        )
+        assert (plain.model.style, plain.eval.temperature, plain.eval.top_p) == ("plain", 1.0, 1.0)
+        assert (other.model.style, other.eval.temperature, other.eval.top_p) == ("chat", 0.6, 0.95)
+        assert other.eval.suites.keys() == plain.eval.suites.keys()
+        assert (other.model.path, other.model.revision) == (plain.model.path, plain.model.revision)
+        assert other.method.credit == plain.method.credit
+
+
 def test_published_recipes_are_as_published():
     rlsd = settings("method=rlsd", "model=qwen3_4b_base")
     credit = rlsd.method.credit
@@ -176,3 +200,18 @@ def test_published_recipes_are_as_published():
     assert settings("method=drgrpo").train.aggregation == "constant"
     grpo = settings("method=grpo", "model=qwen3_4b_base").train
     assert (grpo.clip_low, grpo.clip_high, grpo.aggregation, grpo.kl_coef) == (0.2, 0.28, "token", 0.0)
+    srpo, rlcsd, opsd = (settings(f"method={m}", "model=qwen3_4b_base") for m in ("srpo", "rlcsd", "opsd"))
+    assert (srpo.train.lr, srpo.method.advantage.scale_by_std, srpo.teacher.weights) == (1e-6, True, "ema")
+    assert (rlcsd.teacher.weights, rlcsd.teacher.sync_steps) == ("snapshot", 10)
+    assert rlcsd.method.advantage.scale_by_std
+    assert (opsd.train.lr, opsd.teacher.weights) == (5e-6, "frozen")
+    antisd = settings("method=antisd", "model=qwen3_4b_base")
+    assert (antisd.teacher.weights, antisd.method.credit.antisd_low, antisd.method.credit.antisd_high) == (
+        "live",
+        0.93,
+        1,
+    )
+    dapo = settings("method=dapo", "model=qwen3_4b_base").train
+    assert (dapo.mixed_groups_only, dapo.overlong_weight, dapo.clip_dual) == (True, 0.5, None)
+    rates = {settings(f"method={m}").train.lr for m in METHODS}
+    assert rates == {1e-3}, "on the embedded model every method has one learning rate, so that they compare"

@@ -35,8 +35,12 @@ def repelled(slot, entropy, step, student=-1.0, teacher=-0.5):
     return slot(torch.tensor([1.0, -1.0], dtype=F64), batch)
 
 
+def gated(high=1.0):
+    return Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_high=high, antisd_warm_steps=2)
+
+
 def test_the_gate_warms_closes_and_opens():
-    slot = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    slot = gated()
     assert [repelled(slot, h, s).metrics["antisd/lambda"] for s, h in ((1, 1.0), (2, 3.0))] == [0.0, 0.0]  # H_warm = 2
     steps = [(3, 1.9, 0.5), (4, 1.85, 0.0), (5, 1.95, 0.0), (6, 2.0, 0.5), (7, 1.87, 0.5)]  # .93 * 2 = 1.86
     for step, entropy, lam in steps:
@@ -46,11 +50,29 @@ def test_the_gate_warms_closes_and_opens():
     assert result[:, 0].tolist() == pytest.approx([1.0 - push, -1.0 - push], abs=1e-12)
 
 
+def test_the_gate_opens_again_at_the_share_that_is_asked_for():
+    slot = gated(high=1.07)
+    steps = [(1, 1.0), (2, 3.0), (3, 1.87), (4, 1.85), (5, 2.1), (6, 2.15), (7, 1.87)]  # 1.07 * 2 = 2.14
+    found = [repelled(slot, entropy, step).metrics["antisd/lambda"] for step, entropy in steps]
+    assert found == [0.0, 0.0, 0.5, 0.0, 0.0, 0.5, 0.5]
+
+
+def test_the_gate_moves_once_a_step_however_often_the_step_credits():
+    """As with a live teacher and two mini-batches: H_warm is the mean of two first medians, 2, not of four; and the second
+    mini-batch of a step finds the gate as the first left it."""
+    slot = gated()
+    for step, entropies in ((1, (1.0, 9.0)), (2, (3.0, 9.0))):
+        assert [repelled(slot, h, step).metrics["antisd/lambda"] for h in entropies] == [0.0, 0.0]
+    assert slot.state_dict() == {"warm_0": 1.0, "warm_1": 3.0, "open": 1.0}
+    assert [repelled(slot, h, 3).metrics["antisd/lambda"] for h in (1.85, 2.5)] == [0.0, 0.0]
+    assert [repelled(slot, h, 4).metrics["antisd/lambda"] for h in (2.0, 1.0)] == [0.5, 0.5]
+
+
 def test_the_gate_is_checkpointed():
-    slot = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    slot = gated()
     for step, entropy in ((1, 1.0), (2, 3.0), (3, 1.0)):
         repelled(slot, entropy, step)
-    twin = Repulsion(antisd_lambda=0.5, antisd_low=0.93, antisd_warm_steps=2)
+    twin = gated()
     twin.load_state_dict(copy.deepcopy(slot.state_dict()))
     assert twin.state_dict() == slot.state_dict() == {"warm_0": 1.0, "warm_1": 3.0, "open": 0.0}
     assert repelled(twin, 1.95, 4).metrics["antisd/lambda"] == 0.0  # still closed

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rlrt.methods.grpo import ClippedLoss, clipped_loss, group_advantage, policy_ratio
+from rlrt.methods.grpo import ClippedLoss, clipped_loss, group_advantage, in_mixed_groups, policy_ratio
 
 F64 = torch.float64
 
@@ -33,6 +33,16 @@ def test_equal_rewards_give_exactly_zero(scale):
     assert group_advantage(reward, torch.zeros(3, dtype=torch.long), scale).tolist() == [0.0, 0.0, 0.0]
 
 
+def test_only_groups_with_both_verdicts_keep_their_advantages():
+    """Groups, not in order: 0 is mixed, 1 all correct, 2 all wrong; shaped rewards differ in all of them."""
+    group = torch.tensor([0, 1, 2, 0, 1, 2])
+    correct = torch.tensor([True, True, False, False, True, False])
+    reward = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.5, -0.5], dtype=F64)
+    advantage = group_advantage(reward, group, False)
+    assert advantage.tolist() == [0.5, 0.25, 0.25, -0.5, -0.25, -0.25]
+    assert in_mixed_groups(advantage, correct, group).tolist() == [0.5, 0.0, 0.0, -0.5, 0.0, 0.0]
+
+
 def test_clipped_loss_by_hand():
     # ratios e^{log 1.5} = 1.5 and 0.5, bounds 0.8 and 1.28
     logp = torch.log(torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1]], dtype=F64))
@@ -45,7 +55,7 @@ def test_clipped_loss_by_hand():
 def test_clipped_is_where_the_gradient_is_held_back():
     ratio = torch.tensor([[1.5, 1.5, 0.5, 0.5, 1.1]], dtype=F64)
     advantage = torch.tensor([[2.0, -2.0, 2.0, -2.0, 3.0]], dtype=F64)
-    loss = ClippedLoss(clip_low=0.2, clip_high=0.28)
+    loss = ClippedLoss(clip_low=0.2, clip_high=0.28, clip_dual=None)
     assert loss.clipped(
         ratio.log(), torch.zeros(1, 5, dtype=F64), advantage, torch.ones(1, 5, dtype=torch.bool)
     ).tolist() == [[True, False, False, True, False]]

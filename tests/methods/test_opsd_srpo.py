@@ -55,6 +55,13 @@ def test_confidence_weights_have_mean_one_over_the_routed_tokens():
     assert confidence_weights(entropy, mask, 0.0)[0].tolist() == pytest.approx([1.0, 1.0, 0.0], abs=1e-12)
 
 
+def test_confidence_weights_stay_finite_however_sure_the_measure():
+    """exp(-63 * 12) is 0 in float64; what counts is 12 against 12 + log(3) / 63: 1 and 1/3 again, so 1.5 and .5."""
+    entropy, mask = torch.tensor([[12.0, 12.0 + math.log(3) / 63, 0.0]], dtype=F64), torch.tensor([[True, True, False]])
+    assert confidence_weights(entropy, mask, 63.0)[0].tolist() == pytest.approx([1.5, 0.5, 0.0], abs=1e-9)
+    assert confidence_weights(entropy, mask, 1e300)[0].tolist() == [2.0, 0.0, 0.0]
+
+
 def test_srpo_routes_wrong_rollouts_with_a_teacher_and_leaves_the_rest_to_grpo():
     method = method_of("srpo")
     batch = signals([1.0, 0.0, 0.0, 0.0], [0, 0, 1, 1], [2, 2, 2, 2])

@@ -28,6 +28,7 @@ PROMPT = Prompt("1", "What is 3 + 4?", "7", instruction=BOXED)
 USER = f"<|im_start|>user\nWhat is 3 + 4?\n{BOXED}<|im_end|>\n<|im_start|>assistant\n"
 STYLES = [
     ("qwen3_4b_base", "base", (), f"What is 3 + 4?\n{BOXED}\n", ""),
+    ("qwen3_4b_base_chat", "hybrid", (), USER, ""),
     ("qwen3_4b", "hybrid", (), USER + "<think>\n\n</think>\n\n", ""),
     ("qwen3_4b", "hybrid", ("model.thinking=true",), USER, ""),
     ("qwen3_4b_instruct", "instruct", (), USER, ""),
@@ -235,7 +236,7 @@ def test_every_shipped_model_says_its_facts(name):
     assert model.context_length in ((4096,) if "math" in name else (32768, 40960, 262144))
     assert model.stop_tokens[-1] == "<|endoftext|>"
     assert model.style == ("plain" if name.endswith("_base") else "chat")
-    if name.endswith("_base"):
+    if name.removesuffix("_chat").endswith("_base"):
         assert (model.sampling_temperature, model.sampling_top_p, model.sampling_top_k) == (1.0, 1.0, 0)
     else:
         thinks = name.endswith("thinking")

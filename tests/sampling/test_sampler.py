@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rlrt.errors import UserError
+from rlrt.methods.grpo import group_advantage
 from rlrt.sampling.draw import rollout_metrics, with_refills
 from rlrt.sampling.sampler import overlong_penalty, refill_prompts, step_prompts
 from rlrt.types import Grade, Prompt
@@ -41,8 +43,23 @@ def test_prompts_are_a_function_of_seed_and_step():
     ("length", "expected"), [(1, 0.0), (36, 0.0), (37, -1 / 12), (42, -0.5), (48, -1.0), (60, -1.0)]
 )
 def test_overlong_penalty_by_hand(length, expected):
-    assert overlong_penalty(length, 48, 12) == pytest.approx(expected, abs=1e-15)
-    assert overlong_penalty(length, 48, 0) == 0.0
+    assert overlong_penalty(length, 48, 12, 1.0) == pytest.approx(expected, abs=1e-15)
+    assert overlong_penalty(length, 48, 12, 0.5) == pytest.approx(expected / 2, abs=1e-15)
+    assert overlong_penalty(length, 48, 0, 1.0) == 0.0
+
+
+def test_at_half_the_weight_the_penalty_is_dapos():
+    """One group by DAPO's rewards of 1 and -1, and by ours of 1 and 0: a right answer, one that ends at the limit, a wrong one,
+    and a wrong one three tokens into the cache. Theirs: 1, 0, -1, -1.25; ours are (theirs + 1) / 2: 1, .5, 0, -.125."""
+    lengths, correct = [10, 48, 10, 39], [True, True, False, False]
+    theirs = [(1.0 if c else -1.0) + overlong_penalty(n, 48, 12, 1.0) for n, c in zip(lengths, correct, strict=True)]
+    ours = [float(c) + overlong_penalty(n, 48, 12, 0.5) for n, c in zip(lengths, correct, strict=True)]
+    assert (theirs, ours) == ([1.0, 0.0, -1.0, -1.25], [1.0, 0.5, 0.0, -0.125])
+    both = [
+        group_advantage(torch.tensor(r, dtype=torch.float64), torch.zeros(4, dtype=torch.long), True)
+        for r in (theirs, ours)
+    ]
+    assert torch.allclose(*both, atol=1e-5)  # their spread is divided out, but for 1e-6
 
 
 class Scripted:

@@ -206,6 +206,30 @@ def test_a_live_teacher_is_scored_again_for_each_minibatch():
     assert any(not torch.equal(a, b) for a, b in zip(results["old"], results["live"], strict=True))
 
 
+def test_a_live_teachers_gap_is_kept_of_each_minibatch():
+    """At a vanishing learning rate the weights of every mini-batch are those of the step's begin, so D is the old teacher's."""
+    gaps = []
+    for weights in ("old", "live"):
+        learner, rollouts, _ = world("method=rlrt", f"teacher.weights={weights}", "train.minibatches=2")
+        gaps.append(learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-12).tokens["gap"])
+    assert torch.equal(gaps[0].isnan(), gaps[1].isnan())
+    assert torch.allclose(*gaps, atol=1e-4, equal_nan=True)
+    assert float(gaps[1].nan_to_num().abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(("name", "kept"), [("dapo", False), ("grpo", True)])
+def test_a_group_of_one_verdict_has_an_advantage_only_where_it_is_asked_for(name, kept):
+    """All of group 0 are correct, and a penalty makes their rewards differ."""
+    learner, rollouts, _ = world(f"method={name}")
+    group = [r for r in rollouts if r.group == 0]
+    for i, r in enumerate(group):
+        r.grade = Grade(correct=True, reward=1.0 - 0.1 * i)
+    result = learn(learner, rollouts, signals_of(rollouts, 1, []), 1e-3)
+    own = torch.tensor([r.group == 0 for r in rollouts])
+    assert bool((result.tokens["advantage"][own] != 0).any()) == kept
+    assert bool((result.tokens["advantage"][~own] != 0).any())
+
+
 def test_ratio_moves_between_minibatches_only():
     one, rollouts, _ = world("method=grpo")
     assert learn(one, rollouts, signals_of(rollouts, 1, []), 1e-3).metrics["policy/log_ratio_abs_mean"] == 0.0
