@@ -95,9 +95,14 @@ def is_probed(settings: Settings) -> bool:
     return settings.teacher.probe_prompts > 0 and probed_context(settings.method) is not None
 
 
-def prompts_for(settings: Settings, task: Task) -> list[Prompt]:
-    """The prompts that are probed, a function of the seed: ``teacher.probe_prompts``, but at most those of ``STEPS`` steps."""
-    count = min(settings.teacher.probe_prompts, STEPS * settings.train.prompts_per_step, len(task.train))
+def prompts_for(settings: Settings, task: Task, bounded: bool = True) -> list[Prompt]:
+    """The prompts that are probed, a function of the seed: ``teacher.probe_prompts`` of them.
+
+    Args:
+        bounded: at most those of ``STEPS`` steps.
+    """
+    most = STEPS * settings.train.prompts_per_step if bounded else len(task.train)
+    count = min(settings.teacher.probe_prompts, most, len(task.train))
     order = permutation(len(task.train), settings.seed, "probe")
     return [task.train[i] for i in order[:count]]
 
