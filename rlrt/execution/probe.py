@@ -46,18 +46,18 @@ ANSWERS = 2
 """Responses sampled to each different prompt of the teacher."""
 FEWEST = 8
 """Prompts that an interval is computed over, at least."""
+COMPARE = "python -m rlrt.preflight --teacher compares templates"
 ALARMS = (
     Alarm(
-        "teacher/probe_help_high",
-        "the teacher answers worse with its context than the student does without; python -m rlrt.preflight --teacher "
-        "compares templates",
-        below=0.0,
+        "teacher/probe_helps",
+        f"the teacher answers worse with its context than the student does without; {COMPARE}",
+        below=-0.5,
     ),
     Alarm(
-        "teacher/probe_gap_difference_high",
-        "the teacher is not seen to tell right from wrong: D on correct rollouts is not clearly below D on wrong ones; python "
-        "-m rlrt.preflight --teacher compares templates",
-        above=0.0,
+        "teacher/probe_helps",
+        "nothing shows that the teacher's context helps: it does not answer better with it, and D on correct rollouts is not "
+        f"below D on wrong ones, by 95 % intervals; {COMPARE}",
+        below=0.5,
     ),
 )
 """What is watched of a probe."""
@@ -192,11 +192,25 @@ def numbers(rollouts: Sequence[Rollout], verdicts: Verdicts, prompts: int) -> di
         (by_prompt(verdicts.right_B.nan_to_num()), counted),
         (by_prompt(correct_B & answered_B), counted),
     )
-    return found | compared(
+    found |= compared(
         ("gap_correct", "gap_wrong", "gap_difference"),
         (by_prompt(gap_B * correct_B), by_prompt(tokens_B * correct_B)),
         (by_prompt(gap_B * ~correct_B), by_prompt(tokens_B * ~correct_B)),
     )
+    return found | helps(found)
+
+
+def helps(found: Mapping[str, float]) -> dict[str, float]:
+    """``teacher/probe_helps``: 1 where an interval shows that the context helps, -1 where one shows that it makes the answers
+    worse, 0 where neither is shown; nothing without an interval."""
+    low, high = found.get("teacher/probe_help_low"), found.get("teacher/probe_help_high")
+    apart = found.get("teacher/probe_gap_difference_high")
+    if high is not None and high < 0:
+        return {"teacher/probe_helps": -1.0}
+    if low is None and apart is None:
+        return {}
+    shown = (low is not None and low > 0) or (apart is not None and apart < 0)
+    return {"teacher/probe_helps": float(shown)}
 
 
 def compared(

@@ -129,7 +129,7 @@ def report(settings: Settings, results: Compared, prompts: int) -> list[str]:
     own = results[OWN]
     if not isinstance(own, str):
         rung = [alarm for alarm in probe.ALARMS if alarm.metric in own and alarm.rings(own[alarm.metric])]
-        lines += [str(Finding("warning", "teacher", alarm.sentence)) for alarm in rung]
+        lines += [str(Finding("warning", "teacher", alarm.sentence)) for alarm in rung[:1]]
     for name, (template, _) in views(settings, Context()).items():
         found = results[name]
         text = f"{name}: {template!r}" + (" with teacher.context=answer" if name == ANSWER_ONLY else "")
