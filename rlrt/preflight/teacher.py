@@ -42,19 +42,9 @@ TEMPLATES = {
 ANSWER_ONLY = "answer only"
 ANSWER_TEMPLATE = "{prompt}\nThe correct answer is {solution}."
 """Name and template of the last row, which shows the data's final answer (``teacher.context=answer``)."""
-HEADINGS = [
-    "template",
-    "context",
-    "too long",
-    "with",
-    "without",
-    "help",
-    "95 %",
-    "D correct",
-    "D wrong",
-    "apart",
-    "95 %",
-]
+HEADINGS = ["template", "context", "too long", "with", "without", "95 %", "D correct", "D wrong", "helps"]
+HELPS = {1.0: "yes", 0.0: "not shown", -1.0: "worse"}
+"""Values of ``teacher/probe_helps`` in words."""
 
 
 def views(settings: Settings, own: Context) -> dict[str, tuple[str, Context]]:
@@ -107,13 +97,11 @@ def cells(name: str, found: Mapping[str, float] | str) -> list[str]:
         number = found.get(f"teacher/probe_{key}")
         return "-" if number is None else format(number, form)
 
-    def interval(key: str) -> str:
-        low, high = value(f"{key}_low", "+.2f"), value(f"{key}_high", "+.2f")
-        return "-" if low == "-" else f"{low} to {high}"
-
+    low, high = value("help_low", "+.2f"), value("help_high", "+.2f")
     shares = [value("share", ".2f"), value("too_long_share", ".2f"), value("with", ".3f"), value("without", ".3f")]
-    gaps = [value("gap_correct", ".3f"), value("gap_wrong", ".3f"), value("gap_difference", "+.3f")]
-    return [name, *shares, value("help", "+.3f"), interval("help"), *gaps, interval("gap_difference")]
+    gaps = [value("gap_correct", ".3f"), value("gap_wrong", ".3f")]
+    helps = found.get("teacher/probe_helps")
+    return [name, *shares, "-" if low == "-" else f"{low} to {high}", *gaps, "-" if helps is None else HELPS[helps]]
 
 
 def report(settings: Settings, results: Compared, prompts: int) -> list[str]:
@@ -121,7 +109,8 @@ def report(settings: Settings, results: Compared, prompts: int) -> list[str]:
     lines = [
         f"{prompts} prompts x {settings.train.rollouts_per_prompt} rollouts of {settings.model.path}; method "
         f"{settings.method.name}, teacher.context={settings.teacher.context}",
-        "context: share of the rollouts that have a teacher; with, without: right with and without it; D: nats per token",
+        "context: share of the rollouts that have a teacher; with, without: right with and without it, and the 95 % interval of",
+        "the difference; D = log P_S - log P_T in nats per token; helps: by that interval, or by D lower on correct rollouts",
         "",
         table([HEADINGS, *(cells(name, found) for name, found in results.items())]),
         "",

@@ -28,6 +28,7 @@ def test_templates_in_one_table(tmp_cwd, capsys):
     assert own[4] == foreign[4]  # the same rollouts
     assert float(own[3]) > float(own[4]) + 0.2
     assert float(foreign[3]) < float(foreign[4])
+    assert (own[-1], foreign[-1]) == ("yes", "worse")
     assert "instruction last: '{prompt}\\nCorrect solution:" in said
     assert not re.search(r"^bar ", said, re.MULTILINE)  # it is the run's own here
     assert "warning" not in said
@@ -47,7 +48,7 @@ def test_a_template_that_hurts_is_warned_of_and_one_that_is_refused_is_named(tmp
     assert re.search(
         r"^bar: .*: teacher\.template: the teacher's prompt for problem .* both must end alike", said, re.MULTILINE
     )
-    assert len(row(said, "question last")) == 11
+    assert len(row(said, "question last")) == 9
     assert re.search(r"^warning teacher: ", said, re.MULTILINE)
 
 
