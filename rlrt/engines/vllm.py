@@ -61,7 +61,8 @@ class VllmEngine(VllmKeys):
     own_card: ClassVar[bool] = True
 
     max_model_len: int | None = key(
-        "maximum tokens of prompt and response together in vLLM; null: the run's longest prompt and engine.max_new_tokens",
+        "maximum tokens of prompt and response together in vLLM; null: the run's longest prompt, the teacher's where it is "
+        "probed, and engine.max_new_tokens",
         "tokens",
         least=1,
     )

@@ -109,8 +109,8 @@ def report(settings: Settings, results: Compared, prompts: int) -> list[str]:
     lines = [
         f"{prompts} prompts x {settings.train.rollouts_per_prompt} rollouts of {settings.model.path}; method "
         f"{settings.method.name}, teacher.context={settings.teacher.context}",
-        "context: share of the rollouts that have a teacher; with, without: right with and without it, and the 95 % interval of",
-        "the difference; D = log P_S - log P_T in nats per token; helps: by that interval, or by D lower on correct rollouts",
+        "context: share of the rollouts that have a teacher; with, without: right with and without it, and the 95 %",
+        "interval of the difference; D in nats per token; helps: by that interval, or by D lower on correct rollouts",
         "",
         table([HEADINGS, *(cells(name, found) for name, found in results.items())]),
         "",
