@@ -91,6 +91,20 @@ def share_intervals(
     return intervals
 
 
+def around_ratio(sums: Sequence[float], counts: Sequence[float]) -> list[float]:
+    """Return a value for each problem: their mean is the ratio R of the totals, their spread over problems that of R.
+
+    The value is R + (sum - R count) / mean count, the ratio linearised (Cochran, Sampling Techniques, 3rd ed., section 6.3):
+    ``bootstrap_intervals`` takes such values, also differences of two.
+
+    Args:
+        sums, counts: of each problem; the counts may be 0, but not all.
+    """
+    total, many = math.fsum(sums), math.fsum(counts)
+    ratio, mean = total / many, many / len(counts)
+    return [ratio + (s - ratio * c) / mean for s, c in zip(sums, counts, strict=True)]
+
+
 def mean_and_halfwidth(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Return the mean over seeds and the half-width of its Student's t interval (infinite for a single value).
 

@@ -7,7 +7,7 @@ import random
 import numpy
 import pytest
 
-from rlrt.statistics import bootstrap_intervals, mean_and_halfwidth, pass_at_k, share_intervals
+from rlrt.statistics import around_ratio, bootstrap_intervals, mean_and_halfwidth, pass_at_k, share_intervals
 
 
 def test_pass_at_k_is_the_share_of_subsets_with_a_correct_one():
@@ -92,3 +92,10 @@ def test_interval_of_pass_at_16_near_one_covers():
             covered[interval] += low <= truth <= high
     assert covered[share_intervals] / 300 >= 0.93
     assert covered[bootstrap_intervals] / 300 < 0.75
+
+
+def test_values_around_a_ratio_by_hand():
+    """Sums 1, 3 over counts 2, 2: R = 1, values 1 + (1 - 2) / 2 and 1 + (3 - 2) / 2. Sums 1, 3 over 1, 3: R in each problem."""
+    assert around_ratio([1.0, 3.0], [2.0, 2.0]) == [0.5, 1.5]
+    assert around_ratio([1.0, 3.0], [1.0, 3.0]) == [1.0, 1.0]
+    assert around_ratio([0.0, 1.0, 0.0], [0.0, 2.0, 1.0]) == pytest.approx([1 / 3, 1 / 3 + (1 - 2 / 3), 1 / 3 - 1 / 3])

@@ -172,6 +172,11 @@ class Teacher:
     )
     template: str = key("the teacher's prompt; {prompt} and {solution} stand for the texts")
     max_context_tokens: int = key("prompts longer than this get no teacher; counted and logged", "tokens", least=1)
+    probe_prompts: int = key(
+        "prompts on which a run asks, before its first update, whether the teacher's context helps; at most those of two "
+        "steps; 0: none",
+        least=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class Engine:
             share: part of the GPU's memory, 0 to 1, that the trainer leaves; 1 where the engine does not share the GPU.
         """
 
+    def longest(self) -> int | None:
+        """Tokens of the longest prompt and response together that the engine takes, once it has loaded weights; None: whatever
+        fits the model's context."""
+        return None
+
     def cards_beside(self, on_gpu: bool) -> int:
         """GPUs of the run's first machine that the engine takes for processes of its own; ranks then see the others alone.
 

@@ -61,7 +61,8 @@ class VllmEngine(VllmKeys):
     own_card: ClassVar[bool] = True
 
     max_model_len: int | None = key(
-        "maximum tokens of prompt and response together in vLLM; null: the run's longest prompt and engine.max_new_tokens",
+        "maximum tokens of prompt and response together in vLLM; null: the run's longest prompt, the teacher's where it is "
+        "probed, and engine.max_new_tokens",
         "tokens",
         least=1,
     )
@@ -82,6 +83,10 @@ class VllmEngine(VllmKeys):
     def expect(self, longest: int, share: float) -> None:
         """Learn the length and the share of the GPU that keys of null stand for (``rlrt.engines.engine.Engine``)."""
         self._longest, self._share = longest, share
+
+    def longest(self) -> int | None:
+        """Tokens of prompt and response together that vLLM was started for."""
+        return self._longest if self.max_model_len is None else self.max_model_len
 
     def check_installed(self) -> None:
         """Refuse an environment without vLLM, or with another release.
@@ -163,7 +168,7 @@ class VllmEngine(VllmKeys):
                 generation_config="vllm",
                 dtype=dtype_name(model),
                 hf_overrides=head_overrides(dtype_name(model)),
-                max_model_len=self._longest if self.max_model_len is None else self.max_model_len,
+                max_model_len=self.longest(),
                 max_num_seqs=self.max_rows,
                 logprobs_mode=LOGPROBS,
                 enable_prefix_caching=True,

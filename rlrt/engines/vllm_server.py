@@ -88,6 +88,7 @@ class VllmServerEngine(VllmKeys):
     _folder: Path = field(default=Path(), init=False, repr=False)
     _cards: tuple[str, ...] = field(default=(), init=False, repr=False)
     _longest: int | None = field(default=None, init=False, repr=False)
+    _takes: int | None = field(default=None, init=False, repr=False)
     _own: OwnServer | None = field(default=None, init=False, repr=False)
     _server: Server | None = field(default=None, init=False, repr=False)
     _shape: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
@@ -122,6 +123,10 @@ class VllmServerEngine(VllmKeys):
     def expect(self, longest: int, share: float) -> None:
         """Learn the longest sequence."""
         self._longest = longest
+
+    def longest(self) -> int | None:
+        """Tokens of prompt and response together that the server takes."""
+        return self._takes
 
     def settle(self, folder: Path, cards: Sequence[str]) -> None:
         """Learn where the log of the run's server goes, and the GPUs that were set aside for it."""
@@ -165,7 +170,7 @@ class VllmServerEngine(VllmKeys):
         elif server is None:
             server = Server(str(self.url), self.timeout_s, self.world.on_main(given_token))
         reached = server
-        self.world.on_main(lambda: self._check(reached, model))
+        self._takes = self.world.on_main(lambda: self._check(reached, model))
         self._server, self._shape = server, shape
 
     def _start(self, model: Any, several: bool) -> tuple[str, int, str]:
@@ -185,9 +190,10 @@ class VllmServerEngine(VllmKeys):
         own.wait(lambda: answers(Server(*reached)))
         return reached
 
-    def _check(self, server: Server, model: Any) -> None:
-        """Check that the server can be used, and choose how weights go to it."""
+    def _check(self, server: Server, model: Any) -> int | None:
+        """Check that the server can be used, choose how weights go to it, and return the longest sequence that it takes."""
         description, reason = check_server(server, model), "engine.transfer=file"
+        longest: int | None = description.get("max_model_len")
         if self.transfer != "file":
             from rlrt.engines.vllm_nccl import Sender, obstacle
 
@@ -199,9 +205,10 @@ class VllmServerEngine(VllmKeys):
             if not reason:
                 self._sender = self._sender or Sender(server, model)
                 log.info("weights go to the vLLM server at %s by NCCL", server.url)
-                return
+                return longest
         check_folder(server.url, self.transfer_dir)
         log.info("weights go to the vLLM server at %s by file: %s", server.url, reason)
+        return longest
 
     def _send(self, model: Any, label: str) -> None:
         server = self._server

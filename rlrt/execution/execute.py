@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.origin import origin_point
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
+from rlrt.execution.probe import ALARMS as PROBE_ALARMS
+from rlrt.execution.probe import probe
 from rlrt.execution.resume import refuse_another_run, starting_point
 from rlrt.execution.saver import Saver
 from rlrt.execution.snapshot import restore_checkpoint
@@ -162,6 +165,7 @@ def run_to_its_end(
 
     saver = Saver(learner, folder.checkpoints, settings.train, pace)
     run = assemble(settings, parts, learner, position, monitor, folder, stop_requested, pace, saver, pending)
+    run.probe = partial(probe, settings, run, say_and_log(say) if world.main else log.debug)
     begin = time.monotonic()
     with failing(settings, folder, monitor, world), closing(run.source, parts), saver:
         reached = train(run)
@@ -178,12 +182,21 @@ def say_where(settings: Settings, learner: Learner, say: Callable[[str], None]) 
     """Say, and note in the log, where and how a run computes, and why it does not use the NVIDIA card of its machine."""
     device = learner.policy.device
     line = description(learner.policy.model, compute_dtype(settings.dtype, device), learner.world.size)
-    say(line)
-    log.info(line)
+    say_and_log(say)(line)
     if device.type == "cpu" and settings.device == "auto" and (reason := cuda_problem()):
         log.warning(
             "this machine has an NVIDIA driver, and torch cannot use its card: %s; the run computes on the CPU", reason
         )
+
+
+def say_and_log(say: Callable[[str], None]) -> Callable[[str], None]:
+    """A function that says a line and notes it in the log."""
+
+    def both(line: str) -> None:
+        say(line)
+        log.info(line)
+
+    return both
 
 
 def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
@@ -286,7 +299,7 @@ def open_monitor(
     folder.set_state("running", step=position, mlflow_complete=False)
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
-    alarms = [*ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
+    alarms = [*ALARMS, *PROBE_ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
     monitor = Monitor(settings.tracking, folder, tracker, show, log.warning, alarms)
     monitor.catch_up()
     return monitor

@@ -26,6 +26,7 @@ from rlrt.preflight.host import host_memory
 from rlrt.preflight.plan import Planned, plan
 from rlrt.preflight.server import check_server
 from rlrt.preflight.slurm import check_slurm
+from rlrt.preflight.teacher import preflight_teacher
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive
 from rlrt.sweep.disk import one_checkpoint
@@ -46,6 +47,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--step-seconds", type=positive, help="duration of a step, without evaluation")
     command.add_argument(
         "--rates", type=Path, metavar="FILE", help="what a card reaches: benchmarks.gpu --rates FILE writes it"
+    )
+    command.add_argument(
+        "--teacher",
+        action="store_true",
+        help="instead: read the model and sample, to see whether the teacher's context helps, with several templates",
     )
     command.add_argument(TRUST, action="store_true", help="+from=RUN may name code from outside rlrt: it is imported")
     return command
@@ -127,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def act() -> None:
         planned = plan([*options.overrides, *([TRUST] if options.trust else [])], options.multirun, options.config_dir)
+        if options.teacher:
+            codes.append(preflight_teacher(planned))
+            return
         rates = read_rates(options.rates) if options.rates else None
         codes.append(preflight(planned, options.memory_gb, options.step_seconds, rates))
 

@@ -105,6 +105,7 @@ class Sampler:
         stream: tuple[object, ...],
         sampling: Sampling | None = None,
         load: bool = True,
+        shown: Sequence[Sequence[int]] | None = None,
     ) -> list[Rollout]:
         """Sample ``samples`` rollouts of every prompt, and grade them while others are still being sampled.
 
@@ -114,6 +115,7 @@ class Sampler:
             stream: names the random stream, for example ("train", step).
             sampling: instead of the engine's temperature.
             load: sync the current weights to the engine first.
+            shown: token ids that the engine is given, one list for each prompt, instead of the student's.
 
         Returns:
             the rollouts, group after group.
@@ -121,7 +123,7 @@ class Sampler:
         Raises:
             Interrupted: on all ranks, if a rank's engine was told to stop.
         """
-        ids = [self.builder.student(p) for p in prompts]
+        ids = [self.builder.student(p) for p in prompts] if shown is None else [list(one) for one in shown]
         seeds = [[derive(self.seed, *stream, p.id, g) for g in range(samples)] for p in prompts]
         pairs = [(i, g) for i in range(len(prompts)) for g in range(samples)]
         share = parts([1] * len(pairs), self.world.size)[self.world.rank]

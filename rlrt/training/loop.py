@@ -35,6 +35,7 @@ class Run:
         save_due: whether the step's end must be saved; called with (step, metrics).
         release: lets the engine give back what memory it holds, for the update; nothing where it samples beside it.
         stop_requested: True once the run should save and end early.
+        probe: what is asked once, before the first update, beside the first evaluation; its metrics.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class Run:
     save_due: Callable[[int, dict[str, float]], bool] = field(default=lambda step, metrics: False)
     release: Callable[[], None] = field(default=lambda: None)
     stop_requested: Callable[[], bool] = field(default=lambda: False)
+    probe: Callable[[], dict[str, float]] = field(default=dict)
 
 
 def train(run: Run) -> int:
@@ -61,7 +63,7 @@ def train(run: Run) -> int:
     version, stopping = run.learner.policy.version, False
     try:
         if done == 0:
-            run.record(0, evaluation(run))
+            run.record(0, evaluation(run) | run.probe())
         while done < run.train.steps and not stopping:
             metrics, seconds = one_step(run, done + 1)
             done, version = done + 1, run.learner.policy.version

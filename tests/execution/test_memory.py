@@ -18,6 +18,7 @@ from rlrt.execution.memory.estimate import (
     PHASES,
     Layout,
     Lengths,
+    engine_needs,
     estimate,
     gradient,
     host_bytes,
@@ -458,13 +459,27 @@ def test_an_engine_without_a_share_gets_what_the_trainer_leaves():
 
 
 def test_an_engine_that_needs_more_than_is_left_is_refused():
-    made = settings("engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=20480", "method=rlrt")
+    words = ["engine=vllm", "dtype=bfloat16", "engine.max_new_tokens=20480", "method=rlrt"]
+    made = settings(*words, "teacher.probe_prompts=0")
     alone = Layout("cuda", 1, False, 80 * 10**9)
-    with pytest.raises(UserError, match=r"vLLM needs 22\.\d GB .* of 80\.0 GB the trainer leaves 0\.0; set a smaller"):
+    with pytest.raises(
+        UserError, match=r"vLLM needs 22\.\d GB .* of 80\.0 GB the trainer leaves 0 bytes; set a smaller"
+    ):
         left_share(sizes_of_8b(), made, Lengths(1024, 8192), alone)
     assert (
         left_share(sizes_of_8b(), made, Lengths(1024, 8192), alone, trains=False) > 0.5
     )  # an evaluation has the weights alone
+
+
+def test_an_engine_that_answers_the_teachers_prompts_needs_a_longer_cache():
+    """8B in bfloat16: 2 x 1024 keys x 2 bytes x 36 layers for each of the 7,168 tokens that the teacher's prompt is longer."""
+    sizes, place, lengths = sizes_of_8b(), Layout("cuda", 1, False, 80 * 10**9), Lengths(1024, 8192)
+    words = ["engine=vllm", "dtype=bfloat16", "method=rlrt"]
+    probing, silent = settings(*words), settings(*words, "teacher.probe_prompts=0")
+    more = engine_needs(sizes, probing, lengths, place) - engine_needs(sizes, silent, lengths, place)
+    assert more == 2 * 1024 * 2 * 36 * 7168
+    grpo = settings("engine=vllm", "dtype=bfloat16", "method=grpo")
+    assert engine_needs(sizes, grpo, lengths, place) == engine_needs(sizes, silent, lengths, place)
 
 
 def test_what_an_engine_is_told_before_it_loads():
@@ -479,6 +494,9 @@ def test_what_an_engine_is_told_before_it_loads():
     prompts = [Prompt(id=str(i), text="17:" + "3 " * i + "4>", answer="") for i in (1, 5, 3)]
     longest = max(len(learner.builder.student(p)) for p in prompts)
     tell_engine(made, engine, prompts, learner.builder, learner.policy.model, learner.context_length)
+    assert engine.told == (longest + 48 + 64 + 48, 1.0)  # with a sibling's response and the template's tokens
+    silent = settings("engine.max_new_tokens=48", "teacher.probe_prompts=0")
+    tell_engine(silent, engine, prompts, learner.builder, learner.policy.model, learner.context_length)
     assert engine.told == (longest + 48, 1.0)
     tell_engine(made, engine, prompts, learner.builder, learner.policy.model, learner.context_length, processes=None)
     assert engine.told == (longest + 96, 1.0)

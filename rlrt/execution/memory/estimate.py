@@ -27,6 +27,7 @@ from rlrt.execution.memory.passes import (
     saved_once,
 )
 from rlrt.execution.memory.sizes import Sizes
+from rlrt.execution.probe import is_probed
 from rlrt.model.packed import flash_takes
 from rlrt.training.teacher import holds_copy, runs_again
 
@@ -190,9 +191,11 @@ def server_bytes(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Lay
 
 
 def engine_needs(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layout) -> int:
-    """Return the bytes without which vLLM does not start: all weights, its work, and the cache of one longest response."""
+    """Return the bytes without which vLLM does not start: all weights, its work, and the cache of one longest response, to a
+    teacher's prompt where the run probes its teacher."""
     number = number_bytes(settings, layout)
-    row = 2 * sizes.keys * number * sizes.layers * (lengths.prompt + settings.engine.max_new_tokens)
+    prompt = lengths.context if is_probed(settings) else lengths.prompt
+    row = 2 * sizes.keys * number * sizes.layers * (prompt + settings.engine.max_new_tokens)
     return number * sizes.weights + row + ENGINE_WORK
 
 

@@ -16,6 +16,7 @@ from rlrt.execution.memory.estimate import HEADROOM, RUNTIME, Layout, Lengths, e
 from rlrt.execution.memory.lengths import lengths_of
 from rlrt.execution.memory.passes import FLOAT
 from rlrt.execution.memory.sizes import Sizes, sizes_of
+from rlrt.execution.probe import is_probed
 from rlrt.model.prompting import PromptBuilder
 from rlrt.types import Prompt
 
@@ -52,7 +53,10 @@ def tell_engine(
         lengths, _ = lengths_of(settings, prompts, builder, context)
         share = left_share(sizes, settings, lengths, layout, processes is not None)
     responses = 1 if processes else 2  # rlrt.analyze lets the policy go on from within a response
-    longest = longest_prompt(builder, prompts) + responses * settings.engine.max_new_tokens
+    longest = longest_prompt(builder, prompts)
+    if processes and is_probed(settings):  # the engine answers the teacher's prompts too
+        longest = lengths_of(settings, prompts, builder, context)[0].context
+    longest += responses * settings.engine.max_new_tokens
     engine.expect(min(longest, context), share)
 
 
@@ -66,6 +70,7 @@ def left_share(sizes: Sizes, settings: Settings, lengths: Lengths, layout: Layou
         UserError: where that is less than the engine needs.
     """
     device = layout.device_bytes or 0
+    lengths = lengths if trains else Lengths(lengths.prompt, lengths.prompt)  # an evaluation asks no teacher
     needed = engine_needs(sizes, settings, lengths, layout)
     if trains:
         none = dataclasses.replace(layout, device_bytes=0)  # the engine then counts with what it needs alone
