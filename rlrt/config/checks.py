@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError, shown
+from rlrt.errors import UserError, first_line, nearest, shown
+
+UNREAD = "sibling"
+"""``teacher.context`` where nobody typed one (conf/teacher/sibling.yaml)."""
 
 
 def check(settings: Settings) -> None:
@@ -47,6 +50,7 @@ def check(settings: Settings) -> None:
         check_ahead(settings)
     check_views(settings)
     check_importance(settings)
+    check_teacher(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow import check_uri
@@ -166,6 +170,44 @@ def check_importance(settings: Settings) -> None:
         raise UserError(
             f"train.importance_level: {type(engine).__name__} has no importance_clip, so all weights are 1; give the engine "
             "that key, or leave train.importance_level out."
+        )
+
+
+def check_teacher(settings: Settings) -> None:
+    """Refuse a teacher context that is none, or that no rollout can have.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from rlrt.methods.contexts import CONFIGURED, Default, Sibling, configured  # here: it imports torch
+
+    teacher = settings.teacher
+    kind = teacher.context.partition("@")[0].partition(":")[0]
+    if kind not in CONFIGURED:
+        raise UserError(
+            f"teacher.context: expected one of {', '.join(CONFIGURED)}, got {shown(teacher.context)}."
+            f"{nearest(kind[:99], CONFIGURED)}"
+        )
+    try:
+        context = configured(teacher.context, teacher.on_unique_correct)
+    except ValueError as error:
+        raise UserError(f"teacher.context: {first_line(error)}.") from None
+    method, group = settings.method, settings.train.rollouts_per_prompt
+    if not method.needs_teacher:
+        return
+    if Default() not in method.contexts() and teacher.context != UNREAD:
+        raise UserError(
+            f"teacher.context: method {method.name} names its teacher contexts itself, so {shown(teacher.context)} would "
+            "change nothing; leave teacher.context out."
+        )
+    if (
+        isinstance(context, Sibling)
+        and context.number + 2 > group
+        and (context.alone == "plain" or not context.correct)
+    ):
+        raise UserError(
+            f"teacher.context: {shown(teacher.context)} needs groups of at least {context.number + 2} rollouts, got "
+            f"train.rollouts_per_prompt={group}; raise it, or set another teacher.context."
         )
 
 

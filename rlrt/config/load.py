@@ -296,24 +296,36 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
     if isinstance(asked, str) or not asked:
         raise UserError(f"method.credit: {name}.contexts() gives a list of contexts, got {asked!r}.")
     for value in asked:
-        if context_of(value) is None:
-            raise UserError(
-                f"method.credit: {name} asks for the teacher context {value!r}; expected a rlrt.methods.contexts.Context, "
-                "'default', 'correct', 'correct:K' or 'wrong:K' (K counts siblings from 0)."
-            )
+        refuse_context(value, f"method.credit: {name}")
     for term in auxiliary:
         for value in term.contexts_beside():
-            if context_of(value) is None:
-                raise UserError(
-                    f"method.auxiliary: {type(term).__name__} asks for the teacher context {value!r}; expected a "
-                    "rlrt.methods.contexts.Context or the short spelling of one."
-                )
+            refuse_context(value, f"method.auxiliary: {type(term).__name__}")
     dense = [type(term).__name__ for term in auxiliary if term.needs_teacher]
     if dense and context_of(asked[0]) != Default():
         raise UserError(
             f"method.auxiliary: the teacher of the dense term {dense[0]} would be shown {asked[0]!r}, the first context of "
             f"{name}, and not teacher.context; use a credit whose first context is 'default'."
         )
+
+
+def refuse_context(value: Any, who: str) -> None:
+    """Refuse a teacher context that nobody can show.
+
+    Args:
+        who: the slot and the class that asks for it.
+
+    Raises:
+        UserError: naming the context and those there are.
+    """
+    from rlrt.methods.contexts import KINDS, context_of
+
+    try:
+        known = context_of(value) is not None
+        reason = f"expected a rlrt.methods.contexts.Context, or one of {', '.join(KINDS)}, with :K for the K-th sibling from 0"
+    except ValueError as error:
+        known, reason = False, first_line(error)
+    if not known:
+        raise UserError(f"{who} asks for the teacher context {value!r}; {reason}.")
 
 
 def unresolved(error: Exception, overrides: Sequence[str] = ()) -> str:

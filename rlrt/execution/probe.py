@@ -123,7 +123,7 @@ def measured(
     """
     own = dataclasses.replace(learner, contexts=[context])
     everyone = torch.ones(len(rollouts), dtype=torch.bool)
-    rows, too_long = teacher_rows(own, rollouts, [context.texts(rollouts)], everyone)
+    rows, _, too_long = teacher_rows(own, rollouts, everyone)
     right_B = answers(learner, sampler, rollouts, rows[0])
     release()
     learner.check_stop(joint=True)
