@@ -9,6 +9,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import find_run
@@ -50,8 +51,7 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
 
     client = MlflowClient(tracking_uri=absolute(tracking.uri))
     try:
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+        ensure_model(client, name)
         tags = {"rlrt.step": str(selected_step), "rlrt.identity": str(RunFolder(run).manifest().get("identity"))}
         version = client.create_model_version(name, resolved(saved[selected_step]).as_uri(), run_id, tags=tags)
     except MlflowException as error:
@@ -59,6 +59,18 @@ def register(run: Path, name: str, step: int | None, uri: str | None) -> str:
         reason = masked(first_line(error), uri)
         raise UserError(f"MLflow at {without_password(uri)} did not accept the checkpoint ({reason}).") from None
     return str(version.version)
+
+
+def ensure_model(client: Any, name: str) -> None:
+    """Create a model in the registry unless it is there; a name may have quotes, which a search would take for its own."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
 
 
 def main() -> None:

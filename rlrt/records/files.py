@@ -133,7 +133,12 @@ def replace_text(path: Path, text: str, private: bool = False) -> None:
 
 
 def replace_bytes(path: Path, content: bytes, private: bool = False) -> None:
-    """Replace a file atomically; a link under its name is replaced, not followed."""
+    """Replace a file atomically; a link under its name is replaced, not followed.
+
+    Raises:
+        UserError: for a folder under its name.
+        OSError: where nothing can be written.
+    """
     work = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     rights = 0o600 if private else stat.S_IMODE(path.stat().st_mode) if is_file(path) else 0o666
     work.unlink(missing_ok=True)
@@ -141,6 +146,9 @@ def replace_bytes(path: Path, content: bytes, private: bool = False) -> None:
         with open(os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, rights), "wb") as file:
             file.write(content)
         work.replace(path)
+    except IsADirectoryError:
+        work.unlink(missing_ok=True)
+        raise UserError(f"{path} is a folder, and rlrt writes a file there; remove it.") from None
     except OSError:
         work.unlink(missing_ok=True)
         raise

@@ -28,6 +28,7 @@ def test_inputs_and_a_registered_checkpoint(tmp_cwd, uri):
     assert inputs["training"].name == "Countdown"
     assert register(tmp_cwd / "run", "mine", None, None) == "1"
     assert register(tmp_cwd / "run", "mine", 1, None) == "2"
+    assert register(tmp_cwd / "run", "it's 'mine' OR name LIKE '%", 1, None) == "1"
     version = client.get_model_version("mine", "1")
     assert (version.run_id, version.tags["rlrt.step"]) == (run_id, "2")
     AutoModelForCausalLM.from_pretrained(Path(urlsplit(version.source).path))

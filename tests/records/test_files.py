@@ -159,3 +159,10 @@ def test_a_header_of_safetensors_is_data_too(tmp_path, header):
     file.write_bytes(HEADERS[header]) if header != "a pipe" else os.mkfifo(file)
     with pytest.raises(Unreadable, match=r"x\.safetensors cannot be read as safetensors \(.{4,}\)\.$"):
         tensors_of(file)
+
+
+def test_a_folder_under_a_files_name_is_named_and_nothing_is_left(tmp_path):
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(UserError, match=r"summary\.json is a folder, and rlrt writes a file there; remove it"):
+        replace_text(tmp_path / "summary.json", "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.json"]
