@@ -31,6 +31,7 @@ class Prompt:
         instruction: how the answer is to be given; empty where ``text`` says it.
         source: name of the data set in a mixture of several; empty where there is one.
         row: the problem's row of its table, where rewards of the user's own are computed from it.
+        hint: a text that helps without being a solution, or None.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Prompt:
     instruction: str = ""
     source: str = ""
     row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    hint: str | None = None
 
 
 @dataclass(frozen=True)

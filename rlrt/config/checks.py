@@ -6,7 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 
 from rlrt.config.schema import Settings
-from rlrt.errors import UserError, shown
+from rlrt.errors import UserError, first_line, nearest, shown
+
+UNREAD = "sibling"
+"""``teacher.context`` where nobody typed one (conf/teacher/sibling.yaml)."""
 
 
 def check(settings: Settings) -> None:
@@ -45,8 +48,9 @@ def check(settings: Settings) -> None:
         )
     if train.sample_ahead:
         check_ahead(settings)
-    check_views(settings)
     check_importance(settings)
+    check_teacher(settings)
+    check_views(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow import check_uri
@@ -115,17 +119,26 @@ def check_ahead(settings: Settings) -> None:
 
 
 def check_views(settings: Settings) -> None:
-    """Refuse a method that compares a teacher with the question and one without it, where the context has no question.
+    """Refuse, for a method that compares a teacher with the question and one without it, a context that has no question, and
+    one whose text the two could read in different lengths.
 
     Raises:
         UserError: saying why.
     """
-    from rlrt.methods.contexts import WithoutQuestion
+    from rlrt.methods.contexts import ReferenceAlone, WithoutQuestion, configured
 
-    if settings.teacher.context == "reference_alone" and WithoutQuestion() in settings.method.contexts():
+    teacher, name = settings.teacher, settings.method.name
+    if WithoutQuestion() not in settings.method.contexts():
+        return
+    if isinstance(configured(teacher.context, teacher.on_unique_correct), ReferenceAlone):
         raise UserError(
-            f"teacher.context: method {settings.method.name} compares the teacher that is shown the question with one that is "
-            "not, got reference_alone, where neither is; set teacher.context=reference."
+            f"teacher.context: method {name} compares the teacher that is shown the question with one that is not, got "
+            f"{shown(teacher.context)}, where neither is; set teacher.context=reference."
+        )
+    if teacher.too_long == "shorter_sibling":
+        raise UserError(
+            f"teacher.too_long: method {name} compares two teachers that are shown one text, and shorter_sibling "
+            "could give the one with the question another; set teacher.too_long=no_teacher."
         )
 
 
@@ -166,6 +179,44 @@ def check_importance(settings: Settings) -> None:
         raise UserError(
             f"train.importance_level: {type(engine).__name__} has no importance_clip, so all weights are 1; give the engine "
             "that key, or leave train.importance_level out."
+        )
+
+
+def check_teacher(settings: Settings) -> None:
+    """Refuse a teacher context that is none, or that no rollout can have.
+
+    Raises:
+        UserError: naming the key.
+    """
+    from rlrt.methods.contexts import CONFIGURED, Default, Sibling, configured  # here: it imports torch
+
+    teacher = settings.teacher
+    kind = teacher.context.partition("@")[0].partition(":")[0]
+    if kind not in CONFIGURED:
+        raise UserError(
+            f"teacher.context: expected one of {', '.join(CONFIGURED)}, got {shown(teacher.context)}."
+            f"{nearest(kind[:99], CONFIGURED)}"
+        )
+    try:
+        context = configured(teacher.context, teacher.on_unique_correct)
+    except ValueError as error:
+        raise UserError(f"teacher.context: {first_line(error)}.") from None
+    method, group = settings.method, settings.train.rollouts_per_prompt
+    if not method.needs_teacher:
+        return
+    if Default() not in method.contexts() and teacher.context != UNREAD:
+        raise UserError(
+            f"teacher.context: method {method.name} names its teacher contexts itself, so {shown(teacher.context)} would "
+            "change nothing; leave teacher.context out."
+        )
+    if (
+        isinstance(context, Sibling)
+        and context.number + 2 > group
+        and (context.alone == "plain" or not context.correct)
+    ):
+        raise UserError(
+            f"teacher.context: {shown(teacher.context)} needs groups of at least {context.number + 2} rollouts, got "
+            f"train.rollouts_per_prompt={group}; raise it, or set another teacher.context."
         )
 
 

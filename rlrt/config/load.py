@@ -286,7 +286,7 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
     Raises:
         UserError: naming the context and those there are.
     """
-    from rlrt.methods.contexts import Default, context_of
+    from rlrt.methods.contexts import KINDS, Default, context_of
 
     name = type(credit).__name__
     try:
@@ -295,19 +295,18 @@ def check_contexts(credit: Any, auxiliary: Sequence[Any]) -> None:
         raise UserError(f"method.credit: the teacher contexts of {name}: {first_line(error)}.") from None
     if isinstance(asked, str) or not asked:
         raise UserError(f"method.credit: {name}.contexts() gives a list of contexts, got {asked!r}.")
-    for value in asked:
-        if context_of(value) is None:
-            raise UserError(
-                f"method.credit: {name} asks for the teacher context {value!r}; expected a rlrt.methods.contexts.Context, "
-                "'default', 'correct', 'correct:K' or 'wrong:K' (K counts siblings from 0)."
-            )
-    for term in auxiliary:
-        for value in term.contexts_beside():
-            if context_of(value) is None:
-                raise UserError(
-                    f"method.auxiliary: {type(term).__name__} asks for the teacher context {value!r}; expected a "
-                    "rlrt.methods.contexts.Context or the short spelling of one."
-                )
+    expected = (
+        f"expected a rlrt.methods.contexts.Context, or one of {', '.join(KINDS)}, with :K for the K-th sibling from 0"
+    )
+    asking = [("credit", name, value) for value in asked]
+    asking += [("auxiliary", type(term).__name__, value) for term in auxiliary for value in term.contexts_beside()]
+    for slot, asker, value in asking:
+        try:
+            reason = "" if context_of(value) is not None else expected
+        except ValueError as error:
+            reason = first_line(error)
+        if reason:
+            raise UserError(f"method.{slot}: {asker} asks for the teacher context {value!r}; {reason}.")
     dense = [type(term).__name__ for term in auxiliary if term.needs_teacher]
     if dense and context_of(asked[0]) != Default():
         raise UserError(

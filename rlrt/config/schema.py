@@ -148,16 +148,24 @@ class Teacher:
     sync_steps: int = key("steps between copies of the student, for weights=snapshot", "steps", least=1)
     ema_rate: float = key("share of the student mixed in after each optimiser step, for weights=ema", least=0, most=1)
     context: str = key(
-        "what the teacher is shown: another correct rollout, the reference solution, the same without the question, or the "
-        "reference answer",
-        choices=("sibling", "reference", "reference_alone", "answer"),
+        "what the teacher is shown: sibling (another correct rollout), wrong_sibling, reference (the data's solution), "
+        "reference_alone (without the question), answer or hint; a sibling's choice after a colon: first, shortest, longest, "
+        "least_like_mine or random; how much of a solution after @, such as reference@0.5"
     )
     on_unique_correct: str = key(
-        "context of a group's only correct rollout under context=sibling: none, itself, or the reference solution",
+        "under context=sibling, the context of a correct rollout without a correct sibling of another text: none, itself, or "
+        "the reference solution",
         choices=("plain", "self", "reference"),
     )
     template: str = key("the teacher's prompt; {prompt} and {solution} stand for the texts")
-    max_context_tokens: int = key("prompts longer than this get no teacher; counted and logged", "tokens", least=1)
+    max_context_tokens: int = key(
+        "longest prompt of a teacher; prompt and response must also fit into the model's context", "tokens", least=1
+    )
+    too_long: str = key(
+        "what a rollout gets whose teacher's prompt is too long: no teacher, or the longest shorter sibling that fits; without "
+        "a teacher it is counted",
+        choices=("no_teacher", "shorter_sibling"),
+    )
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,9 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
     model = made.student
     if device.type == "cpu":
         keep_freed_memory()
-    configured_context = configured(teacher_config.context, teacher_config.on_unique_correct)
+    configured_context = configured(
+        teacher_config.context, teacher_config.on_unique_correct, hides_own=not method.distils
+    )
     teacher = Teacher(model, made.teacher, teacher_config.weights, teacher_config.sync_steps, teacher_config.ema_rate)
     if world.size > 1 and not shares:
         sharding.share_ddp(model)
@@ -220,6 +222,7 @@ def build_learner(settings: Settings, world: World = ALONE, method: Method | Non
         context_length=context_length(model, settings.model.context_length),
         world=world,
         importance=Rule.of(train_config, settings.engine.importance_clip),
+        too_long=teacher_config.too_long,
     )
 
 

@@ -21,6 +21,12 @@ ALARMS = (
     Alarm("rollout/truncated_share", "more than half of the rollouts are truncated", above=0.5),
     Alarm("policy/entropy", "the policy's entropy is under 0.001 nats per token", below=1e-3),
     Alarm("reward/verifier_error_share", "the verifier failed on more than 5 % of the rollouts", above=0.05),
+    Alarm(
+        "teacher/too_long_share",
+        "more than a tenth of the teachers are missing because their prompts are too long; raise teacher.max_context_tokens or "
+        "model.context_length, or set teacher.too_long=shorter_sibling",
+        above=0.1,
+    ),
     Alarm("policy/grad_norm", "the gradient was not finite: the update was left out", not_finite=True),
 )
 """The alarms of every run; slots of the method add alarms of their own."""

@@ -92,6 +92,7 @@ class Table(Graded):
         "format of the answer, which the model reads after the question; empty: the question states it"
     )
     solution_field: str | None = key("column of a worked solution; a row may lack it; null: none")
+    hint_field: str | None = key("column of a hint, for teacher.context=hint; a row may lack it; null: none")
     verifier: str = key(
         "how answers are compared: exact (letter by letter), math (as mathematics), or the import path of a function "
         "(expected answer, response) -> bool"
@@ -128,6 +129,8 @@ class Table(Graded):
         wanted = {f"{section}.prompt_field": self.question_columns, f"{section}.answer_field": [self.answer_field]}
         if self.solution_field not in (None, USUAL_SOLUTION):
             wanted[f"{section}.solution_field"] = [str(self.solution_field)]
+        if self.hint_field is not None:
+            wanted[f"{section}.hint_field"] = [self.hint_field]
         prompts: dict[str, Prompt] = {}
         for file in table_files(path, pattern, self.revision, where):
             columns = Columns()
@@ -145,6 +148,7 @@ class Table(Graded):
             asked = [columns.value(row, name) for name in self.question_columns]
             given = columns.value(row, self.answer_field)
             value = columns.value(row, self.solution_field) if self.solution_field else None
+            helping = columns.value(row, self.hint_field) if self.hint_field else None
             question = self._question(asked, row_name)
             answer = self._text(given, "answer", row_name, self.answer_format)
             if question is None or answer is None:
@@ -159,9 +163,14 @@ class Table(Graded):
                     )
                 continue
             solution = self._text(value, "solution", row_name) or ""
-            name = content_id(question, answer, solution)
+            hint = self._text(helping, "hint", row_name) or None
+            name = content_id(
+                question, answer, solution
+            )  # without the hint, so that with another one the rollouts stay
             kept = row if self.keeps_rows else None
-            yield Prompt(name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept)
+            yield Prompt(
+                name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept, hint=hint
+            )  # fmt: skip
 
     def _question(self, values: list[Any], row_name: str) -> str | None:
         """Return the question of one or several cells; empty if a row lacks one of them."""
@@ -175,7 +184,9 @@ class Table(Graded):
         try:
             return final_of(text_of(value, ASKS if what == "question" else ANSWERS), answer_format)
         except NotUnderstood as error:
-            reason = f"{what} is {error.kind}" + (" (the problem stays without it)" if what == "solution" else "")
+            reason = f"{what} is {error.kind}" + (
+                " (the problem stays without it)" if what in ("solution", "hint") else ""
+            )
             self.dropped[reason] += 1
             self.remarks.setdefault(reason, f"for example {example_of(value)} in {row_name}")
             return None

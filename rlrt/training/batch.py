@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rlrt.methods.contexts import Context
 from rlrt.methods.signals import Signals
 from rlrt.model.forward import Row, pad
 from rlrt.training.learner import Learner
@@ -89,53 +90,70 @@ def batch_of(
         wanted_B: bool; the rollouts that the method wants a teacher for.
 
     Returns:
-        the batch; the text that the first context's teacher is shown for each rollout (None: no teacher); how many rollouts got
-        a teacher in the first context, and how many contexts were too long, as shares to log.
+        the batch; the text that the first context's teacher is shown for each rollout (None: no teacher); shares to log: of
+        rollouts with and without a teacher in the first context; of the wanted pairs of rollout and context those whose text
+        was too long, and those whose text would have been the rollout's own.
     """
-    texts = [context.texts(rollouts) for context in learner.contexts]
-    rows, too_long = teacher_rows(learner, rollouts, texts, wanted_B)
+    rows, texts, too_long = teacher_rows(learner, rollouts, wanted_B)
     batch = Batch(student_rows(rollouts), rows, signals)
     has_B = batch.has_teacher()
     shown = [text if has else None for text, has in zip(texts[0], has_B.tolist(), strict=True)]
     wanted, has = int(wanted_B.sum()), int(has_B.sum())
+    own = sum(int((torch.tensor(context.own(rollouts)) & wanted_B).sum()) for context in learner.contexts)
+    pairs = max(1, wanted * len(rows))
     return (
         batch,
         shown,
         {
             "teacher/share": has / len(rollouts),
             "teacher/wanted_without_share": (wanted - has) / len(rollouts),
-            "teacher/too_long_share": too_long / len(rollouts) / len(rows),
+            "teacher/too_long_share": too_long / pairs,
+            "teacher/own_text_share": own / pairs,
         },
     )
 
 
 def teacher_rows(
-    learner: Learner, rollouts: Sequence[Rollout], texts: Sequence[Sequence[str | None]], wanted_B: Tensor
-) -> tuple[list[list[Row | None]], int]:
+    learner: Learner, rollouts: Sequence[Rollout], wanted_B: Tensor
+) -> tuple[list[list[Row | None]], list[list[str | None]], int]:
     """The teacher's sequence of every rollout that wants a teacher and can have one, for each context.
 
-    Args:
-        texts: what the teacher is shown, context by context, one text for each rollout.
+    A teacher's prompt has room if it has at most ``max_context_tokens``, and leaves the model's context to the response that is
+    there.
 
     Returns:
-        the rows, context by context; how many were left out because their prompt is too long.
+        the rows, context by context; the text that each row shows; how many were left out because their prompt is too long.
     """
-    limit = min(learner.max_context_tokens, learner.context_length - learner.max_new_tokens)
     written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a prompt
     rows: list[list[Row | None]] = []
+    texts: list[list[str | None]] = []
     too_long = 0
-    for context, context_texts in zip(learner.contexts, texts, strict=True):
+    for context in learner.contexts:
         rows.append([])
-        for rollout, text, wanted in zip(rollouts, context_texts, wanted_B.tolist(), strict=True):
+        texts.append(context.shown(rollouts))
+        for i, (rollout, wanted) in enumerate(zip(rollouts, wanted_B.tolist(), strict=True)):
+            response_ids, text = rollout.generation.token_ids, texts[-1][i]
+            room = min(learner.max_context_tokens, learner.context_length - len(response_ids))
             row = None
             if wanted and text is not None:
                 question = context.question(rollout.prompt)
-                shown = (question, rollout.prompt.instruction, text)
-                if shown not in written:
-                    written[shown] = learner.builder.teacher(rollout.prompt, text, question)
-                if len(written[shown]) <= limit:
-                    row = Row(written[shown], rollout.generation.token_ids)
-                else:
-                    too_long += 1
+                for candidate in candidates(learner, context, rollouts, i, text):
+                    shown = (question, rollout.prompt.instruction, candidate)
+                    if shown not in written:
+                        written[shown] = learner.builder.teacher(rollout.prompt, candidate, question)
+                    if len(written[shown]) <= room:
+                        row, texts[-1][i] = Row(written[shown], response_ids), candidate
+                        break
+                too_long += row is None
             rows[-1].append(row)
-    return rows, too_long
+    return rows, texts, too_long
+
+
+def candidates(
+    learner: Learner, context: Context, rollouts: Sequence[Rollout], i: int, text: str
+) -> Iterator[str]:  # fmt: skip
+    """The texts that rollout ``i`` may be shown if they fit: the one that the context names, then shorter ones, where the
+    config says so."""
+    yield text
+    if learner.too_long == "shorter_sibling":
+        yield from context.shorter(rollouts, i)

@@ -26,6 +26,7 @@ class Learner:
         reference: the step-0 model for the KL penalty, or None.
         train: the config section.
         max_context_tokens: the longest prompt that the teacher may have.
+        too_long: what a rollout gets whose teacher's prompt does not fit (``teacher.too_long``).
         max_new_tokens: of the engine; the constant denominator of Dr.GRPO.
         context_length: tokens that a prompt and its response may have together.
         world: the ranks that share scoring and update.
@@ -45,6 +46,7 @@ class Learner:
     context_length: int
     world: World = ALONE
     importance: Rule = Rule()
+    too_long: str = "no_teacher"
     asked_to_end: Callable[[], bool] = lambda: False
 
     def check_stop(self, joint: bool = False) -> None:

@@ -101,7 +101,7 @@ def test_contexts_that_there_are(monkeypatch):
 def test_a_dense_term_beside_a_credit_that_shows_something_else_first(monkeypatch):
     """Both would be shown the credit's first context, whatever teacher.context says."""
     more = ("+method.distill_alpha=0.5", "+method.distill_top_k=0", "+method.distill_ratio_cap=2")
-    with pytest.raises(UserError, match=r"dense .* would be shown Sibling\(correct=True"):
+    with pytest.raises(UserError, match=r"dense .* would be shown Sibling\(share=1.0, correct=True"):
         settings("method=rlcsd", "method.auxiliary=[rlrt.methods.sdpo.Distillation]", *more)
 
 

@@ -80,6 +80,19 @@ def test_an_alarm_ends_a_run_for_good_where_that_was_asked_for(tmp_path, monkeyp
     assert (off["state"], off["step"]) == ("finished", 2)
 
 
+def test_an_alarm_rings_where_teachers_are_missing_because_they_are_too_long(tmp_path, caplog):
+    typed = ("method=rlrt", "train.prompts_per_step=8", "train.rollouts_per_prompt=8")
+    sentence = "more than a tenth of the teachers are missing because their prompts are too long"
+    # 16 tokens are left by a response of 48, and more by all others: there is room for nearly every sibling
+    run(tmp_path / "whole", *typed, "model.context_length=64")
+    (step,) = [row for row in RunFolder(tmp_path / "whole").record.read() if row["step"] == 1]
+    assert step["teacher/share"] > 0.2
+    assert step["teacher/too_long_share"] <= 0.1
+    assert sentence not in caplog.text
+    run(tmp_path / "short", *typed, "teacher.max_context_tokens=20")
+    assert f"step 1: {sentence}" in caplog.text
+
+
 @pytest.fixture
 def as_before():
     import torch

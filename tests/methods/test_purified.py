@@ -106,6 +106,11 @@ def test_the_second_view_is_the_same_text_without_the_question():
     assert alone == WithoutQuestion(Sibling())
     assert alone.texts(group) == ["b", "a"]
     assert alone.question(group[0].prompt) == ""
+    assert WithoutQuestion(Reference(share=0.5)).shown([rollout(0, 0, True, solution="1 2 3 4")]) == ["1 2"]
+    assert alone.own([rollout(0, 0, True, "a"), rollout(0, 1, True, "a")]) == [
+        True,
+        True,
+    ]  # as the other context hides it
     assert resolved(Default(), Reference()) == Reference()
 
 
@@ -121,11 +126,16 @@ def test_the_two_teachers_prompts_differ_by_the_question():
         assert shown.endswith(alone[alone.index("|") :])
 
 
-@pytest.mark.parametrize("more", ["method=purified_opsd", "method=rlrt method.gap=wording"])
-def test_a_context_without_a_question_cannot_be_purified(more):
-    with pytest.raises(UserError, match=r"teacher.context: method .* set teacher.context=reference"):
-        settings(*more.split(), "teacher.context=reference_alone")
-    settings("method=rlrt", "teacher.context=reference_alone")
+@pytest.mark.parametrize("method", [["method=purified_opsd"], ["method=rlrt", "method.gap=wording"]])
+@pytest.mark.parametrize(
+    "teacher",
+    ["teacher.context=reference_alone", "teacher.context=reference_alone@0.5", "teacher.too_long=shorter_sibling"],
+)
+def test_two_views_that_could_differ_by_more_than_the_question_are_refused(method, teacher):
+    key, value = teacher.split("=")
+    with pytest.raises(UserError, match=rf"{key}: method .*{value.split('@')[0]}.*; set {key}=(reference|no_teacher)"):
+        settings(*method, teacher)
+    settings("method=rlrt", teacher)
 
 
 def test_the_teachers_own_view_of_the_question_is_a_fourth_one():

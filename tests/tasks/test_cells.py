@@ -108,6 +108,7 @@ def test_a_nested_key_that_some_rows_lack(tmp_path):
         ("prompt_field", "promt", r"found prompt, answer, extra, extra\.solution\. Did you mean 'prompt'"),
         ("answer_field", "answers", "Did you mean 'answer'"),
         ("solution_field", "extra.solutoin", r"Did you mean 'extra\.solution'"),
+        ("hint_field", "extra.solutions", r"Did you mean 'extra\.solution'"),
         ("prompt_field", "[prompt,body]", "found prompt, answer"),
     ],
 )

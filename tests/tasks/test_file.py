@@ -96,6 +96,21 @@ def test_a_method_that_shows_references_needs_them(tmp_path, caplog):
     assert "training prompts have no reference text" in caplog.text
 
 
+def test_a_hint_is_read_from_its_column_and_changes_no_id(tmp_path):
+    path = write(tmp_path / "a.jsonl", *[g | {"tip": f"count from {n}"} if n else g for n, g in enumerate(GOOD)])
+    plain, hinted = task(path), task(path, "data.hint_field=tip")
+    for data in (plain, hinted):
+        data.prepare()
+    hints = {p.text: p.hint for p in [*hinted.train, *hinted.heldout]}
+    assert hints == {g["prompt"]: f"count from {n}" if n else None for n, g in enumerate(GOOD)}
+    assert [p.id for p in plain.train] == [p.id for p in hinted.train]
+    made = settings("data=file", f"data.path={path}", "train.prompts_per_step=2", "method=rlrt", "teacher.context=hint")
+    parts = parts_of(made)
+    parts.task.prepare()
+    with pytest.raises(UserError, match=r"teacher\.context: method rlrt shows .* hint texts, and the data has none"):
+        check_data(made, parts)
+
+
 def test_missing_file_and_too_few(tmp_path):
     with pytest.raises(UserError, match="could not be read"):
         task(tmp_path / "none.jsonl").prepare()

@@ -36,6 +36,7 @@ def lengths_of(
     else:
         prompt, source = min(most or UNKNOWN_PROMPT, room), "data.max_prompt_tokens" if most else "a guess"
     teacher_context = configured(settings.teacher.context, settings.teacher.on_unique_correct)
+    # a longer prompt of the teacher leaves a shorter response, so the sequence is no longer than with this one
     context = limit = min(settings.teacher.max_context_tokens, room)
     if not isinstance(teacher_context, FromData):
         context = prompt + settings.engine.max_new_tokens + TEMPLATE
