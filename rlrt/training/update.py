@@ -68,7 +68,8 @@ def learn_judged(learner: Learner, rollouts: Sequence[Rollout], signals: Signals
     method, seconds = learner.method, dict[str, float]()
     learner.teacher.begin_step(signals.step)
     # 1. advantage: one number a rollout, from the rewards
-    advantage_B = signals.advantage_B = method.advantage(signals)
+    advantage_B = method.advantage(signals)
+    signals.advantage_B = advantage_B
     batch, shown, metrics = batch_of(learner, rollouts, signals, method.teacher_rows(advantage_B, signals))
     # 2. score: the log-probabilities that the credit and the loss read, into the signals
     scoring.take_old_logp(learner, rollouts, signals)

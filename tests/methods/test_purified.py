@@ -115,7 +115,7 @@ def test_the_second_view_is_the_same_text_without_the_question():
 
 
 def test_the_two_teachers_prompts_differ_by_the_question():
-    learner, rollouts, _ = world("method=purified_opsd")
+    learner, rollouts, _ = world("method=purified_opsd", "method.purified_base=student")
     assert learner.contexts == [Reference(), WithoutQuestion(Reference())]
     wanted_B = torch.ones(len(rollouts), dtype=torch.bool)
     batch, _, _ = batch_of(learner, rollouts, signals_of(rollouts, 1, []), wanted_B)
@@ -179,7 +179,7 @@ def by_hand(learner, rollouts, base: str, alpha: float) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize(("base", "alpha"), [("student", 0), ("student", 1), ("teacher", 0)])
 def test_the_gradient_of_an_update_is_that_of_the_formula(base, alpha):
-    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}"
+    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}", "method.purified_gamma=1"
     learner, rollouts, _ = world("method=purified_opsd", *keys)
     with torch.no_grad():
         for parameter in learner.policy.model.parameters():  # the student has moved away from its frozen teacher
@@ -199,11 +199,11 @@ def test_a_rollout_that_lacks_one_view_is_left_out():
         def texts(self, rollouts):
             return [t if i % 2 == self.parity else None for i, t in enumerate(super().texts(rollouts))]
 
-    whole, rollouts, _ = world("method=purified_opsd")
+    whole, rollouts, _ = world("method=purified_opsd", "method.purified_base=student")
     expected, total = gradient(whole, rollouts), {}
     lengths = [len(r.generation.token_ids) for r in rollouts]
     for parity in (0, 1):
-        learner, _, _ = world("method=purified_opsd")
+        learner, _, _ = world("method=purified_opsd", "method.purified_base=student")
         half = Half(Reference())
         object.__setattr__(half, "parity", parity)
         learner.contexts = [Reference(), half]
