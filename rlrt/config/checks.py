@@ -48,9 +48,9 @@ def check(settings: Settings) -> None:
         )
     if train.sample_ahead:
         check_ahead(settings)
-    check_views(settings)
     check_importance(settings)
     check_teacher(settings)
+    check_views(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow import check_uri
@@ -119,17 +119,26 @@ def check_ahead(settings: Settings) -> None:
 
 
 def check_views(settings: Settings) -> None:
-    """Refuse a method that compares a teacher with the question and one without it, where the context has no question.
+    """Refuse, for a method that compares a teacher with the question and one without it, a context that has no question, and
+    one whose text the two could read in different lengths.
 
     Raises:
         UserError: saying why.
     """
-    from rlrt.methods.contexts import WithoutQuestion
+    from rlrt.methods.contexts import ReferenceAlone, WithoutQuestion, configured
 
-    if settings.teacher.context == "reference_alone" and WithoutQuestion() in settings.method.contexts():
+    teacher, name = settings.teacher, settings.method.name
+    if WithoutQuestion() not in settings.method.contexts():
+        return
+    if isinstance(configured(teacher.context, teacher.on_unique_correct), ReferenceAlone):
         raise UserError(
-            f"teacher.context: method {settings.method.name} compares the teacher that is shown the question with one that is "
-            "not, got reference_alone, where neither is; set teacher.context=reference."
+            f"teacher.context: method {name} compares the teacher that is shown the question with one that is not, got "
+            f"{shown(teacher.context)}, where neither is; set teacher.context=reference."
+        )
+    if teacher.too_long == "shorter_sibling":
+        raise UserError(
+            f"teacher.too_long: method {name} compares two teachers that are shown one text, and shorter_sibling "
+            "could give the one with the question another; set teacher.too_long=no_teacher."
         )
 
 

@@ -26,7 +26,7 @@ CASES = {
     "sd, moving teacher": ("method=sd", "teacher.weights=ema", "teacher.ema_rate=0.5"),
     "sd, two mini-batches": ("method=sd", "teacher.weights=old", "train.minibatches=2"),
     "sdpg, live teacher, two mini-batches": ("method=sdpg", "method.sdpg_beta=10", "train.minibatches=2"),
-    "purified, three views of the teacher": ("method=purified_opsd", "method.purified_base=teacher"),
+    "purified, three views of the teacher": ("method=purified_opsd",),
     "grpo, KL, recomputed": ("method=grpo", "train.kl_coef=0.1", "model.gradient_checkpointing=true"),
     "dapo, two mini-batches": ("method=dapo", "train.minibatches=2", "train.max_refills=0"),
     "entropy": ("method=entropy",),

@@ -378,7 +378,7 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
         ("sd", WIDE["distilled"]),
         ("opsd", WIDE["distilled"]),
         ("sdpg", WIDE["distilled"]),
-        ("purified_opsd", WIDE["distilled"] + 1),  # two views of the teacher
+        ("purified_opsd", WIDE["distilled"] + 2),  # three views of the teacher
     ],
 )
 def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, expected):

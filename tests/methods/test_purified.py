@@ -106,11 +106,16 @@ def test_the_second_view_is_the_same_text_without_the_question():
     assert alone == WithoutQuestion(Sibling())
     assert alone.texts(group) == ["b", "a"]
     assert alone.question(group[0].prompt) == ""
+    assert WithoutQuestion(Reference(share=0.5)).shown([rollout(0, 0, True, solution="1 2 3 4")]) == ["1 2"]
+    assert alone.own([rollout(0, 0, True, "a"), rollout(0, 1, True, "a")]) == [
+        True,
+        True,
+    ]  # as the other context hides it
     assert resolved(Default(), Reference()) == Reference()
 
 
 def test_the_two_teachers_prompts_differ_by_the_question():
-    learner, rollouts, _ = world("method=purified_opsd")
+    learner, rollouts, _ = world("method=purified_opsd", "method.purified_base=student")
     assert learner.contexts == [Reference(), WithoutQuestion(Reference())]
     wanted_B = torch.ones(len(rollouts), dtype=torch.bool)
     batch, _, _ = batch_of(learner, rollouts, signals_of(rollouts, 1, []), wanted_B)
@@ -121,11 +126,16 @@ def test_the_two_teachers_prompts_differ_by_the_question():
         assert shown.endswith(alone[alone.index("|") :])
 
 
-@pytest.mark.parametrize("more", ["method=purified_opsd", "method=rlrt method.gap=wording"])
-def test_a_context_without_a_question_cannot_be_purified(more):
-    with pytest.raises(UserError, match=r"teacher.context: method .* set teacher.context=reference"):
-        settings(*more.split(), "teacher.context=reference_alone")
-    settings("method=rlrt", "teacher.context=reference_alone")
+@pytest.mark.parametrize("method", [["method=purified_opsd"], ["method=rlrt", "method.gap=wording"]])
+@pytest.mark.parametrize(
+    "teacher",
+    ["teacher.context=reference_alone", "teacher.context=reference_alone@0.5", "teacher.too_long=shorter_sibling"],
+)
+def test_two_views_that_could_differ_by_more_than_the_question_are_refused(method, teacher):
+    key, value = teacher.split("=")
+    with pytest.raises(UserError, match=rf"{key}: method .*{value.split('@')[0]}.*; set {key}=(reference|no_teacher)"):
+        settings(*method, teacher)
+    settings("method=rlrt", teacher)
 
 
 def test_the_teachers_own_view_of_the_question_is_a_fourth_one():
@@ -169,7 +179,7 @@ def by_hand(learner, rollouts, base: str, alpha: float) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize(("base", "alpha"), [("student", 0), ("student", 1), ("teacher", 0)])
 def test_the_gradient_of_an_update_is_that_of_the_formula(base, alpha):
-    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}"
+    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}", "method.purified_gamma=1"
     learner, rollouts, _ = world("method=purified_opsd", *keys)
     with torch.no_grad():
         for parameter in learner.policy.model.parameters():  # the student has moved away from its frozen teacher
@@ -189,11 +199,11 @@ def test_a_rollout_that_lacks_one_view_is_left_out():
         def texts(self, rollouts):
             return [t if i % 2 == self.parity else None for i, t in enumerate(super().texts(rollouts))]
 
-    whole, rollouts, _ = world("method=purified_opsd")
+    whole, rollouts, _ = world("method=purified_opsd", "method.purified_base=student")
     expected, total = gradient(whole, rollouts), {}
     lengths = [len(r.generation.token_ids) for r in rollouts]
     for parity in (0, 1):
-        learner, _, _ = world("method=purified_opsd")
+        learner, _, _ = world("method=purified_opsd", "method.purified_base=student")
         half = Half(Reference())
         object.__setattr__(half, "parity", parity)
         learner.contexts = [Reference(), half]
