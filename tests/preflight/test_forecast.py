@@ -96,6 +96,12 @@ def test_the_small_case_by_hand():
     # 3 problems greedily, the longest 10 x (1 + 1/2 + 1/3) tokens; then 2 waves of 2 groups of 4
     greedy = 10 * (1 + 1 / 2 + 1 / 3) * 0.0068 + 3 * 32 * 110 / 5e5
     assert step.evaluation == pytest.approx(greedy + 2 * 20 * 0.0068 + 12 * 32 * 110 / 5e5)
+    # two steps' 8 prompts: twice the rollouts and the student's pass of a step; 2 answers to each of 16 teacher's prompts;
+    # all 64 rows of 10 tokens behind 16 prompts of 80
+    sampled = 2 * step.rollout + 4 * 20 * 0.0068 + 32 * 32 * 110 / 5e5
+    gaps = 2 * student + 2 * 1200 * 1920 / 1e6 + 64 * 64 * 10 * 85 / 2e5 + 64 * 16 * 80 * 80 / 2 / 2e5 + 1920e-6
+    assert step.probe == pytest.approx(sampled + gaps)
+    assert forecast(small("method=rlrt", "teacher.probe_prompts=0")).probe == forecast(small("method=grpo")).probe == 0
     assert step.checkpoint == pytest.approx(4 * (1300 + 2 * 1300) / 1e3)
     assert (step.rows, step.fits, step.ahead) == (8, True, False)
     assert step.total == pytest.approx(step.rollout + step.scoring + step.teacher + step.update)

@@ -97,6 +97,7 @@ def test_without_measurements_the_table_is_taken_and_said(folder, capsys):
         for x in (rlrt, grpo)
     ]
     assert [match[1] for match in each] == ["rlrt", "grpo"]
+    assert ["a probe of the teacher of" in x[1] for x in (rlrt, grpo)] == [True, False]
     assert float(each[0][3].split()[0]) > float(each[1][3].split()[0])  # GRPO has no teacher and scores nothing
     for state, said in (rlrt, grpo):
         assert state == "ok"
@@ -227,6 +228,15 @@ def test_earlier_runs_that_are_not_like_this_one(tmp_cwd):
     assert earlier(made, 1, "cpu") is None
     ran(place / "cpu_beside_a_gpu", ["method=rlrt", "device=cpu"], [1.0, 3.0], gpus=["NVIDIA H100"])
     ran(place / "other_evaluation", ["method=rlrt", "eval.prompts=9"], [4.0], [(10.0, 5.0)])
-    assert earlier(made, 1, "cpu") == Earlier(step_s=3.5, slowest_s=5.0, evaluation_s=None, steps=4, runs=2)
+    assert earlier(made, 1, "cpu") == Earlier(
+        step_s=3.5, slowest_s=5.0, evaluation_s=None, probe_s=None, steps=4, runs=2
+    )
     ran(place / "like_it", ["method=rlrt"], [], [(10.0, 8.0)])
-    assert earlier(made, 1, "cpu") == Earlier(step_s=3.0, slowest_s=5.0, evaluation_s=8.0, steps=5, runs=3)
+    assert earlier(made, 1, "cpu") == Earlier(
+        step_s=3.0, slowest_s=5.0, evaluation_s=8.0, probe_s=None, steps=5, runs=3
+    )
+    for name, words, took in (("asked", [], 0.5), ("asked_less", ["teacher.probe_prompts=4"], 0.1)):
+        ran(place / name, ["method=rlrt", "eval.prompts=9", *words], [3.0])
+        with (place / name / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": 0, "time/probe_s": took}) + "\n")
+    assert earlier(made, 1, "cpu") == Earlier(step_s=3.0, slowest_s=5.0, evaluation_s=8.0, probe_s=0.5, steps=7, runs=5)

@@ -34,12 +34,14 @@ class Earlier:
         step_s: seconds of a step, its evaluation taken off.
         slowest_s: seconds of the slowest step, its evaluation taken off.
         evaluation_s: seconds of an evaluation; None if no run has one like it.
+        probe_s: seconds of a probe of the teacher; None if no run has one.
         steps, runs: how many were counted.
     """
 
     step_s: float
     slowest_s: float
     evaluation_s: float | None
+    probe_s: float | None
     steps: int
     runs: int
 
@@ -57,6 +59,7 @@ def earlier(settings: Settings, processes: int, kind: str, outputs: Path = Path(
     found = [*outputs.glob("runs/*/manifest.json"), *outputs.glob("sweeps/*/*/manifest.json")]
     steps: list[float] = []
     evaluated: list[float] = []
+    probed: list[float] = []
     runs = 0
     for manifest in sorted(found, key=modified, reverse=True):
         if runs == NEWEST:
@@ -73,12 +76,14 @@ def earlier(settings: Settings, processes: int, kind: str, outputs: Path = Path(
         rows = [r for r in records if seconds(r, "time/step_s") > 0]
         runs += bool(rows)
         steps += [seconds(r, "time/step_s") - seconds(r, "time/evaluation_s") for r in rows]
+        if alike(settings.plain, config, {"teacher": ("probe_prompts",)}):
+            probed += [took for r in records if (took := seconds(r, "time/probe_s"))]
         if alike(settings.plain, config, {"eval": EVALUATED}):
             evaluated += [took for r in rows if (took := seconds(r, "time/evaluation_s"))]
     if not steps:
         return None
-    evaluation_s = statistics.median(evaluated) if evaluated else None
-    return Earlier(statistics.median(steps), max(steps), evaluation_s, len(steps), runs)
+    evaluation_s, probe_s = (statistics.median(found) if found else None for found in (evaluated, probed))
+    return Earlier(statistics.median(steps), max(steps), evaluation_s, probe_s, len(steps), runs)
 
 
 def modified(file: Path) -> float:

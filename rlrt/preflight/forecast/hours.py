@@ -37,6 +37,7 @@ class Hours:
         steps: number of steps.
         step_s: seconds of a step, without evaluation and checkpoint.
         evaluations, evaluation_s: how many, and seconds of each; None: not known, and not counted.
+        probe_s: seconds of asking, once, whether the teacher's context helps; 0: not asked, or not known.
         saves, checkpoint_s: how many checkpoints, and seconds of each.
         cards: GPUs of the job; 0 on a CPU.
         measured: True if the seconds of a step were measured.
@@ -48,6 +49,7 @@ class Hours:
     step_s: float
     evaluations: int
     evaluation_s: float | None
+    probe_s: float
     saves: int
     checkpoint_s: float
     cards: int
@@ -58,7 +60,8 @@ class Hours:
     @property
     def total_s(self) -> float:
         """Return the seconds of the job."""
-        return self.steps * self.step_s + self.evaluations * (self.evaluation_s or 0.0) + self.saves * self.checkpoint_s
+        once_s = self.evaluations * (self.evaluation_s or 0.0) + self.probe_s
+        return self.steps * self.step_s + once_s + self.saves * self.checkpoint_s
 
 
 class Forecaster:
@@ -112,6 +115,7 @@ class Forecaster:
             step_s=step_s,
             evaluations=evaluations(train),
             evaluation_s=evaluation_s,
+            probe_s=probe_of(before, None if measured else step),
             saves=saves(train, step_s),
             checkpoint_s=checkpoint_s,
             cards=cards_of(self._planned.launcher, kind),
@@ -161,11 +165,22 @@ def with_longest(hours: Hours, work: Work, step: Step) -> Hours:
     be."""
     longest = as_long_as_may_be(work)
     total_s = dataclasses.replace(
-        hours, step_s=longest.total, evaluation_s=longest.evaluation, saves=saves(work.settings.train, longest.total)
+        hours,
+        step_s=longest.total,
+        evaluation_s=longest.evaluation,
+        probe_s=longest.probe,
+        saves=saves(work.settings.train, longest.total),
     ).total_s
     rows = f"{step.rows} rows at once{' as if they fitted' * (not step.fits)}"
     words = f"{rows}, responses of {work.response:.0f} tokens on average (assumed)"
     return dataclasses.replace(hours, source=f"{hours.source}; {words}; {duration(total_s)} if all have {work.limit}")
+
+
+def probe_of(before: Earlier | None, step: Step | None) -> float:
+    """Return the seconds of a probe of the teacher: measured, or by rates; 0 where they are not known."""
+    if before is not None and before.probe_s is not None:
+        return before.probe_s
+    return step.probe if step is not None else 0.0
 
 
 def evaluation_of(before: Earlier | None, step: Step | None, rates: Rates | None) -> tuple[float | None, bool, str]:
@@ -238,6 +253,8 @@ def sentence(hours: Hours, count: int, launcher: Any, named: bool = False) -> st
     parts = [f"{hours.steps} step{'s' * (hours.steps > 1)} of {short(hours.step_s)}"]
     if hours.evaluation_s is not None:
         parts.append(f"{hours.evaluations} evaluations of {short(hours.evaluation_s)}")
+    if hours.probe_s:
+        parts.append(f"a probe of the teacher of {short(hours.probe_s)}")
     parts.append(f"{hours.saves} checkpoint{'s' * (hours.saves > 1)} of {short(hours.checkpoint_s)}")
     words = f"{count} jobs, " if count > 1 and not named else ""
     words += f"{duration(hours.total_s)}{' each' * (count > 1)} ({', '.join(parts)})"

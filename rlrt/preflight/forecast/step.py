@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from rlrt.config.schema import Train
 from rlrt.execution.memory.lengths import TEMPLATE
 from rlrt.execution.memory.passes import FLOAT
+from rlrt.execution.probe import ANSWERS, STEPS, is_probed
 from rlrt.methods.contexts import FromData, configured
 from rlrt.model.packed import flash_takes
 from rlrt.preflight.forecast.decoding import decode_s, on_server, rows_at_once, training_rows
@@ -35,6 +36,8 @@ from rlrt.sweep.disk import MOVING, numbers_bytes
 
 PHASES = ("rollout", "scoring", "teacher", "update")
 """Phases of every step."""
+SIBLINGS = 2
+"""Different texts that a group is shown of its siblings: the first correct one, and to that the second."""
 BACKWARD, ATTENTION_BACKWARD = 2.0, 2.5
 """Operations of a backward pass, in forward passes: of matrices, and of attention."""
 
@@ -46,6 +49,7 @@ class Step:
     Attributes:
         rollout, scoring, teacher, update: of each step; ``scoring`` has the reference model of a KL penalty too.
         evaluation: of one evaluation.
+        probe: of asking, once, whether the teacher's context helps; 0 where it is not asked.
         checkpoint: of one checkpoint.
         rows: rows that a process decodes at once.
         fits: False if not even one row fits a card beside the rest.
@@ -57,6 +61,7 @@ class Step:
     teacher: float
     update: float
     evaluation: float
+    probe: float
     checkpoint: float
     rows: int
     fits: bool
@@ -96,11 +101,27 @@ def forecast(work: Work) -> Step:
         update=update_s(work, passed(work, trained, work.lengths.prompt)),
         evaluation=decode_s(work, work.evaluated, 1)
         + decode_s(work, work.evaluated, work.settings.eval.samples_per_prompt),
+        probe=probe_s(work),
         checkpoint=checkpoint_bytes(work) / work.rates.disk.value,
         rows=training_rows(work),
         fits=rows_at_once(work)[1],
         ahead=train.sample_ahead and on_server(work),
     )
+
+
+def probe_s(work: Work) -> float:
+    """Return the seconds of ``rlrt.execution.probe``: a group for each prompt, answers to its teacher's prompts, both sides of
+    D."""
+    settings, prompt = work.settings, work.lengths.prompt
+    if not is_probed(settings):
+        return 0.0
+    asked = min(settings.teacher.probe_prompts, STEPS * settings.train.prompts_per_step)
+    rows = asked * settings.train.rollouts_per_prompt
+    from_data = isinstance(configured(settings.teacher.context, settings.teacher.on_unique_correct), FromData)
+    shown = asked * (1 if from_data else SIBLINGS)
+    sampled = decode_s(work, asked, settings.train.rollouts_per_prompt) + decode_s(work, shown, ANSWERS)
+    student = forward_s(work, rows_passed(work, rows, asked, prompt))
+    return sampled + student + forward_s(work, rows_passed(work, rows, shown, teacher_prompt(work)))
 
 
 def draws(train: Train) -> float:
