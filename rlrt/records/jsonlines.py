@@ -16,6 +16,8 @@ from rlrt.records.secrets import without_known
 
 LARGEST = 1_000_000_000
 """Bytes of a record that is read as a whole."""
+NOT_FINITE = ("nan", "inf", "-inf")
+"""How a record holds a number that is none."""
 LONGEST = 64_000_000
 """Bytes of a line: sixteen rollouts of 20,000 tokens, with their values, have fewer."""
 

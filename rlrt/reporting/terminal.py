@@ -8,12 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from rlrt.records.jsonlines import is_number
+from rlrt.records.jsonlines import NOT_FINITE, is_number
 from rlrt.records.printable import one_line, printable
 
 WIDTH = 80
-NOT_FINITE = ("nan", "inf", "-inf")
-"""How a record holds a number that is none."""
 
 
 class Progress:

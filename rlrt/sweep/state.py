@@ -20,7 +20,7 @@ from rlrt.records.files import (
     whole,
     why_unreadable,
 )
-from rlrt.records.jsonlines import LONGEST, JsonLines, numbers_of, objects_of
+from rlrt.records.jsonlines import LONGEST, NOT_FINITE, JsonLines, is_number, numbers_of, objects_of
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
 from rlrt.sweep.plan import SPEC
@@ -57,7 +57,7 @@ class JobState:
         retries: times that it was started again after a failure or a lost process.
         failure: kind of failure: config, memory, input, disk, folder, limit, error; empty otherwise.
         error: one line.
-        final: final metrics.
+        final: final metrics; one that is no number is a text of ``NOT_FINITE``.
         alive: True if a process runs it or SLURM has it (its name is then running, or queued while SLURM lets it wait).
     """
 
@@ -119,7 +119,7 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
         retries=whole(spec.get("retries")),
         failure=failure,
         error=error,
-        final=numbers_of(mapping(summary.get("final"))),
+        final={k: v for k, v in mapping(summary.get("final")).items() if is_number(v) or v in NOT_FINITE},
         alive=alive,
     )
 

@@ -62,6 +62,12 @@ def fill(place, left=0):
         (place / "ballast").write_bytes(bytes(max(0, shutil.disk_usage(place).free - left)))
 
 
+def removed(folder):
+    """Remove a folder in which a thread of the run may still be at work."""
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def meanwhile(hold, place, act):
     """While a run waits after two steps, call ``act`` with its folder, then let it go; returns the thread that does it."""
 
@@ -137,7 +143,7 @@ def test_evaluations_and_reports_on_a_full_disk(small_disk):
 def test_a_runs_folder_that_is_removed(tmp_path, held):
     hold = held(steps=2)
     typed = [*RUN, "hydra.run.dir=run", *hold.keys]
-    waiting = meanwhile(hold, tmp_path, shutil.rmtree)
+    waiting = meanwhile(hold, tmp_path, removed)
     one_sentence(forked("run", typed, tmp_path), "run was removed while it was in use")
     waiting.join()
     assert not (tmp_path / "run").exists()
@@ -148,7 +154,7 @@ def test_a_runs_folder_that_is_removed(tmp_path, held):
 @pytest.mark.parametrize("whose", ["job", "sweep"])
 def test_a_jobs_or_the_sweeps_folder_that_is_removed(tmp_path, held, whose):
     hold = held(steps=2)
-    waiting = meanwhile(hold, tmp_path, lambda job: shutil.rmtree(job if whose == "job" else job.parent))
+    waiting = meanwhile(hold, tmp_path, lambda job: removed(job if whose == "job" else job.parent))
     done = forked("run", [*SWEEP, *hold.keys], tmp_path)
     waiting.join()
     if whose == "sweep":

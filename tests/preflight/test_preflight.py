@@ -40,7 +40,7 @@ def words_of(big, *more):
 def test_what_fits_exits_with_zero_and_leaves_nothing(tmp_cwd, capsys):
     assert main(["tracking=none", "method=rlrt"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"^ok +memory: \d\.\d GB of \d", said, re.MULTILINE)
+    assert re.search(r"^ok +memory: \d+\.\d [kM]B of \d", said, re.MULTILINE)
     assert re.search(r"^ok +data: \d+ training and 256 held-out problems", said, re.MULTILINE)
     assert list(tmp_cwd.iterdir()) == []
 
