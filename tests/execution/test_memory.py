@@ -378,7 +378,7 @@ def test_an_engine_that_reserves_a_share_takes_it_always_or_only_while_it_sample
         ("sd", WIDE["distilled"]),
         ("opsd", WIDE["distilled"]),
         ("sdpg", WIDE["distilled"]),
-        ("purified_opsd", WIDE["distilled"] + 2),  # three views of the teacher
+        ("purified_opsd method.purified_top_k=0", WIDE["distilled"] + 2),  # three views of the teacher
     ],
 )
 def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, expected):
@@ -387,7 +387,7 @@ def test_how_many_tensors_of_tokens_by_vocabulary_a_loss_holds(method, expected)
     from rlrt.training.passes import forward_pass
 
     rows, length, vocabulary = 4, 16, 20000
-    made = settings(f"method={method}", "teacher.weights=live")
+    made = settings(*f"method={method}".split(), "teacher.weights=live")
     assert wide(made) == expected
     learner = build_learner(made)
     model = model_of("narrow", vocabulary)

@@ -179,8 +179,8 @@ def by_hand(learner, rollouts, base: str, alpha: float) -> dict[str, torch.Tenso
 
 @pytest.mark.parametrize(("base", "alpha"), [("student", 0), ("student", 1), ("teacher", 0)])
 def test_the_gradient_of_an_update_is_that_of_the_formula(base, alpha):
-    keys = f"method.purified_base={base}", f"method.purified_alpha={alpha}", "method.purified_gamma=1"
-    learner, rollouts, _ = world("method=purified_opsd", *keys)
+    values = {"base": base, "alpha": alpha, "gamma": 1, "top_k": 0}
+    learner, rollouts, _ = world("method=purified_opsd", *(f"method.purified_{key}={v}" for key, v in values.items()))
     with torch.no_grad():
         for parameter in learner.policy.model.parameters():  # the student has moved away from its frozen teacher
             parameter.mul_(1.02)
