@@ -39,6 +39,7 @@ class Fake:
             "dtype": "float32",
             "logprobs": "processed_logprobs",
             "backend": "rlrt_sent",
+            "max_model_len": 60,
             "broken": False,
         }
         self.about, self.asked, self.label = about, [], "default"
@@ -116,7 +117,9 @@ def test_weights_travel_in_a_private_file_that_does_not_stay(fake, model, tmp_pa
 
     fake.answers["/update_weights"] = update
     engine = engine_of(fake.url, f"engine.transfer_dir={tmp_path}")
+    assert engine.longest() is None
     engine.load(model, [2], 3)
+    assert engine.longest() == 60  # as the server says
     ((file, mode, folder_mode),) = seen
     assert (mode, folder_mode, file.parent.parent) == (0o600, 0o700, tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -230,3 +230,10 @@ def test_logits_are_float32_on_vllms_side_too():
 
     assert head_overrides("bfloat16") == {"head_dtype": "float32"}
     assert head_overrides("float32") == {}
+
+
+@pytest.mark.parametrize(("typed", "takes"), [("null", 100), ("80", 80)])
+def test_the_longest_sequence_is_what_was_typed_or_else_expected(typed, takes):
+    engine = settings("engine=vllm", f"engine.max_model_len={typed}").engine
+    engine.expect(100, 1.0)
+    assert engine.longest() == takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -56,5 +57,7 @@ def test_a_stored_run_is_run_again(old):
     out = said("run", ["+from=run", "train.steps=1", "train.eval_every=0"], old)
     assert "finished after 1 steps" in out
     (again,) = (old / "outputs" / "runs").glob("*/metrics.jsonl")
-    first = [line.split('"time/')[0] for line in (old / "run" / "metrics.jsonl").read_text().splitlines()[:1]]
-    assert [line.split('"time/')[0] for line in again.read_text().splitlines()[:1]] == first
+    first, now = (json.loads(file.read_text().splitlines()[0]) for file in (old / "run" / "metrics.jsonl", again))
+    assert now.pop("teacher/probe_prompts") == 8  # a stored config without the key gets today's probe of the teacher
+    new = ("time/", "teacher/probe_")
+    assert {k: v for k, v in now.items() if not k.startswith(new)} == first
