@@ -69,8 +69,7 @@ def prompt_ids(tokenizer, question, sibling=None):
 
 
 def graded(tokenizer, question, responses):
-    """Make a group: check each response, and write the teacher's prompt of a correct one with its first correct sibling of
-    another text."""
+    """Make a group: check each response; a correct one's teacher is shown its first correct sibling with another text."""
     group = []
     for ids in responses:
         text = tokenizer.decode(ids, skip_special_tokens=True)
