@@ -66,7 +66,8 @@ class Hold:
     def __init__(self, folder: Path, steps: int, evaluations: int = 1) -> None:
         self.folder = folder
         free = steps + 2 * evaluations
-        self.keys = ("engine._target_=tests.held.HeldEngine", f"+engine.hold='{folder}'", f"+engine.free={free}")
+        held = ("engine._target_=tests.held.HeldEngine", f"+engine.hold='{folder}'", f"+engine.free={free}")
+        self.keys = (*held, "teacher.probe_prompts=0")  # a probe of the teacher takes weights too
         folder.mkdir()
         (folder / "closed").touch()
 
