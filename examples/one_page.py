@@ -69,14 +69,14 @@ def prompt_ids(tokenizer, question, sibling=None):
 
 
 def graded(tokenizer, question, responses):
-    """Make a group: check each response, and write the teacher's prompt of a correct one with its first correct sibling."""
+    """Make a group: check each response; a correct one's teacher is shown its first correct sibling with another text."""
     group = []
     for ids in responses:
         text = tokenizer.decode(ids, skip_special_tokens=True)
         reward = float(ids[-1] == tokenizer.eos_token_id and correct(question, text))
         group.append(Rollout(prompt_ids(tokenizer, question), ids, text, reward))
     for rollout in group:
-        siblings = [r.text for r in group if r.reward == 1 and r is not rollout]
+        siblings = [r.text for r in group if r.reward == 1 and r.text != rollout.text]
         if rollout.reward == 1 and siblings:
             rollout.teacher_ids = prompt_ids(tokenizer, question, siblings[0])
     return group

@@ -70,8 +70,8 @@ In the package: `rlrt/methods/grpo.py:group_advantage`.
 
 ## Teacher context
 
-The teacher is the student itself with another prompt. The teacher's prompt shows a correct sibling: the first other correct
-rollout of the group. The teacher samples nothing; the teacher scores the response that the student sampled.
+The teacher is the student itself with another prompt. The teacher's prompt shows a correct sibling: the first correct
+rollout of the group with another text. The teacher samples nothing; the teacher scores the response that the student sampled.
 
     {teacher_prompt}
 
@@ -160,9 +160,9 @@ def first_step() -> Step:
 
 
 def choose(step: Step) -> int:
-    """Return the first rollout that had a teacher and has one attempt, as its sibling has, with other text."""
+    """Return the first rollout that had a teacher and has one attempt, as its sibling has."""
     for i, (rollout, sibling) in enumerate(zip(step.rollouts, step.result.shown, strict=True)):
-        if sibling is not None and sibling != rollout.text and ";" not in sibling + rollout.text:
+        if sibling is not None and ";" not in sibling + rollout.text:
             return i
     raise LookupError("no rollout of the step fits the page")
 

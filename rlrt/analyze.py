@@ -1,8 +1,9 @@
 """``python -m rlrt.analyze RUN [RUN ...] [overrides]``: analyse how training changed the policies, as CSV and figures.
 
 The analyses are pass@k of the initial model and the last checkpoint, the distribution shift along rollouts on hard problems,
-and, over all checkpoints, rollouts continued anew at their most and least asymmetric positions (arXiv 2605.10781). Overrides
-change the runs' configs, for example ``eval.prompts=64`` or ``eval.samples_per_prompt=32``.
+over all checkpoints rollouts continued anew at their most and least asymmetric positions (arXiv 2605.10781), and the gap D of
+the same rollouts under several teacher contexts, with the kinds of tokens that carry it. Overrides change the runs' configs,
+for example ``eval.prompts=64`` or ``eval.samples_per_prompt=32``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import add_reading, reading
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
+from rlrt.evaluation.asymmetry import CONTEXTS, contexts_of
 from rlrt.evaluation.checkpoint import runs_of
 from rlrt.evaluation.pictures import pictures, told_apart
 from rlrt.evaluation.study import FOLDER, Findings, study, tables
@@ -55,6 +57,22 @@ def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
         tracker.close(status_of(folder.summary().get("state")))
 
 
+def named(typed: str) -> list[str]:
+    """The contexts of ``--contexts``, each once.
+
+    Raises:
+        UserError: for one that there is not.
+    """
+    names = list(dict.fromkeys(name.strip() for name in typed.split(",") if name.strip()))
+    if not names:
+        raise UserError("--contexts: expected teacher contexts with commas between them, got none.")
+    try:
+        contexts_of(names)
+    except ValueError as error:
+        raise UserError(f"--contexts: {first_line(error)}.") from None
+    return names
+
+
 def main() -> None:
     """Analyse runs, or the finished runs of a sweep."""
     mask_streams()
@@ -70,6 +88,11 @@ def main() -> None:
         default="",
         help="text inserted where a rollout is continued (Wait, let me reconsider.); default: none",
     )
+    parser.add_argument(
+        "--contexts",
+        default=",".join(CONTEXTS),
+        help="teacher contexts under which D is compared, as teacher.context takes them (default: %(default)s)",
+    )
     parser.add_argument("--out", type=Path, help="folder of the figures (default: analysis/ beside the runs)")
     add_reading(parser)
     options = parser.parse_intermixed_args()
@@ -78,13 +101,14 @@ def main() -> None:
     typed = [a for a in options.arguments if "=" in a and not Path(a).is_dir()]
 
     def act() -> None:
+        contexts = named(options.contexts)
         runs = runs_of([Path(a) for a in options.arguments if a not in typed])
         if not runs:
             raise UserError("expected at least one run's folder, got overrides alone.")
         all_findings = []
         for run in runs:
             with storing(run):
-                findings = study(run, typed, options.insert, how)
+                findings = study(run, typed, options.insert, how, contexts)
                 all_findings.append(findings)
                 files = write(findings, run / FOLDER)
             to_mlflow(run, files, how.trust)

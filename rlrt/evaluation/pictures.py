@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from rlrt.evaluation.analysis import PLACES
+from rlrt.evaluation.asymmetry import CLASSES
 from rlrt.evaluation.study import Findings, tables
-from rlrt.reporting.figures import SHARE, Picture, axes, legend, line
+from rlrt.reporting.figures import COLOURS, SHARE, Picture, axes, legend, line, shortened
 
 LAST = "Last checkpoint, rollouts on problems that the start solves 0-2 of 8 times."
 CURVES = (
@@ -18,6 +19,10 @@ CURVES = (
 """Table of the analyses, axes, and title of the figure."""
 KINDS = ("wrong to right", "right to wrong")
 """The turns of a verdict that are counted."""
+HATCHES = ("", "///", "...", "xxx", "\\\\")
+"""Tell the kinds of tokens apart in grey."""
+MOST_RUNS = 4
+"""Runs whose contexts one figure shows."""
 
 
 def told_apart(runs: Sequence[Findings]) -> list[Findings]:
@@ -32,7 +37,8 @@ def pictures(runs: Sequence[Findings]) -> list[Picture]:
     """All figures of the runs, one line or more for each run."""
     curves = [curve(runs, *one) for one in CURVES]
     turns = [turned(runs, kind) for kind in KINDS]
-    return [*(picture for picture in (*curves, *turns) if picture is not None), pass_at_k(runs)]
+    made = (*curves, *turns, carried(runs))
+    return [*(picture for picture in made if picture is not None), pass_at_k(runs)]
 
 
 def curve(runs: Sequence[Findings], name: str, x: str, y: str, title: str) -> Picture | None:
@@ -69,6 +75,30 @@ def turned(runs: Sequence[Findings], kind: str) -> Picture | None:
     legend(panel)
     caption = "Rollouts continued anew from their most asymmetric, a random, their least asymmetric position."
     return Picture(f"analysis_{kind.replace(' ', '_')}", f"Continued anew: {kind}", caption, figure)
+
+
+def carried(runs: Sequence[Findings]) -> Picture | None:
+    """Share of the sum of |D| by kind of token under each context, on the correct rollouts of the last checkpoints; None where
+    there are none."""
+    bars: dict[str, dict[str, float]] = {}
+    for run in runs[:MOST_RUNS]:
+        for policy, verdict, context, kind, _, _, share, *_ in tables(run)["asymmetry"][1]:
+            if (policy, verdict) == ("last", "correct") and kind != "all" and share != "":
+                bars.setdefault(f"{context}: {run.label}" if run.label else context, {})[kind] = share
+    if not bars:
+        return None
+    figure, panel = axes("share of the sum of |D|", "")
+    figure.set_figheight(1.5 + 0.3 * len(bars))
+    left = [0.0] * len(bars)
+    for number, kind in enumerate(CLASSES):
+        widths = [shares.get(kind, 0.0) for shares in bars.values()]
+        panel.barh(range(len(bars)), widths, left=left, label=kind, color=COLOURS[number], hatch=HATCHES[number])
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    panel.set_yticks(range(len(bars)), [shortened(label) for label in bars])
+    panel.invert_yaxis()
+    legend(panel)
+    caption = "D of the same correct rollouts of the last checkpoint under each teacher context, by kind of token."
+    return Picture("analysis_asymmetry", "Which tokens carry D", caption, figure)
 
 
 def pass_at_k(runs: Sequence[Findings]) -> Picture:

@@ -1,4 +1,4 @@
-"""All analyses of a run: pass@k, distribution shift, and intervention, over its checkpoints."""
+"""All analyses of a run: pass@k, distribution shift, intervention, and information asymmetry, over its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.rerun import Reading
+from rlrt.config.schema import Settings
 from rlrt.errors import UserError
+from rlrt.evaluation import asymmetry
 from rlrt.evaluation.analysis import RARE, Shift, by_difficulty, intervene, shift
 from rlrt.evaluation.checkpoint import chosen, measure, policy_and_suites, read_problems, summarised
 from rlrt.execution.parts import cards_for_engine, closing, parts_of
+from rlrt.model.load import context_length
+from rlrt.model.policy import Policy
+from rlrt.model.prompting import PromptBuilder
 from rlrt.paths import saved_steps
 from rlrt.reporting.jobs import read_job
 from rlrt.training.batch import student_rows
+from rlrt.types import Rollout
 
 FOLDER = "analysis"
 """In a run's folder, and in the folder that the runs share."""
@@ -38,6 +44,7 @@ class Findings:
         shift: of the last checkpoint along its rollouts on hard problems; None without hard problems.
         turned: (step, kind, place) -> (rollouts whose verdict turned, rollouts tried).
         pass_at: name of the policy -> pass@1, 2, ...
+        gaps: name of the policy -> D of its rollouts under several teacher contexts.
     """
 
     label: str
@@ -46,10 +53,14 @@ class Findings:
     shift: Shift | None = None
     turned: dict[tuple[int, str, str], tuple[int, int]] = field(default_factory=dict)
     pass_at: dict[str, list[float]] = field(default_factory=dict)
+    gaps: dict[str, asymmetry.Gaps] = field(default_factory=dict)
 
 
-def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Findings:
+def study(run: Path, typed: Sequence[str], insertion: str, how: Reading, contexts: Sequence[str]) -> Findings:
     """All analyses of a run.
+
+    Args:
+        contexts: the teacher contexts under which D is compared, as they are written.
 
     Raises:
         UserError: for a run without a checkpoint, or data that cannot be had.
@@ -68,6 +79,7 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Find
         rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
         hard, easy = by_difficulty(rollouts, SAMPLES)
         findings.hard, findings.easy = len(hard), len(easy)
+        findings.gaps["start"] = gaps_of(start, base, suite.sampler.builder, contexts, rollouts)
         for step in [0, *steps]:
             settings = chosen(run, step, typed, how).settings
             policy, (suite_now, *_) = policy_and_suites(settings, parts)
@@ -80,10 +92,26 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading) -> Find
             if step == steps[-1] and hard:
                 rows = student_rows(suite_now.sampler(hard, SAMPLES, ("shift",)))
                 findings.shift = shift(policy.model, base.model, rows, policy.temperature, budget)
+            if step == steps[-1]:
+                rollouts = suite_now.sampler(suite_now.prompts, SAMPLES, ("asymmetry",))
+                findings.gaps["last"] = gaps_of(settings, policy, suite_now.sampler.builder, contexts, rollouts)
     for name, step in (("start", 0), ("last", steps[-1])):
         summary = next(iter(summarised(measure(chosen(run, step, typed, how), lambda text: None)).values()))
         findings.pass_at[name] = [value for value, _, _ in summary["pass_at"].values()]
     return findings
+
+
+def gaps_of(
+    settings: Settings, policy: Policy, builder: PromptBuilder, names: Sequence[str], rollouts: Sequence[Rollout]
+) -> asymmetry.Gaps:
+    """D of a policy's rollouts under several contexts, by the teacher's prompt of the run."""
+    view = asymmetry.View(
+        asymmetry.contexts_of(names),
+        builder,
+        settings.teacher.max_context_tokens,
+        context_length(policy.model, settings.model.context_length),
+    )
+    return asymmetry.gaps(policy, view, names, rollouts, settings.train.token_budget)
 
 
 def tables(findings: Findings) -> dict[str, tuple[list[str], list[list[Any]]]]:
@@ -94,6 +122,14 @@ def tables(findings: Findings) -> dict[str, tuple[list[str], list[list[Any]]]]:
         "intervention": (
             ["step", "kind", "place", "turned", "tried"],
             [[*key, *counts] for key, counts in findings.turned.items()],
+        ),
+        "asymmetry": (
+            ["policy", "verdict", "context", "class", "tokens", "share_of_tokens", "share_of_abs_d", "mean_d", "mean_abs_d"],
+            [[name, *row] for name, found in findings.gaps.items() for row in asymmetry.carriers(found)],
+        ),
+        "asymmetry_correlation": (
+            ["policy", "verdict", "context", "other_context", "tokens", "correlation"],
+            [[name, *row] for name, found in findings.gaps.items() for row in asymmetry.correlations(found)],
         ),
     }  # fmt: skip
     if findings.shift is not None:

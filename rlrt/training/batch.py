@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from rlrt.methods.contexts import Context
 from rlrt.methods.signals import Signals
 from rlrt.model.forward import Row, pad
+from rlrt.model.prompting import PromptBuilder
 from rlrt.training.learner import Learner
 from rlrt.types import Rollout
 
@@ -113,8 +115,32 @@ def batch_of(
     )
 
 
+class Viewer(Protocol):
+    """What decides on the rows of a teacher: a ``Learner``, or an analysis."""
+
+    @property
+    def contexts(self) -> Sequence[Context]:
+        """What the teacher is shown, context by context."""
+
+    @property
+    def builder(self) -> PromptBuilder:
+        """Builds the teacher's prompts."""
+
+    @property
+    def max_context_tokens(self) -> int:
+        """The longest prompt that the teacher may have, tokens."""
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a prompt and its response may have together."""
+
+    @property
+    def too_long(self) -> str:
+        """What a rollout gets whose teacher's prompt does not fit (``teacher.too_long``)."""
+
+
 def teacher_rows(
-    learner: Learner, rollouts: Sequence[Rollout], wanted_B: Tensor
+    viewer: Viewer, rollouts: Sequence[Rollout], wanted_B: Tensor
 ) -> tuple[list[list[Row | None]], list[list[str | None]], int]:
     """The teacher's sequence of every rollout that wants a teacher and can have one, for each context.
 
@@ -128,19 +154,19 @@ def teacher_rows(
     rows: list[list[Row | None]] = []
     texts: list[list[str | None]] = []
     too_long = 0
-    for context in learner.contexts:
+    for context in viewer.contexts:
         rows.append([])
         texts.append(context.shown(rollouts))
         for i, (rollout, wanted) in enumerate(zip(rollouts, wanted_B.tolist(), strict=True)):
             response_ids, text = rollout.generation.token_ids, texts[-1][i]
-            room = min(learner.max_context_tokens, learner.context_length - len(response_ids))
+            room = min(viewer.max_context_tokens, viewer.context_length - len(response_ids))
             row = None
             if wanted and text is not None:
                 question = context.question(rollout.prompt)
-                for candidate in candidates(learner, context, rollouts, i, text):
+                for candidate in candidates(viewer, context, rollouts, i, text):
                     shown = (question, rollout.prompt.instruction, candidate)
                     if shown not in written:
-                        written[shown] = learner.builder.teacher(rollout.prompt, candidate, question)
+                        written[shown] = viewer.builder.teacher(rollout.prompt, candidate, question)
                     if len(written[shown]) <= room:
                         row, texts[-1][i] = Row(written[shown], response_ids), candidate
                         break
@@ -150,10 +176,10 @@ def teacher_rows(
 
 
 def candidates(
-    learner: Learner, context: Context, rollouts: Sequence[Rollout], i: int, text: str
+    viewer: Viewer, context: Context, rollouts: Sequence[Rollout], i: int, text: str
 ) -> Iterator[str]:  # fmt: skip
     """The texts that rollout ``i`` may be shown if they fit: the one that the context names, then shorter ones, where the
     config says so."""
     yield text
-    if learner.too_long == "shorter_sibling":
+    if viewer.too_long == "shorter_sibling":
         yield from context.shorter(rollouts, i)

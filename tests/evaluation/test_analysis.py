@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlrt.evaluation.analysis import PLACES, by_difficulty, intervene, jensen_shannon, places, shift, top_overlap
+from rlrt.evaluation.asymmetry import CONTEXTS
 from rlrt.execution.build import build_learner, suites_of
 from rlrt.execution.execute import execute
 from rlrt.execution.parts import parts_of
@@ -19,6 +20,8 @@ from rlrt.training.batch import student_rows
 from rlrt.types import Generation, Grade, Prompt, Rollout
 from tests.forked import forked
 from tests.helpers import settings
+
+ANSWERS = ("reference", "answer")
 
 
 def logs(*rows):
@@ -122,12 +125,26 @@ def test_the_command_on_two_runs(tmp_path):
         assert shares == sorted(shares, reverse=True)
         passes = list(csv.DictReader((tmp_path / "s" / name / "analysis" / "pass_at_k.csv").read_text().splitlines()))
         assert {r["policy"] for r in passes} == {"start", "last"}
+        carried = list(csv.DictReader((tmp_path / "s" / name / "analysis" / "asymmetry.csv").read_text().splitlines()))
+        assert {r["policy"] for r in carried} == {"start", "last"}
+        assert {r["context"] for r in carried} == {*CONTEXTS} - {"hint"}  # countdown has no hints
+        related = (tmp_path / "s" / name / "analysis" / "asymmetry_correlation.csv").read_text().splitlines()
+        # countdown's questions state the answer, so the teacher is shown the solution instead
+        same = [
+            float(r["correlation"]) for r in csv.DictReader(related) if (r["context"], r["other_context"]) == ANSWERS
+        ]
+        assert same == pytest.approx([1.0] * 4)
     first = (tmp_path / "s" / "grpo" / "analysis" / "intervention.csv").read_text().splitlines()[1:7]
     assert (
         first == (tmp_path / "s" / "rlrt" / "analysis" / "intervention.csv").read_text().splitlines()[1:7]
     )  # one start
     names = {p.name for p in (tmp_path / "s" / "analysis").iterdir()}
-    assert {"analysis_shift.svg", "analysis_wrong_to_right.png", "analysis_pass_at_k.svg"} <= names
+    assert {
+        "analysis_shift.svg",
+        "analysis_asymmetry.svg",
+        "analysis_wrong_to_right.png",
+        "analysis_pass_at_k.svg",
+    } <= names
     report = forked("report", ["s"], tmp_path)
     assert report.returncode == 0
     assert "<h2>Analyses</h2>" in (tmp_path / "s" / "report.html").read_text()
