@@ -112,7 +112,7 @@ def test_choosing_rollouts_by_their_siblings_favours_no_side(monkeypatch):
     sibling are right as often. (A mean over prompts with a context would be p / (2 - p) = .18 without.)"""
     monkeypatch.setattr(probe, "FEWEST", 10_000)  # an interval over 6,000 prompts takes seconds
     chance = random.Random(0)
-    rollouts = [rollout(p, g, chance.random() < 0.3) for p in range(6000) for g in range(2)]
+    rollouts = [rollout(p, g, chance.random() < 0.3, text=str(g)) for p in range(6000) for g in range(2)]
     has = [text is not None for text in Sibling().texts(rollouts)]
     right = [float(chance.random() < 0.3) if h else float("nan") for h in has]
     found = numbers(rollouts, verdicts_of(right, [[0.0]] * 12000, [[h] for h in has]), 6000)

@@ -24,7 +24,8 @@ def test_templates_in_one_table(tmp_cwd, capsys):
     said = capsys.readouterr().out
     assert "12 prompts x 4 rollouts of embedded; method rlrt, teacher.context=reference" in said
     own, foreign = row(said, "teacher.template"), row(said, "instruction last")
-    assert own[1] == foreign[1] == "1.00"  # a context for every rollout
+    assert own[1] == foreign[1]
+    assert 0.8 < float(own[1]) < 1  # a context for every rollout but those that are the reference word for word
     assert own[4] == foreign[4]  # the same rollouts
     assert float(own[3]) > float(own[4]) + 0.2
     assert float(foreign[3]) < float(foreign[4])

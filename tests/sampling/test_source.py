@@ -108,7 +108,7 @@ def test_the_trainers_exact_entropies_are_recorded(tmp_path):
 
 
 def test_memory_is_given_back_before_the_update(tmp_path, monkeypatch):
-    config = settings(*SMALL, "train.steps=2", *COPYING)
+    config = settings(*SMALL, "train.steps=2", "teacher.probe_prompts=0", *COPYING)
     parts = parts_of(config)
     monkeypatch.setattr("rlrt.execution.execute.parts_of", lambda _: parts)
     execute(config, tmp_path, lambda line: None, lambda: False, progress=False)
