@@ -147,7 +147,7 @@ def test_cancel(tmp_path):
     wait_for(lambda: gone(slurm_id(tmp_path, "grpo")))
 
 
-PREEMPTED = ("method=rlrt", "seed=5", "train.steps=12", *SMALL)
+PREEMPTED = ("method=rlrt", "seed=5", "train.steps=12", "teacher.probe_prompts=0", *SMALL)
 """A run to be held in its eighth step and disturbed in several ways."""
 
 
