@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from rlrt.errors import UserError
 from rlrt.records.files import nearest_existing, resolved
-from rlrt.records.mlflow_words import accepted, reason
+from rlrt.records.mlflow_words import accepted, is_taken, reason
 from rlrt.records.secrets import masked, without_known, without_password
 
 SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql")
@@ -278,12 +278,19 @@ class MlflowTracker:
         """Log the run's inputs as MLflow data sets; a model gets the context ``model``."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        datasets = []
-        for item in self._inputs:
-            source = json.dumps({"uri": masked(item.source)})
-            dataset = Dataset(masked(item.name)[:500], item.digest[:36], "rlrt", source)
-            datasets.append(DatasetInput(dataset, [InputTag("mlflow.data.context", item.context)]))
-        self._client.log_inputs(self.run_id, datasets=datasets)
+        datasets = [
+            DatasetInput(
+                Dataset(masked(i.name)[:500], i.digest[:36], "rlrt", json.dumps({"uri": masked(i.source)})),
+                [InputTag("mlflow.data.context", i.context)],
+            )
+            for i in self._inputs
+        ]
+        try:
+            self._client.log_inputs(self.run_id, datasets=datasets)
+        except Exception as error:  # another job made the same data set at this moment: now the store has it
+            if not is_taken(error):
+                raise
+            self._client.log_inputs(self.run_id, datasets=datasets)
 
     def _stored_run(self, client: Any) -> str | None:
         """Return the id of the run to continue, or None if this store does not have it (the URI may have changed)."""

@@ -31,6 +31,11 @@ def accepted(name: str) -> str:
     return f"{plain[: LONGEST_NAME - 9].rstrip('/')}-{digest}"
 
 
+def is_taken(error: BaseException) -> bool:
+    """True if a store says that what was to be made is there already: SQLite and PostgreSQL say unique, MySQL duplicate."""
+    return re.search(r"unique constraint|duplicate entry", str(error), re.IGNORECASE) is not None
+
+
 def reason(error: BaseException, uri: str) -> str:
     """Return why MLflow failed, and what to do where that is known; without secrets."""
     text = str(error)

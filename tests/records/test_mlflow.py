@@ -57,6 +57,35 @@ def test_a_run_is_all_there(tmp_cwd, uri):
     assert not (tmp_cwd / "mlruns").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "there"),
+    [
+        ("(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name", True),
+        ('duplicate key value violates unique constraint "dataset_pk"', True),
+        ("(1062, \"Duplicate entry '1-x' for key 'datasets.PRIMARY'\")", True),
+        ("(sqlite3.OperationalError) disk I/O error", False),
+    ],
+)
+def test_a_data_set_that_another_job_makes_at_the_same_moment(tmp_cwd, uri, monkeypatch, said, there):
+    from mlflow import MlflowClient
+
+    asked, log_inputs = [], MlflowClient.log_inputs
+
+    def racing(self, *arguments, **named):
+        asked.append(named)
+        if len(asked) == 1:
+            raise RuntimeError(said)
+        log_inputs(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", racing)
+    summary = go(tmp_cwd / "run", f"tracking.uri={uri}", "train.steps=1")
+    assert summary["mlflow_complete"] is there
+    assert len(asked) == 1 + there
+    if there:
+        run_id = json.loads((tmp_cwd / "run" / "manifest.json").read_text())["mlflow_run_id"]
+        assert client(uri).get_run(run_id).inputs.dataset_inputs
+
+
 def test_resuming_continues_the_same_run_without_repeated_steps(tmp_cwd, uri):
     go(tmp_cwd / "run", f"tracking.uri={uri}", stop_after=1)
     first = json.loads((tmp_cwd / "run" / "manifest.json").read_text())["mlflow_run_id"]
