@@ -19,7 +19,7 @@ from rlrt.paths import saved_steps
 from rlrt.records.checkpoints import damage
 from rlrt.records.files import resolved
 from rlrt.records.folder import RunFolder
-from rlrt.records.mlflow import absolute
+from rlrt.records.mlflow_uri import absolute
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import masked, without_password
 from rlrt.records.streams import mask_streams

@@ -15,7 +15,7 @@ from rlrt.config.compose import composed
 from rlrt.config.refused import guarded
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError, first_line
-from rlrt.records.mlflow import absolute, check_uri, sqlite_file
+from rlrt.records.mlflow_uri import absolute, check_uri, sqlite_file
 from rlrt.records.secrets import masked, without_password
 from rlrt.records.streams import mask_streams
 

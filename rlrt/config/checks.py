@@ -53,7 +53,7 @@ def check(settings: Settings) -> None:
     check_views(settings)
     check_device(settings.device)
     if settings.tracking.uri is not None:
-        from rlrt.records.mlflow import check_uri
+        from rlrt.records.mlflow_uri import check_uri
 
         check_uri(settings.tracking.uri)
         if not settings.tracking.experiment.strip():

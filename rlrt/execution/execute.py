@@ -367,7 +367,7 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
         words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
     words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
     if settings.tracking.uri is not None:
-        from rlrt.records.mlflow import absolute
+        from rlrt.records.mlflow_uri import absolute
 
         beside = Path(sys.executable).with_name("mlflow")
         command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)

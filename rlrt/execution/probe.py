@@ -245,7 +245,7 @@ def compared(
 def probe(settings: Settings, run: Run, say: Callable[[str], None]) -> dict[str, float]:
     """Probe the teacher of a run, say the outcome in one line, and return its metrics; nothing where it is not asked for."""
     which = probed_context(settings.method, settings.teacher)
-    if which is None or not is_probed(settings):
+    if which is None or settings.teacher.probe_prompts == 0:
         return {}
     begin, learner, training = perf_counter(), run.learner, run.source.sampler
     parts = (training.engine, learner.policy, learner.builder, training.task)

@@ -24,7 +24,8 @@ from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
-from rlrt.records.mlflow import Input, MlflowTracker, check_uri, is_store, sqlite_file, status_of
+from rlrt.records.mlflow import Input, MlflowTracker, status_of
+from rlrt.records.mlflow_uri import check_uri, is_store, sqlite_file
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import MASK, redacted, without_password
 from rlrt.records.stored_config import stored_config

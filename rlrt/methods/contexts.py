@@ -126,10 +126,10 @@ class Sibling(Context):
     def own(self, rollouts: Sequence[Rollout]) -> list[bool]:
         """The rollouts whose siblings with the wanted verdict all have their text."""
         groups = self._groups(rollouts)
-        others = self._others(rollouts)
+        siblings = [[other for other in groups.get(mine.group, []) if other is not mine] for mine in rollouts]
         return [
-            not left and any(sibling is not rollout for sibling in groups.get(rollout.group, []))
-            for rollout, left in zip(rollouts, others, strict=True)
+            bool(those) and all(same_text(other.text, mine.text) for other in those)
+            for mine, those in zip(rollouts, siblings, strict=True)
         ]
 
     def shorter(self, rollouts: Sequence[Rollout], i: int) -> list[str]:

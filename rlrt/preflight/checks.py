@@ -200,7 +200,7 @@ def listens(host: str, port: int) -> bool:
 
 def check_tracking(uri: str | None) -> Finding:
     """Check that MLflow's store can be reached; failure is a warning only, since the run's folder is the record."""
-    from rlrt.records.mlflow import absolute
+    from rlrt.records.mlflow_uri import absolute
     from rlrt.records.secrets import without_password
 
     if uri is None:

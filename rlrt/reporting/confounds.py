@@ -36,7 +36,7 @@ def confounds(jobs: Sequence[Job], baseline: str) -> list[str]:
 
 
 def differing(job: Job, other: Job) -> Iterator[str]:
-    """Yield "key: value, value" of every common key that has two values and was typed for neither run."""
+    """Yield "key value and value" of every common key that has two values and was typed for neither run."""
     typed = {o.partition("=")[0].lstrip("+~") for o in (*job.overrides, *other.overrides)}
     for key in [key for key in job.keys if key in other.keys and is_common(key) and key not in typed]:
         if job.keys[key] != other.keys[key]:

@@ -78,8 +78,8 @@ class Report:
         parts = [tables["means"].markdown(cell)]
         if "differences" in tables:
             parts.append(tables["differences"].markdown(cell))
-        if self.confounds():
-            parts.append("\n".join(f"Warning: {cell(line)}" for line in self.confounds()))
+        if differ := self.confounds():
+            parts.append("\n".join(f"Warning: {cell(line)}" for line in differ))
         if self.missing():
             parts.append(
                 "Not finished, and in no mean above:\n" + "\n".join(f"- {cell(line)}" for line in self.missing())

@@ -164,9 +164,7 @@ class Table(Graded):
                 continue
             solution = self._text(value, "solution", row_name) or ""
             hint = self._text(helping, "hint", row_name) or None
-            name = content_id(
-                question, answer, solution
-            )  # without the hint, so that with another one the rollouts stay
+            name = content_id(question, answer, solution)  # the hint is no part: with another one the rollouts stay
             kept = row if self.keeps_rows else None
             yield Prompt(
                 name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept, hint=hint

@@ -17,7 +17,8 @@ from rlrt.execution.monitor import Monitor
 from rlrt.execution.tracking import ARTIFACTS, inputs_of, replay, stored
 from rlrt.records.files import read_json
 from rlrt.records.folder import RunFolder
-from rlrt.records.mlflow import MlflowTracker, is_store
+from rlrt.records.mlflow import MlflowTracker
+from rlrt.records.mlflow_uri import is_store
 from rlrt.records.stored_config import config_text, stored_config
 from rlrt.sweep.parent import send_report
 from tests.helpers import ONE_STEP, settings

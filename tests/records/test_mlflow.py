@@ -9,7 +9,8 @@ import pytest
 
 from rlrt.errors import UserError
 from rlrt.execution.execute import execute
-from rlrt.records.mlflow import MlflowTracker, absolute, check_uri
+from rlrt.records.mlflow import MlflowTracker
+from rlrt.records.mlflow_uri import absolute, check_uri
 from rlrt.records.secrets import without_password
 from tests.forked import forget_connections, import_what_runs_need
 from tests.helpers import settings

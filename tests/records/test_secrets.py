@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.records.mlflow import check_uri
+from rlrt.records.mlflow_uri import check_uri
 from rlrt.records.secrets import MaskingFormatter, command_line, is_secret, masked, redacted, without_password
 from tests.conftest import ROOT
 from tests.forked import forked
