@@ -19,7 +19,7 @@ from rlrt.errors import RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.files import resolved
-from rlrt.records.folder import forget_empty
+from rlrt.records.folder import BEGINNINGS, forget_empty
 from rlrt.records.lease import leased
 from rlrt.records.names import name_sweep
 from rlrt.records.secrets import masked, to_terminal
@@ -50,10 +50,10 @@ def job(config: Any, codes: Codes) -> float | None:
     from omegaconf import OmegaConf
 
     hydra = HydraConfig.get()
-    path = Path(hydra.runtime.output_dir)
+    path = BEGINNINGS[-1].path
     main = is_main()
     if not main:
-        log_to_rank_file(path)
+        log_to_rank_file(Path(hydra.runtime.output_dir), path)
     if resolved(path) == Path.cwd():
         print("error: hydra.run.dir: expected a folder of the run's own, got the current one.", file=sys.stderr)
         codes.codes.append(2)
@@ -122,10 +122,15 @@ def run_one(config: Any, path: Path, names: dict[str, str], overrides: list[str]
     return None if value is None else float(value)
 
 
-def log_to_rank_file(path: Path) -> None:
-    """Log this rank to its own file, created at its first warning, since the main rank writes ``log.txt``."""
+def log_to_rank_file(hydras: Path, path: Path) -> None:
+    """Log this rank to its own file in the run's folder, created at its first warning, since the main rank writes ``log.txt``.
+
+    Args:
+        hydras: the folder in which Hydra would log this rank.
+        path: the run's folder.
+    """
     for handler in list(logging.getLogger().handlers):
-        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == resolved(path):
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).parent == resolved(hydras):
             logging.getLogger().removeHandler(handler)
             handler.close()
             rank_handler = LogFile(str(path / f"log.rank{os.environ['RANK']}.txt"))

@@ -188,6 +188,17 @@ def test_more_processes_than_rollouts_is_one_sentence(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_only_the_main_rank_makes_the_folder(tmp_path):
+    """A rank that is there before rank 0, and one that comes after its refusal: no folder stays of a run that never began."""
+    words = ("method=rloo", "train.lr=-1", "hydra.run.dir=out/deep", "tracking=none")
+    for rank in ("1", "0", "2"):
+        code, output = run(tmp_path, *words, module="rlrt.run", RANK=rank, WORLD_SIZE="3")
+        assert code == 2
+        assert output.count("error: train.lr") == (rank == "0"), output
+        assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob("log*"))
+
+
 def test_a_port_in_use_is_one_sentence(tmp_path):
     with socket.socket() as taken:
         taken.bind(("", 0))
