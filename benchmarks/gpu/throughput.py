@@ -203,8 +203,8 @@ def rollouts_by_vllm(table: Table, model: Any, prompts: list[list[int]], seeds: 
     """The same rollouts by vLLM in this process, beside weights and optimiser, and how long it takes to sleep and wake."""
     device = next(model.parameters()).device
     engine = VllmEngine(
-        max_new_tokens=given.tokens, temperature=1.0, max_rows=256, grade_truncated=False, importance_clip=2.0, max_model_len=None,
-        gpu_memory_utilization=None, release_memory=True,
+        max_new_tokens=given.tokens, temperature=1.0, max_rows=256, grade_truncated=False, importance_clip=2.0,
+        max_model_len=None, gpu_memory_utilization=None, release_memory=True,
     )  # fmt: skip
     free, whole = torch.cuda.mem_get_info(device)
     engine.expect(PROMPT + given.tokens, (free - HEADROOM) / whole)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.options import content, inherited, option_file
-from rlrt.config.overrides import grammar, mapping_opened, parsed, refuse_no_option
+from rlrt.config.overrides import as_meant, grammar, parsed, refuse_no_option
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
@@ -97,7 +97,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
         for choice in parsed(choices):
             refuse_no_option(choice)
         if choices not in composed_choices:
-            group_overrides = [*search_path, *study_sweeper(choices), *map(mapping_opened, choices)]
+            group_overrides = [*search_path, *study_sweeper(choices), *map(as_meant, choices)]
             whole = compose("config", overrides=group_overrides, return_hydra_config=True)
             inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
             if [o for o in inherits if o.startswith(TUNED)]:
@@ -106,7 +106,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
             composed_choices[choices] = whole, inherits
         whole, inherits = composed_choices[choices]
         config = copy.deepcopy(whole)
-        loader._apply_overrides_to_config(parsed([*inherits, *map(mapping_opened, values)]), config)
+        loader._apply_overrides_to_config(parsed([*inherits, *map(as_meant, values)]), config)
         return config
 
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
@@ -214,6 +214,15 @@ def study_sweeper(overrides: Sequence[str]) -> list[str]:
     defaults = content.get("defaults", [])
     named = [d["override /hydra/sweeper"] for d in defaults if isinstance(d, dict) and "override /hydra/sweeper" in d]
     return [f"hydra/sweeper={name}" for name in named]
+
+
+def plain_of(whole: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a composed config as plain values without the ``hydra`` section, and the option of every config group."""
+    from omegaconf import OmegaConf
+
+    keys = [str(k) for k in whole if k != "hydra"]
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(whole, keys), resolve=True)
+    return values, {k: str(v) for k, v in whole.hydra.runtime.choices.items() if "/" not in k and v is not None}
 
 
 def composed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Any:

@@ -38,8 +38,8 @@ ALARMS = (
 """The alarms of every run; slots of the method add alarms of their own."""
 GRADED = Alarm(
     "rollout/truncated_share",
-    "more than half of the rollouts are truncated; raise engine.max_new_tokens, set model.stop_tokens, or put an example with a "
-    "short answer into model.prompt_template",
+    "more than half of the rollouts are truncated; raise engine.max_new_tokens, set model.stop_tokens, or put an example with "
+    "a short answer into model.prompt_template",
     above=0.5,
 )
 """The first of ``ALARMS`` where truncated rollouts are graded (``engine.grade_truncated``)."""

@@ -157,9 +157,17 @@ def test_a_truncated_response_is_wrong_and_ungraded_unless_its_grading_is_asked_
 def test_the_alarm_of_truncated_rollouts_says_what_they_count_as_and_what_to_do():
     from rlrt.execution.monitor import ALARMS, worded
 
-    said = [next(a for a in worded(ALARMS, graded) if a.metric == "rollout/truncated_share") for graded in (False, True)]
+    said = [
+        next(a for a in worded(ALARMS, graded) if a.metric == "rollout/truncated_share") for graded in (False, True)
+    ]
     assert [a.rings(share) for a in said for share in (0.5, 0.51)] == [False, True] * 2
-    for word in ("counts as wrong", "engine.max_new_tokens", "model.stop_tokens", "an example", "engine.grade_truncated=true"):
+    for word in (
+        "counts as wrong",
+        "engine.max_new_tokens",
+        "model.stop_tokens",
+        "an example",
+        "engine.grade_truncated=true",
+    ):
         assert word in said[0].sentence
     assert "wrong" not in said[1].sentence
     assert len(worded(ALARMS, True)) == len(ALARMS)
