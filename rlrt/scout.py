@@ -116,11 +116,16 @@ def tell(folder: Path, cells: Sequence[Cell], show: int) -> None:
         for text in cell.texts[:show]:
             expected = "" if text.get("expected") is None else f", expected {one_line(text['expected'], 40)}"
             say(f"\ncell {number}, {verdict_of(text)}{expected}:")
-            say(f"  {one_line(repr(text.get('prompt'))[-200:])}\n  -> {one_line(repr(text.get('response')), 200)}")
+            say(f"  {visible(text.get('prompt'))[-200:]}\n  -> {visible(text.get('response'))[:200]}")
     data = table_of(cells)
     say("\n" + table([data.headings, *data.rows]))
     say(f"\n{verdict(cells)}")
     say(one_line(f"samples to read: {folder / 'scout.html'}") + "\n")
+
+
+def visible(text: object) -> str:
+    """Return a stored text on one line, with its newlines as they are typed."""
+    return one_line(str(text).replace("\n", "\\n"), 10_000)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

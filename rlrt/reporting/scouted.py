@@ -65,11 +65,17 @@ def table_of(cells: Sequence[Cell]) -> Table:
     figures = ["problems", "greedy", f"avg{k}", "95 %", f"pass{k}", "95 %", "mixed", "tokens", "cut", "errors", "room"]
     rows = []
     for number, cell in enumerate(cells, 1):
-        begin = [str(number), *(one_line(cell.values.get(key, ""), WIDEST) for key in keys)]
+        begin = [str(number), *(clipped(cell.values.get(key, "")) for key in keys)]
         if not cell.results:
             rows.append([*begin, *["-"] * len(named), "failed" if cell.error else "-", *["-"] * (len(figures) - 1)])
         rows += [[*begin, *[name] * len(named), *figures_of(cell, measured)] for name, measured in cell.results.items()]
     return Table(["cell", *keys, *named, *figures], rows)
+
+
+def clipped(value: str) -> str:
+    """Return a value on one line, without its middle where it is long: paths differ at their ends, and prompts at either."""
+    line = one_line(value)
+    return line if len(line) <= WIDEST else f"{line[: WIDEST // 2]}...{line[-WIDEST // 2 :]}"
 
 
 def figures_of(cell: Cell, m: Mapping[str, Any]) -> list[str]:
@@ -89,10 +95,12 @@ def verdict(cells: Sequence[Cell]) -> str:
     if numbers:
         return f"room to learn ({rule}): cell {', '.join(map(str, numbers))}"
     measured = [m for cell in cells for m in cell.results.values()]
+    if not measured:
+        return "no cell was measured"
     cut = [m for m in measured if m["truncated_share"] > 0.5]
     remedy = (
         "samples are cut: raise engine.max_new_tokens, or set model.stop_tokens"
-        if measured and len(cut) == len(measured)
+        if len(cut) == len(measured)
         else "try a prompt with an example of a whole answer (model.prompt_template), and an easier or a harder task"
     )
     return f"no cell has room to learn ({rule}); {remedy}"

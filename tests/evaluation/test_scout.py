@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from rlrt.evaluate import evaluate_model
 from rlrt.evaluation.kept import KeptModel
 from rlrt.paths import EMBEDDED
-from rlrt.reporting.scouted import Cell, has_room, page, table_of, verdict
+from rlrt.reporting.scouted import Cell, clipped, has_room, page, table_of, verdict
 from rlrt.scout import evaluations_of, main
 from tests.forked import forked
 from tests.helpers import settings
@@ -144,6 +144,7 @@ def test_where_there_is_room_to_learn_by_hand(average, best, room):
 def test_where_all_samples_are_cut_the_remedy_is_another():
     cut = Cell({}, 8, "f", {"heldout": figures(0.0, 0.0, cut=0.96)})
     assert "raise engine.max_new_tokens" in verdict([cut])
+    assert verdict([Cell({}, 8, "f", error="x")]) == "no cell was measured"
     assert "an example of a whole answer" in verdict([cut, Cell({}, 8, "f", {"heldout": figures(0.0, 0.0)})])
 
 
@@ -152,6 +153,7 @@ def test_suites_are_rows_and_several_k_have_one_heading():
     assert [row[2] for row in table_of(cells).rows] == ["aime24", "amc23", "mean"]
     assert "avg@8" in table_of(cells).headings
     assert "avg@k" in table_of([*cells, Cell({}, 4, "g")]).headings
+    assert clipped("/a/very/long/folder/of/data/sets/one.jsonl") == "/a/very/long/fol...a/sets/one.jsonl"
     assert NASTY not in page(NASTY, NASTY, [Cell({NASTY: NASTY}, 8, NASTY, error=NASTY, texts=[{"response": NASTY}])])
 
 
