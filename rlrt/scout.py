@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def scout(overrides: Sequence[str], how: Reading, show: int) -> int:
     evaluations = evaluations_of(typed, how)
     cells = cells_of(evaluations)
     folder = own_folder(own_folder(SCOUTS) / f"{readable(overrides, 'scout')}-{sweep_hash(overrides)}")
-    command = " ".join(["python -m rlrt.scout", *redacted(list(overrides))])
+    dirs = [word for path in how.config_dirs for word in ("--config-dir", path)]
+    command = "python -m rlrt.scout " + shlex.join([*redacted(list(overrides)), *dirs, *[TRUST] * how.trust])
     models = list(dict.fromkeys(name_of(evaluation.settings) for evaluation in evaluations))
     order = sorted(range(len(cells)), key=lambda i: models.index(name_of(evaluations[i].settings)))
     kept = KeptModel()

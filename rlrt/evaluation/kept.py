@@ -25,7 +25,8 @@ class KeptModel:
 
     def __init__(self) -> None:
         self.loads = 0
-        self._name, self._kept, self._own_stop = "", (None, None), None
+        self._name, self._own_stop = "", None
+        self._kept: tuple[Any, Any] = (None, None)
 
     def __call__(self, settings: Settings) -> tuple[Any, Any]:
         """Return the model of some settings, with their stop tokens and precision, and its tokenizer.

@@ -130,18 +130,23 @@ def cell_html(number: int, cell: Cell) -> str:
     parts = [f"<h2>Cell {number}</h2>", f"<pre>{text_of(typed)}</pre>" if typed else ""]
     if cell.error:
         parts.append(f"<p class='bad'>{text_of(cell.error)}</p>")
-    asked = None
+    problems: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for text in cell.texts:
-        if (place := (text.get("suite"), text.get("prompt_id"))) != asked:
-            asked = place
-            expected = text.get("expected")
-            told = "" if expected is None else f"<p class='note'>expected: <code>{text_of(expected)}</code></p>"
-            parts.append(
-                f"<p class='note'>the prompt as it was sent:</p><pre class='sent'>{text_of(text.get('prompt'))}</pre>{told}"
-            )
-        look = "note" if text.get("correct") else "note bad"
-        parts.append(
-            f"<p class='{look}'>{html.escape(verdict_of(text))}, {text_of(text.get('length'))} tokens:</p>"
-            f"<pre>{text_of(text.get('response'))}</pre>"
-        )
+        problems.setdefault((str(text.get("suite")), str(text.get("prompt_id"))), []).append(text)
+    parts += [problem_html(texts) for texts in problems.values()]
     return "".join([*parts, f"<p class='note'>every problem: {text_of(cell.folder)}</p>"])
+
+
+def problem_html(texts: Sequence[Mapping[str, Any]]) -> str:
+    """Format the samples of one problem: the prompt as it was sent, the expected answer, the responses and their verdicts."""
+    expected = texts[0].get("expected")
+    told = "" if expected is None else f"<p class='note'>expected: <code>{text_of(expected)}</code></p>"
+    sent = f"<p class='note'>prompt:</p><div class='text sent'>{text_of(texts[0].get('prompt'))}</div>{told}"
+    return f"<div class='rollout'>{sent}{''.join(map(response_html, texts))}</div>"
+
+
+def response_html(text: Mapping[str, Any]) -> str:
+    """Format one response, its verdict and its length."""
+    look, response = "note" if text.get("correct") else "note bad", str(text.get("response"))
+    shown = text_of(response) if response.strip() else "<em>no text</em>"
+    return f"<p class='{look}'>{verdict_of(text)}; tokens: {text_of(text.get('length'))}</p><div class='text'>{shown}</div>"

@@ -6,6 +6,7 @@ import csv
 import html
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from tests.helpers import settings
 from tests.hub import jsonl
 
 SMALL = ["eval.prompts=6", "eval.samples_per_prompt=4", "engine.max_new_tokens=16"]
-NASTY = "</pre><script>alert(1)</script>"
+TYPED = [
+    "model.path=embedded,other", "data.path=own/p.jsonl,none.jsonl", "data=file", "data.heldout_share=0.5",
+    "data.instruction='Say x'", *SMALL,
+]  # fmt: skip
+NASTY = "</div></pre><script>alert(1)</script>"
 
 
 def other_model(folder):
@@ -39,14 +44,7 @@ def scouted(tmp_path_factory):
     other_model(place / "other")
     rows = [{"prompt": f"{n}:3 4 5", "answer": f"{NASTY}{n}"} for n in range(9, 29)]
     jsonl(place / "own" / "p.jsonl", rows)
-    typed = [
-        "model.path=embedded,other",
-        "data.path=own/p.jsonl,none.jsonl",
-        "data=file",
-        "data.heldout_share=0.5",
-        *SMALL,
-    ]
-    return place, forked("scout", typed, place)
+    return place, forked("scout", TYPED, place)
 
 
 def test_every_combination_is_a_row_and_what_fails_says_why(scouted):
@@ -71,10 +69,12 @@ def test_the_page_shows_samples_and_runs_nothing_of_them(scouted):
     assert "<script" not in text
     assert "default-src 'none'" in text
     assert html.escape(NASTY) in text  # the expected answer
-    sent = re.findall(r"<pre class='sent'>(.*?)</pre>", text)
+    sent = re.findall(r"<div class='text sent'>(.*?)</div>", text)
     assert len(sent) == 10  # five problems for each cell that could be measured
     assert all(html.unescape(s).startswith("<bos>") and html.unescape(s).endswith(">") for s in sent)
     assert text.count("expected: <code>") == 10
+    (command,) = re.findall(r"<pre class='command'>(.*?)</pre>", text)
+    assert shlex.split(html.unescape(command)) == ["python", "-m", "rlrt.scout", *TYPED]
 
 
 def test_a_scout_finds_what_evaluate_finds_and_measures_nothing_twice(tmp_cwd, capsys):
