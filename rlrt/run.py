@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import register, with_tuned
-from rlrt.config.overrides import as_meant
+from rlrt.config.overrides import mapping_opened
 from rlrt.config.refused import guarded, refuse_out_of_place
 from rlrt.config.rerun import expand
 from rlrt.distributed.rank import is_main, processes
@@ -192,7 +192,7 @@ def main() -> None:
     if refused:
         sys.exit(refused)
     several = bool({"-m", "--multirun"} & set(arguments))
-    arguments = arguments if several else [as_meant(a) for a in with_tuned(arguments)]
+    arguments = arguments if several else [mapping_opened(a) for a in with_tuned(arguments)]
     sys.argv[1:] = arguments  # hydra.main reads sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach ``guarded`` instead of Hydra's own printing
     overrides = [a for a in arguments if not a.startswith("-")]

@@ -63,7 +63,10 @@ def cells_of(evaluations: Sequence[Evaluation]) -> list[Cell]:
     common = set.intersection(*map(set, typed)) if len(typed) > 1 else set()
     return [
         Cell(
-            {name.lstrip("+~"): value for name, _, value in (o.partition("=") for o in own if o not in common)},
+            {
+                name.lstrip("+~"): value.replace("\n", "\\n")
+                for name, _, value in (o.partition("=") for o in own if o not in common)
+            },
             evaluation.settings.eval.samples_per_prompt,
             str(evaluation.folder),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.options import content, inherited, option_file
-from rlrt.config.overrides import as_meant, grammar, parsed, refuse_no_option
+from rlrt.config.overrides import grammar, mapping_opened, parsed, refuse_no_option
 from rlrt.errors import UserError
 from rlrt.keys import leaves
 from rlrt.paths import CONFIG, SWEEPS
@@ -97,7 +97,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
         for choice in parsed(choices):
             refuse_no_option(choice)
         if choices not in composed_choices:
-            group_overrides = [*search_path, *study_sweeper(choices), *map(as_meant, choices)]
+            group_overrides = [*search_path, *study_sweeper(choices), *map(mapping_opened, choices)]
             whole = compose("config", overrides=group_overrides, return_hydra_config=True)
             inherits = tuned_by_ancestor(whole.hydra.runtime.choices, overrides, folders)
             if [o for o in inherits if o.startswith(TUNED)]:
@@ -106,7 +106,7 @@ def composer(config_dirs: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str
             composed_choices[choices] = whole, inherits
         whole, inherits = composed_choices[choices]
         config = copy.deepcopy(whole)
-        loader._apply_overrides_to_config(parsed([*inherits, *map(as_meant, values)]), config)
+        loader._apply_overrides_to_config(parsed([*inherits, *map(mapping_opened, values)]), config)
         return config
 
     with initialize_config_dir(str(CONFIG), version_base="1.3"):

@@ -16,6 +16,7 @@ TEXTS = ("prompt_template", "template", "instruction", "stop_tokens")
 """Last parts of the keys whose texts a model reads: in a typed one, a backslash and an n are a newline."""
 NEWLINE = re.compile(r"(?<!\\)\\n(?!(?:abla|e|earrow|eg|eq|ewline|geq|leq|oindent|ot|otin|u)(?![A-Za-z]))")
 """Pattern of a newline as it is typed; not that of a LaTeX command that begins with n, nor what follows another backslash."""
+NEW = "\n"
 OWN_SECTIONS = ("hydra.launcher", "hydra.sweeper")
 """Sections of Hydra's whose keys rlrt declares and checks itself."""
 
@@ -170,23 +171,18 @@ def mapping_opened(argument: str) -> str:
     return f"++{argument}" if isinstance(read_back(value), dict) else argument
 
 
-def as_meant(argument: str) -> str:
-    """Return a typed override as Hydra must read it: ``mapping_opened``, with the newlines of a text that a model reads.
+def newlines_read(argument: str) -> str:
+    """Return a typed override with the newlines of a text that a model reads; one that came from a file is left alone.
 
     A shell hands over ``\\n`` as two characters, and in Hydra's grammar it stays two. So a prompt's newline, or the stop token
-    of a line's end, could be typed by bash's own quotes alone. What is in YAML files stays as it is.
+    of a line's end, could be typed by bash's own quotes alone. YAML files have newlines of their own.
     """
     name, _, value = argument.partition("=")
-    if name.rsplit(".", 1)[-1] not in TEXTS or not NEWLINE.search(value) or "${" in value:
-        return mapping_opened(argument)
-    meant = read_back(value)
+    if name.rsplit(".", 1)[-1] not in TEXTS or not NEWLINE.search(value):
+        return argument
+    meant = None if "${" in value else read_back(value)
     if isinstance(meant, str):
-        return f"{name}={grammar(with_newlines(meant))}"
+        return f"{name}={grammar(NEWLINE.sub(NEW, meant))}"
     if isinstance(meant, list) and all(isinstance(text, str) for text in meant):
-        return f"{name}={grammar([with_newlines(text) for text in meant])}"
-    return mapping_opened(argument)
-
-
-def with_newlines(text: str) -> str:
-    """Return a text with its typed newlines as newlines."""
-    return NEWLINE.sub("\n", text)
+        return f"{name}={grammar([NEWLINE.sub(NEW, text) for text in meant])}"
+    return f"{name}={NEWLINE.sub(NEW, value)}"  # an axis: its texts stand in quotes

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rlrt.config.overrides import as_meant, mapping_opened, parsed, read_back, ungrammatical, written
+from rlrt.config.overrides import mapping_opened, newlines_read, parsed, read_back, ungrammatical, written
 from rlrt.config.refused import refuse_out_of_place
+from rlrt.config.rerun import expand
 from rlrt.errors import MOST, UserError, brief, shown
 from rlrt.paths import existing, local_folder
 from tests.forked import forked
@@ -161,9 +162,9 @@ def test_a_mapping_as_typed():
 )
 def test_newlines_of_what_a_model_reads_can_be_typed(typed, meant):
     """But a LaTeX command, what follows two backslashes, and other keys stay as they are; YAML has newlines of its own."""
-    (override,) = parsed([as_meant(typed)])
+    (override,) = parsed([newlines_read(typed)])
     assert (override.key_or_group, override.value()) == (typed.split("=")[0], meant)
-    assert as_meant(as_meant(typed)) == as_meant(typed)
+    assert newlines_read(newlines_read(typed)) == newlines_read(typed)
 
 
 def test_a_typed_newline_reaches_the_settings_of_a_run_and_of_a_sweeps_job(tmp_path):
@@ -171,10 +172,11 @@ def test_a_typed_newline_reaches_the_settings_of_a_run_and_of_a_sweeps_job(tmp_p
     from rlrt.sweep.jobs import planned
 
     template = r"model.prompt_template='{prompt}\n>'"
-    assert settings(template).model.prompt_template == "{prompt}\n>"
-    typed = ["method=grpo", r"model.prompt_template=choice('{prompt}\n>','{prompt}>')"]
+    assert settings(*expand([template])).model.prompt_template == "{prompt}\n>"
+    typed = expand(["method=grpo", r"model.prompt_template=choice('{prompt}\n>','{prompt}>')", r"data.wording=a\nb"])
+    assert typed[2] == r"data.wording=a\nb"  # no text that a model reads
     with composer() as compose:
-        jobs, _ = planned(compose([]), typed, tmp_path, compose)
+        jobs, _ = planned(compose([]), typed[:2], tmp_path, compose)
     assert [job.plain["model"]["prompt_template"] for job in jobs] == ["{prompt}\n>", "{prompt}>"]
 
 

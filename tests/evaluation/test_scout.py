@@ -175,8 +175,8 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, words, says):
 
 
 def test_axes_are_those_of_a_sweep(tmp_cwd):
-    from rlrt.config.rerun import OWN
+    from rlrt.config.rerun import OWN, expand
 
     typed = [r"model.prompt_template=choice('{prompt}>','{prompt}\n>')", "data.numbers=range(2,4)", *SMALL]
-    found = [(e.settings.model.prompt_template, e.settings.data.numbers) for e in evaluations_of(typed, OWN)]
+    found = [(e.settings.model.prompt_template, e.settings.data.numbers) for e in evaluations_of(expand(typed), OWN)]
     assert found == [("{prompt}>", 2), ("{prompt}>", 3), ("{prompt}\n>", 2), ("{prompt}\n>", 3)]

@@ -40,9 +40,8 @@ def taught(tmp_path_factory):
         picked = torch.randint(0, len(rows), (16,), generator=generator).tolist()
         wrong = torch.rand(16, generator=generator) < 0.35
         shift = torch.randint(1, 4, (16,), generator=generator).tolist()
-        ends = torch.randint(
-            0, 2, (16,), generator=generator
-        ).tolist()  # two wordings: no teacher shows a rollout its own
+        # two wordings: no teacher shows a rollout its own
+        ends = torch.randint(0, 2, (16,), generator=generator).tolist()
         texts = [
             f"It is \\boxed{{{rows[i][1] + (s if w else 0)}}}{'.' * e}<|im_end|>"
             for i, w, s, e in zip(picked, wrong, shift, ends, strict=True)
@@ -142,7 +141,7 @@ def served_as_transformers_would(checkpoint):
         0, ids.shape[1] :
     ].tolist()
     mine, _ = load(str(checkpoint), None, "sdpa")
-    engine = HfEngine(max_new_tokens=16, temperature=1.0, max_rows=4, grade_truncated=False)
+    engine = HfEngine(max_new_tokens=16, temperature=1.0, max_rows=4)
     engine.load(mine, mine.generation_config.eos_token_id, 0)
     ((_, _, greedy),) = engine.sample([ids[0].tolist()], [[0]], Sampling(0.0))
     assert out == greedy.token_ids
