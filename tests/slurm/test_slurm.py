@@ -102,7 +102,7 @@ def test_the_time_limit_saves_requeues_and_goes_on(tmp_path, held):
     assert "requeued as" in (job.parent / "log.txt").read_text()
     assert json.loads(job.read_text())["retries"] == 0
     whole = tmp_path / "whole"
-    run(tmp_path, "method=rlrt", f"train.steps={steps}", *SMALL, f"hydra.run.dir={whole}")
+    run(tmp_path, "method=rlrt", f"train.steps={steps}", *SMALL, *UNPROBED, f"hydra.run.dir={whole}")
     assert numbers(job.parent) == numbers(whole)
 
 
@@ -147,6 +147,8 @@ def test_cancel(tmp_path):
     wait_for(lambda: gone(slurm_id(tmp_path, "grpo")))
 
 
+UNPROBED = ("teacher.probe_prompts=0",)
+"""As the held runs, which count the weights that they take."""
 PREEMPTED = ("method=rlrt", "seed=5", "train.steps=12", *SMALL)
 """A run to be held in its eighth step and disturbed in several ways."""
 
@@ -154,7 +156,7 @@ PREEMPTED = ("method=rlrt", "seed=5", "train.steps=12", *SMALL)
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    code, output = run(folder, *PREEMPTED, "train.save_every=0", f"hydra.run.dir={folder}/run")
+    code, output = run(folder, *PREEMPTED, *UNPROBED, "train.save_every=0", f"hydra.run.dir={folder}/run")
     assert code == 0, output
     return numbers(folder / "run")
 
