@@ -71,12 +71,24 @@ def load_model(
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
     """
     config = settings.model
-    check_size = size_check(settings, bytes_each, world)
-    model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
+    model, tokenizer = read_model(settings, bytes_each, world)
     configure(settings, model, tokenizer)
     if config.lora is not None:
         add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
     return model.to(device or resolve_device(settings.device)), tokenizer
+
+
+def read_model(settings: Settings, bytes_each: float = FLOAT, world: World = ALONE) -> tuple[Any, Any]:
+    """The model as its folder holds it, on the CPU, with its own stop tokens and without adapters; and its tokenizer.
+
+    Args:
+        bytes_each, world: as of ``load_model``.
+
+    Raises:
+        UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
+    """
+    config = settings.model
+    return load(config.path, config.revision, config.attn_implementation, size_check(settings, bytes_each, world))
 
 
 def size_check(settings: Settings, bytes_each: float, world: World) -> Callable[[int], None]:

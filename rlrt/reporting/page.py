@@ -159,11 +159,16 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
+    return document(one_line(report.sweep.name), "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """Build a page that makes no network request and runs no script, from its title and the HTML of its body."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{LOOK}{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<style>{LOOK}{STYLE}</style></head><body>{body}</body></html>\n"
     )
 
 

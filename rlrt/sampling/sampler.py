@@ -172,7 +172,7 @@ class Sampler:
         """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""
         # the verifier must see a thought that the prompt began and the response did not end
         pair = (prompt, self.builder.opening + text)
-        if generation.truncated:
+        if generation.truncated and not self.engine.grade_truncated:
             return self._door.begin(lambda: lambda: replace(self.task.grade_truncated(*pair), correct=False))
 
         def start() -> Callable[[], Any]:

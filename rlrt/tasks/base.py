@@ -78,7 +78,10 @@ class Task:
         return self.special_tokens == "refuse"
 
     def grade_truncated(self, prompt: Prompt, text: str) -> Grade:
-        """Judge a response that met the length limit; the verifier is not asked, and it is never correct."""
+        """Judge a response that met the length limit; the verifier is not asked, and it is never correct.
+
+        Under ``engine.grade_truncated`` a truncated response goes to ``start_grading`` instead.
+        """
         return Grade(correct=False, reward=0.0)
 
     @property
