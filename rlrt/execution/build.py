@@ -42,6 +42,7 @@ from rlrt.model.slices import read
 from rlrt.model.twin import outlined, share_twin, twin
 from rlrt.records.folder import RunFolder
 from rlrt.sampling.sampler import Sampler
+from rlrt.sampling.solutions import Lessons, Solutions
 from rlrt.sampling.source import Source
 from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
@@ -255,7 +256,12 @@ def assemble(
     learner.asked_to_end = pace.too_late
     overlong = (config.overlong_cache, config.overlong_weight)
     sampler = Sampler(engine, learner.policy, learner.builder, parts.task, settings.seed, overlong, world=world)
-    source = Source(sampler, config, settings.seed, position + 1, pending)
+    lessons = lessons_of(settings, learner)
+    source = (
+        Source(sampler, config, settings.seed, position + 1, pending)
+        if lessons is None
+        else Solutions(sampler, config, settings.seed, lessons)
+    )
 
     def asked_to_end() -> bool:  # one rank of several may not end alone: the others' threads would meet it no more
         return pace.too_late() or (world.size == 1 and source.closing())
@@ -287,6 +293,18 @@ def assemble(
         release=(lambda: None) if config.sample_ahead else engine.release,
         stop_requested=stop_requested,
     )
+
+
+def lessons_of(settings: Settings, learner: Learner) -> Lessons | None:
+    """What writes the responses of a run that is taught them; None for a run that samples its own.
+
+    Raises:
+        UserError: for a template that cannot be used.
+    """
+    template = learner.method.advantage.taught()
+    if template is None:
+        return None
+    return Lessons(learner.builder, template, learner.policy.stop_ids, settings.engine.max_new_tokens)
 
 
 def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None:
