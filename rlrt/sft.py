@@ -6,9 +6,9 @@ run that samples: ``python -m rlrt.run model.path=FOLDER``.
 
 from __future__ import annotations
 
-import runpy
 import sys
 
+from rlrt import run
 from rlrt.errors import brief
 from rlrt.records.secrets import masked
 from rlrt.records.streams import mask_streams
@@ -24,7 +24,7 @@ def main() -> None:
         print(brief(masked(f"error: {typed}: rlrt.sft learns by {CHOICE}; run {typed} by rlrt.run.")), file=sys.stderr)
         sys.exit(2)
     sys.argv[1:] = [CHOICE, *(a for a in sys.argv[1:] if a != CHOICE)]
-    runpy.run_module("rlrt.run", run_name="__main__", alter_sys=True)
+    run.main()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from rlrt.errors import UserError, first_line
 from rlrt.model.plain_text import END_OF_THOUGHT, TAGS, THOUGHT, PlainText, beginning
 from rlrt.types import Prompt
 
-
 ANSWER = "an answer"
 """An assistant's text, to see what a chat template writes after it."""
 
@@ -105,7 +104,9 @@ class PromptBuilder:
             UserError: where there is none.
         """
         if not stop_ids:
-            raise UserError("model.stop_tokens: this model names no token that ends a response; set model.stop_tokens=[TOKEN].")
+            raise UserError(
+                "model.stop_tokens: this model names no token that ends a response; set model.stop_tokens=[TOKEN]."
+            )
         written: list[int] = []
         if self._style == "chat":
             _, encode = self._texts.marks(first=False)
