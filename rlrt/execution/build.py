@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -287,7 +288,7 @@ def assemble(
         eval=settings.eval,
         position=position,
         record=record,
-        keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
+        keep_samples=partial(monitor.samples, about=partial(about, sampler)) if monitor is not None else keep_nothing,
         save=save,
         save_due=SaveRule(config, folder.checkpoints, learner.world),
         release=(lambda: None) if config.sample_ahead else engine.release,
@@ -309,6 +310,21 @@ def lessons_of(settings: Settings, learner: Learner) -> Lessons | None:
 
 def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None:
     """For ranks that write nothing."""
+
+
+def about(sampler: Sampler, rollout: Rollout) -> dict[str, Any]:
+    """What is stored of a rollout for a person beside its numbers: the texts of its tokens, the prompt as it was sent, and the
+    answers that were compared, where the task has and says them."""
+    policy, prompt = sampler.policy, rollout.prompt
+    read: str | None = None
+    with contextlib.suppress(Exception):  # a user's own task may raise anything, and this is for the eye alone
+        read = sampler.task.extracted(prompt, sampler.builder.opening + rollout.text)
+    return {
+        "pieces": policy.spell(rollout.generation.token_ids),
+        "asked": str(policy.tokenizer.decode(rollout.prompt_ids)),
+        "expected": prompt.final,
+        "extracted": read,
+    }
 
 
 def suites_of(
