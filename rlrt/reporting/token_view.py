@@ -39,6 +39,7 @@ STYLE = """
 .group .tokens span{border-radius:3px;padding:1px 0;border:1px solid #ccc;border-left-color:#888}
 .group .text{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.8rem;
 background:#f6f6f6;padding:.4rem;margin:.3rem 0}
+.group p{margin:.2rem 0;font-size:.85rem}
 h1{font-size:1.3rem;overflow-wrap:anywhere}.cards input{margin-right:.2rem}
 .cards label{margin-right:.5rem;white-space:nowrap;font-size:.85rem}
 .cards .legend{display:none;font-size:.8rem;color:#444}

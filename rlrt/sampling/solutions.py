@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -57,9 +58,14 @@ class Lessons:
         """The texts of a problem that the template names."""
         return {"solution", "answer"} & set(re.findall(r"\{(\w+)\}", self.template))
 
+    @functools.cached_property
+    def end(self) -> int:
+        """The token that ends a response."""
+        return self.builder.ending(self.stop_ids)
+
     def ids(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a prompt's response, the token that ends it included."""
-        return [*self.builder.response(prompt, self.template), self.builder.ending(self.stop_ids)]
+        return [*self.builder.response(prompt, self.template), self.end]
 
     def unfit(self, prompt: Prompt) -> str | None:
         """Return why a problem has no response that can be taught, or None."""
