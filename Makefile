@@ -71,7 +71,9 @@ torture: setup
 bench: trl
 	$(BIN)/python -m benchmarks.speed
 
+# before them: SDPO's loss is TRL's
 bench-quick: trl
+	TRL_EXPERIMENTAL_SILENCE=1 $(BIN)/python -m benchmarks.agreement
 	$(BIN)/python -m benchmarks.speed --quick
 
 trl:

@@ -24,8 +24,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from rlrt.config.schema import Settings
-from rlrt.methods.contexts import Context, Sibling
+from rlrt.config.schema import Settings, Teacher
+from rlrt.methods.contexts import Context, Sibling, configured, resolved
 from rlrt.methods.declared import Alarm
 from rlrt.methods.method import Method
 from rlrt.model.forward import Row
@@ -82,17 +82,22 @@ class Verdicts:
     mask_BT: Tensor
 
 
-def probed_context(method: Method) -> int | None:
-    """The index of the context that should help: the first that is no wrong sibling. None: the method has no such."""
+def probed_context(method: Method, teacher: Teacher) -> int | None:
+    """The index of the context that should help: the first that is no wrong sibling. None: the method has no such.
+
+    Args:
+        teacher: the config section, which says what the method's ``default`` context is.
+    """
     if not method.needs_teacher:
         return None
-    helpful = (k for k, c in enumerate(method.contexts()) if not (isinstance(c, Sibling) and not c.correct))
-    return next(helpful, None)
+    default = configured(teacher.context, teacher.on_unique_correct)
+    contexts = [resolved(context, default) for context in method.contexts()]
+    return next((k for k, c in enumerate(contexts) if not (isinstance(c, Sibling) and not c.correct)), None)
 
 
 def is_probed(settings: Settings) -> bool:
     """True for a run that asks whether its teacher's context helps."""
-    return settings.teacher.probe_prompts > 0 and probed_context(settings.method) is not None
+    return settings.teacher.probe_prompts > 0 and probed_context(settings.method, settings.teacher) is not None
 
 
 def prompts_for(settings: Settings, task: Task, bounded: bool = True) -> list[Prompt]:
@@ -239,7 +244,7 @@ def compared(
 
 def probe(settings: Settings, run: Run, say: Callable[[str], None]) -> dict[str, float]:
     """Probe the teacher of a run, say the outcome in one line, and return its metrics; nothing where it is not asked for."""
-    which = probed_context(settings.method)
+    which = probed_context(settings.method, settings.teacher)
     if which is None or not is_probed(settings):
         return {}
     begin, learner, training = perf_counter(), run.learner, run.source.sampler

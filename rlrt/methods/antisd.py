@@ -43,7 +43,7 @@ class Repulsion(Credit):
     antisd_low: float = key("share of H_warm under which the gate closes", least=0, most=1)
     antisd_high: float = key("share of H_warm from which the gate opens again", least=1)
     antisd_warm_steps: int = key("steps that measure H_warm, without any push", "steps", least=1)
-    _warm: list[float] = field(default_factory=list, init=False, repr=False)
+    _warm: dict[int, float] = field(default_factory=dict, init=False, repr=False)
     _open: bool = field(default=True, init=False, repr=False)
     _moved: int = field(default=0, init=False, repr=False)
 
@@ -76,18 +76,23 @@ class Repulsion(Credit):
         warming, first = step <= self.antisd_warm_steps, step != self._moved
         self._moved = step
         if first and warming:
-            self._warm.append(median)
+            self._warm[step] = median
         elif first and self._warm:
-            level = math.fsum(self._warm) / len(self._warm)
+            level = math.fsum(self._warm.values()) / len(self._warm)
             opens, holds = median >= self.antisd_high * level, median >= self.antisd_low * level
             self._open = opens or (self._open and holds)
         return warming
 
     def state_dict(self) -> dict[str, float]:
-        """The medians of the first steps, and the gate."""
-        return {f"warm_{i}": value for i, value in enumerate(self._warm)} | {"open": float(self._open)}
+        """The medians of the first steps by their step, and the gate.
+
+        A run that ends within a step saves what that step has moved, and its next life runs the step again: a median then
+        replaces its own earlier value, and the gate's second move by the same median changes nothing.
+        """
+        return {f"warm_{step}": value for step, value in self._warm.items()} | {"open": float(self._open)}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take them over."""
-        self._warm = [state[f"warm_{i}"] for i in range(sum(name.startswith("warm_") for name in state))]
+        warm = {name.removeprefix("warm_"): value for name, value in state.items() if name.startswith("warm_")}
+        self._warm = {int(step): value for step, value in warm.items()}
         self._open = bool(state.get("open", 1.0))

@@ -65,7 +65,7 @@ def compare(settings: Settings, parts: Parts, learner: Learner, prompts: Sequenc
     Raises:
         UserError: where the verifier judged no rollout.
     """
-    which = probe.probed_context(parts.method)
+    which = probe.probed_context(parts.method, settings.teacher)
     assert which is not None
     sampler = Sampler(parts.engine, learner.policy, learner.builder, parts.task, settings.seed)
     rollouts = probe.students(sampler, prompts, settings.train.rollouts_per_prompt)
@@ -136,7 +136,7 @@ def preflight_teacher(planned: Planned) -> int:
     if planned.several:
         raise UserError("--teacher looks at one run; leave -m out and name one job.")
     _, settings = planned.jobs[0]
-    if probe.probed_context(settings.method) is None:
+    if probe.probed_context(settings.method, settings.teacher) is None:
         raise UserError(
             f"--teacher: method {settings.method.name} shows no teacher anything that should help; set method=rlrt or another "
             "method with a teacher."

@@ -152,23 +152,25 @@ def teacher_rows(
     """
     written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a prompt
     rows: list[list[Row | None]] = []
-    texts: list[list[str | None]] = []
+    texts = [context.shown(rollouts) for context in viewer.contexts]
     too_long = 0
-    for context in viewer.contexts:
+    for k, context in enumerate(viewer.contexts):
         rows.append([])
-        texts.append(context.shown(rollouts))
         for i, (rollout, wanted) in enumerate(zip(rollouts, wanted_B.tolist(), strict=True)):
-            response_ids, text = rollout.generation.token_ids, texts[-1][i]
+            response_ids, text = rollout.generation.token_ids, texts[k][i]
             room = min(viewer.max_context_tokens, viewer.context_length - len(response_ids))
             row = None
             if wanted and text is not None:
                 question = context.question(rollout.prompt)
-                for candidate in candidates(viewer, context, rollouts, i, text):
-                    shown = (question, rollout.prompt.instruction, candidate)
+                elsewhere = [shown[i] for j, shown in enumerate(texts) if j != k]
+                for candidate in candidates(viewer, context, rollouts, i, text, elsewhere):
+                    # an empty text is shown with the student's own question, whatever the context's is
+                    asked = question if candidate.strip() else rollout.prompt.text
+                    shown = (asked, rollout.prompt.instruction, candidate)
                     if shown not in written:
                         written[shown] = viewer.builder.teacher(rollout.prompt, candidate, question)
                     if len(written[shown]) <= room:
-                        row, texts[-1][i] = Row(written[shown], response_ids), candidate
+                        row, texts[k][i] = Row(written[shown], response_ids), candidate
                         break
                 too_long += row is None
             rows[-1].append(row)
@@ -176,10 +178,15 @@ def teacher_rows(
 
 
 def candidates(
-    viewer: Viewer, context: Context, rollouts: Sequence[Rollout], i: int, text: str
-) -> Iterator[str]:  # fmt: skip
+    viewer: Viewer, context: Context, rollouts: Sequence[Rollout], i: int, text: str, elsewhere: Sequence[str | None]
+) -> Iterator[str]:
     """The texts that rollout ``i`` may be shown if they fit: the one that the context names, then shorter ones, where the
-    config says so."""
+    config says so.
+
+    Args:
+        elsewhere: what the other contexts show the rollout. None of it stands in here: in the mean over RLCSD's wrong siblings
+            it would count twice.
+    """
     yield text
     if viewer.too_long == "shorter_sibling":
-        yield from context.shorter(rollouts, i)
+        yield from (other for other in context.shorter(rollouts, i) if other not in elsewhere)

@@ -193,11 +193,15 @@ class Contrast(Credit):
 
 
 def test_the_context_that_is_asked_about_is_one_that_should_help():
-    method = settings("method=rlcsd").method
-    assert probed_context(method) == 0
-    assert probed_context(settings("method=grpo").method) is None
-    assert probed_context(dataclasses.replace(method, credit=Contrast("wrong:0", "correct"))) == 1
-    assert probed_context(dataclasses.replace(method, credit=Contrast("wrong:0", "wrong:1"))) is None
+    made = settings("method=rlcsd")
+    method, teacher = made.method, made.teacher
+    assert probed_context(method, teacher) == 0
+    assert probed_context(settings("method=grpo").method, teacher) is None
+    assert probed_context(dataclasses.replace(method, credit=Contrast("wrong:0", "correct")), teacher) == 1
+    assert probed_context(dataclasses.replace(method, credit=Contrast("wrong:0", "wrong:1")), teacher) is None
+    wrong = settings("method=rlrt", "teacher.context=wrong_sibling")
+    assert probed_context(wrong.method, wrong.teacher) is None
+    assert probed_context(wrong.method, teacher) == 0
 
 
 def run(folder, *overrides, say=lambda line: None):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rlrt.errors import UserError
+import rlrt.training.update
+from rlrt.errors import Interrupted, UserError
 from rlrt.execution.execute import execute
 from tests.helpers import METHODS, settings
 
@@ -47,6 +48,29 @@ def test_interrupted_and_resumed(tmp_path, method):
     assert (summary["state"], summary["step"]) == ("interrupted", 2)
     assert run(tmp_path / "cut", *more)["state"] == "finished"
     same_end(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_step_that_was_cut_after_its_credit_is_credited_once(tmp_path, monkeypatch):
+    """As where the clock says within step 2 that its end comes too late: AntiSD's gate has read that step's teacher already."""
+    more, updated, asked = ["method=antisd", "method.antisd_warm_steps=2"], rlrt.training.update.minibatch_step, []
+
+    def cut(*given, **named):
+        asked.append(1)
+        if len(asked) == 2:
+            raise Interrupted
+        return updated(*given, **named)
+
+    def gate(name):
+        return json.loads((tmp_path / name / "checkpoints" / "step_4" / "trainer" / "state.json").read_text())["method"]
+
+    run(tmp_path / "whole", *more)
+    with monkeypatch.context() as patch:
+        patch.setattr(rlrt.training.update, "minibatch_step", cut)
+        assert run(tmp_path / "cut", *more)["step"] == 1
+    assert run(tmp_path / "cut", *more)["state"] == "finished"
+    same_end(tmp_path / "whole", tmp_path / "cut")
+    assert gate("cut") == gate("whole")
+    assert sorted(gate("whole")["credit"]) == ["open", "warm_1", "warm_2"]
 
 
 @pytest.mark.parametrize("teacher", ["snapshot", "ema", "frozen"])

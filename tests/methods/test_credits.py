@@ -63,7 +63,7 @@ def test_the_gate_moves_once_a_step_however_often_the_step_credits():
     slot = gated()
     for step, entropies in ((1, (1.0, 9.0)), (2, (3.0, 9.0))):
         assert [repelled(slot, h, step).metrics["antisd/lambda"] for h in entropies] == [0.0, 0.0]
-    assert slot.state_dict() == {"warm_0": 1.0, "warm_1": 3.0, "open": 1.0}
+    assert slot.state_dict() == {"warm_1": 1.0, "warm_2": 3.0, "open": 1.0}
     assert [repelled(slot, h, 3).metrics["antisd/lambda"] for h in (1.85, 2.5)] == [0.0, 0.0]
     assert [repelled(slot, h, 4).metrics["antisd/lambda"] for h in (2.0, 1.0)] == [0.5, 0.5]
 
@@ -74,8 +74,21 @@ def test_the_gate_is_checkpointed():
         repelled(slot, entropy, step)
     twin = gated()
     twin.load_state_dict(copy.deepcopy(slot.state_dict()))
-    assert twin.state_dict() == slot.state_dict() == {"warm_0": 1.0, "warm_1": 3.0, "open": 0.0}
+    assert twin.state_dict() == slot.state_dict() == {"warm_1": 1.0, "warm_2": 3.0, "open": 0.0}
     assert repelled(twin, 1.95, 4).metrics["antisd/lambda"] == 0.0  # still closed
+
+
+def test_a_step_that_is_run_again_by_the_next_life_is_measured_once():
+    """A run that ends within step 2 saves the step's median with the weights of step 1: H_warm is (1 + 3) / 2 = 2 after both
+    lives, not (1 + 3 + 3) / 3 = 2.33, under which .93 * 2.33 = 2.17 would close the gate at 2."""
+    slot = gated()
+    for step, entropy in ((1, 1.0), (2, 3.0)):
+        repelled(slot, entropy, step)
+    twin = gated()
+    twin.load_state_dict(slot.state_dict())
+    assert repelled(twin, 3.0, 2).metrics["antisd/lambda"] == 0.0
+    assert twin.state_dict() == slot.state_dict()
+    assert repelled(twin, 2.0, 3).metrics["antisd/lambda"] == 0.5
 
 
 def test_dasd_by_hand():
