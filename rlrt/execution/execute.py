@@ -20,8 +20,8 @@ from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
 from rlrt.errors import FolderLost, FolderRemoved, UserError
-from rlrt.execution.build import assemble, build_learner
-from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
+from rlrt.execution.build import assemble, build_learner, lessons_of
+from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, drop_untaught, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor, worded
 from rlrt.execution.origin import origin_point
@@ -212,6 +212,7 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     prepare_data(parts)
     learner = build_learner(settings, world, parts.method)
     drop_long_prompts(parts.task, learner.builder)
+    drop_untaught(parts.task, lessons_of(settings, learner))
     check_data(settings, parts)
     check_prompts(parts, learner)
     model, context = learner.policy.model, learner.context_length

@@ -116,9 +116,13 @@ class Monitor:
             self._warn(self.rung["length"])
 
     def samples(
-        self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]
+        self, step: int, rollouts: list[Rollout], result: StepResult, about: Callable[[Rollout], dict[str, Any]]
     ) -> None:
-        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them."""
+        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them.
+
+        Args:
+            about: what else is stored of a rollout (``rlrt.execution.build.about``).
+        """
         tracking = self._tracking
         if not tracking.samples_every or not tracking.samples:
             return
@@ -127,7 +131,7 @@ class Monitor:
         rows = []
         for i, rollout in enumerate(rollouts[: tracking.samples]):
             row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
-            rows.append(row | {"context": result.shown[i], "pieces": spell(rollout.generation.token_ids)})
+            rows.append(row | {"context": result.shown[i]} | about(rollout))
         self._folder.samples.append(rows)
         file = own_folder(self._folder.path / "tokens") / f"step_{step:06d}.html"
         replace_text(file, page(rows, f"{self._folder.path.name}, step {step}"))

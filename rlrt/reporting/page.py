@@ -19,7 +19,7 @@ from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
 from rlrt.reporting.results import curves, results
 from rlrt.reporting.results import files as tables_as_files
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, plain_markdown, table
-from rlrt.reporting.token_view import POLICY, STYLE, rollout_html, text_of
+from rlrt.reporting.token_view import POLICY, STYLE, cards, text_of
 
 FOLDER = "report"
 """Subfolder of a sweep for the figures and tables as files."""
@@ -250,6 +250,5 @@ def rollouts(report: Report) -> str:
             :SHOWN_ROLLOUTS
         ]  # with a teacher first
         if last:
-            body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
-            parts.append(f"<h3>{html.escape(label)}</h3>{body}")
+            parts.append(f"<h3>{html.escape(label)}</h3>{cards(last, f's{number}')}")
     return f"<h2>Rollouts</h2>{''.join(parts)}" if parts else ""

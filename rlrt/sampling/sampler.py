@@ -160,6 +160,16 @@ class Sampler:
             for i, g, generation, text, grade in sorted(self.world.gather(graded), key=lambda one: one[:2])
         ]
 
+    def judged(self, prompts: Sequence[Prompt], generations: Sequence[Generation]) -> list[tuple[str, Grade]]:
+        """Texts and grades of responses that no engine sampled, one for each prompt; all ranks get those of the first one."""
+
+        def judge() -> list[tuple[str, Grade]]:
+            texts = [self.policy.text(g.token_ids) for g in generations]
+            waiting = [self._start_grading(*one) for one in zip(prompts, texts, generations, strict=True)]
+            return [(text, grade()) for text, grade in zip(texts, waiting, strict=True)]
+
+        return self.world.on_main(judge)
+
     def load(self) -> None:
         """Give the engine the policy's weights of now."""
         self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)

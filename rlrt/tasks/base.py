@@ -69,6 +69,10 @@ class Task:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
         return lambda: [self.grade(prompt, text) for prompt, text in pairs]
 
+    def extracted(self, prompt: Prompt, text: str) -> str | None:
+        """The part of a response that is graded, for a person to read; None: nobody says. Not asked for a verdict."""
+        return None
+
     def prompt_limit(self, prompt: Prompt) -> int | None:
         """The most tokens that a prompt may have; None: any number."""
         return self.max_prompt_tokens
