@@ -1,5 +1,8 @@
 """``python -m rlrt.evaluate RUN [RUN ...] [overrides]``: evaluate a run's checkpoint, with intervals over problems.
 
+``python -m rlrt.evaluate model=... data=...``, overrides without a run, evaluates the model of a config that is composed as for
+``rlrt.run``; its results lie in ``outputs/evaluations/``.
+
 ``eval=paper`` selects the suites, ``eval.samples_per_prompt=256`` gives pass@k up to 256, and any other key may be overridden
 too. Results are stored problem by problem in ``RUN/evaluations/``: after an interruption the same command continues.
 """
@@ -7,8 +10,6 @@ too. Results are stored problem by problem in ``RUN/evaluations/``: after an int
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,25 +19,17 @@ from typing import Any
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import OWN, Reading, add_reading, reading
 from rlrt.errors import UserError
-from rlrt.evaluation.checkpoint import (
-    Evaluation,
-    chosen,
-    measure,
-    runs_of,
-    summarised,
-)
+from rlrt.evaluation.checkpoint import Evaluation, chosen, of_model, runs_of
+from rlrt.evaluation.results import carried_out
 from rlrt.execution.tracking import open_mlflow, stored
-from rlrt.records.files import replace_text, write_json
-from rlrt.records.folder import Beginning, RunFolder
-from rlrt.records.lease import leased
+from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import status_of
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import to_terminal
-from rlrt.records.storage import storing
 from rlrt.records.streams import mask_streams
-from rlrt.reporting.tables import inert
 from rlrt.reporting.terminal import say, table
 from rlrt.statistics import ladder
+from rlrt.sweep.plan import is_axis
 
 log = logging.getLogger("rlrt")
 
@@ -55,23 +48,10 @@ def results_table(results: Mapping[str, Mapping[str, Any]], samples: int) -> str
     return table(rows)
 
 
-def write(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write ``results.json``, and ``pass_at_k.csv`` with every k."""
-    folder, samples = evaluation.folder, evaluation.settings.eval.samples_per_prompt
-    plain = evaluation.settings.plain
-    setup = {"step": evaluation.step, "samples": samples, "eval": plain["eval"], "engine": plain["engine"]}
-    write_json(folder / "results.json", setup | {"suites": results})
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["suite", "k", "pass_at_k", "low", "high"])
-    out.writerows([inert(name), k, *values] for name, m in results.items() for k, values in m["pass_at"].items())
-    replace_text(folder / "pass_at_k.csv", text.getvalue())
-
-
-def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
+def to_mlflow(run: Path, evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
     """Send the results to the run's own MLflow run, once, as ``eval/SUITE/...`` at the checkpoint's step."""
-    folder, samples = RunFolder(evaluation.run), evaluation.settings.eval.samples_per_prompt
-    tracker = open_mlflow(stored(evaluation.run, trust=trust), folder, evaluation.run.name)
+    folder, samples = RunFolder(run), evaluation.settings.eval.samples_per_prompt
+    tracker = open_mlflow(stored(run, trust=trust), folder, run.name)
     if tracker is None:
         return
     values: dict[str, float] = {}
@@ -90,27 +70,57 @@ def to_mlflow(evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], 
 def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN) -> None:
     """Evaluate one checkpoint; write, print and track the results."""
     evaluation = chosen(run, step, typed, how)
-    beginning = Beginning(evaluation.folder)
-    try:
-        with storing(evaluation.folder), leased(evaluation.folder):
-            rows = measure(evaluation, say)
-            results = summarised(rows)
-            write(evaluation, results)
-    except UserError:
-        beginning.undo()
-        raise
-    to_mlflow(evaluation, results, how.trust)
-    say("\n" + one_line(f"{run}, step {evaluation.step}"))
+    results = carried_out(evaluation, say)
+    to_mlflow(run, evaluation, results, how.trust)
+    tell(f"{run}, step {evaluation.step}", evaluation, results)
+
+
+def evaluate_model(typed: Sequence[str], how: Reading = OWN) -> None:
+    """Evaluate the model of a config, without a run; write and print the results.
+
+    Raises:
+        UserError: for several values of a key, or a config that cannot work.
+    """
+    for argument in filter(is_axis, typed):
+        raise UserError(
+            f"{argument}: several values are compared by python -m rlrt.scout; give one, or a list as [a,b]."
+        )
+    evaluation = of_model(typed, how)
+    results = carried_out(evaluation, say)
+    tell(f"{evaluation.settings.model.path}, without a run", evaluation, results)
+
+
+def tell(title: str, evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the results, and where they lie."""
+    say("\n" + one_line(title))
     say(results_table(results, evaluation.settings.eval.samples_per_prompt))
     say(one_line(f"every problem, every k: {evaluation.folder}") + "\n")
 
 
+def runs_named(folders: Sequence[Path]) -> list[Path]:
+    """The runs that the command line names.
+
+    Raises:
+        UserError: for what is neither a run's folder nor an override.
+    """
+    try:
+        return runs_of(folders)
+    except UserError as error:
+        raise UserError(
+            f"{str(error).rstrip('.')}; a model without a run is evaluated by overrides alone, as in "
+            "rlrt.evaluate model=hf model.path=FOLDER."
+        ) from None
+
+
 def main() -> None:
-    """Evaluate checkpoints on the run's held-out problems, or on the suites of eval=NAME."""
+    """Evaluate checkpoints on the run's held-out problems, or on the suites of eval=NAME; without a run a config's model."""
     mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.evaluate", description=main.__doc__)
     parser.add_argument(
-        "arguments", nargs="+", metavar="RUN or override", help="folders of runs or sweeps; eval=paper and the like"
+        "arguments",
+        nargs="+",
+        metavar="RUN or override",
+        help="folders of runs or sweeps, or none; eval=paper and the like",
     )
     parser.add_argument("--step", type=int, help="checkpoint of this step (default: the newest); 0: before training")
     add_reading(parser)
@@ -122,8 +132,10 @@ def main() -> None:
 
     def act() -> None:
         if not folders:
-            raise UserError("expected at least one run's folder, got overrides alone.")
-        for run in runs_of(folders):
+            if options.step is not None:
+                raise UserError(f"--step {options.step}: only a run has steps, and none is named; leave --step out.")
+            evaluate_model(typed, how)
+        for run in runs_named(folders) if folders else []:
             evaluate(run, options.step, typed, how)
 
     try:

@@ -127,7 +127,7 @@ class Rollout:
         prompt_ids: token ids given to the student.
         generation: what the engine returned.
         text: the response without special tokens.
-        grade: the verifier's verdict; a truncated response is never correct.
+        grade: the verifier's verdict; a truncated response is wrong, unless ``engine.grade_truncated``.
     """
 
     prompt: Prompt

@@ -42,9 +42,9 @@ def test_a_command_as_it_stands(module, typed, place):
     arguments = shlex.split(re.sub(r"\bNAME\b", "registered", named))
     if module in ONLY_HELP:
         arguments = ["--help"]
-    elif module == "run" and "hydra.launcher.dry_run=true" not in arguments and "--cfg" not in arguments:
+    elif module in ("run", "sft") and "hydra.launcher.dry_run=true" not in arguments and "--cfg" not in arguments:
         arguments += ["--cfg", "job"]
-    elif module in ("evaluate", "analyze"):
+    elif module in ("evaluate", "scout", "analyze"):
         arguments = [*arguments, *OVERRIDES] if "eval=paper" not in arguments else arguments
     done = forked(module, arguments, place)
     if "eval=paper" in arguments:  # the hub cannot be reached here: one sentence says so

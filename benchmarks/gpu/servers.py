@@ -39,8 +39,8 @@ def same_weights() -> tuple[bool, str]:
     for transfer in ("nccl", "file"):
         with tempfile.TemporaryDirectory() as folder:
             engine = VllmServerEngine(
-                max_new_tokens=32, temperature=1.0, max_rows=8, importance_clip=2.0, url=None, start=True, gpus=1, host=None,
-                transfer=transfer, transfer_dir=None, timeout_s=600,
+                max_new_tokens=32, temperature=1.0, max_rows=8, grade_truncated=False, importance_clip=2.0, url=None,
+                start=True, gpus=1, host=None, transfer=transfer, transfer_dir=None, timeout_s=600,
             )  # fmt: skip
             engine.settle(Path(folder), ["1"])
             engine.expect(64, 1.0)

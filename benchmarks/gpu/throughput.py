@@ -156,7 +156,7 @@ def three_steps(given: Given) -> tuple[Table, int, int]:
     draw = random.Random(0)
     top = min(config.vocab_size, 150000)
     prompts = [[draw.randrange(3, top) for _ in range(PROMPT)] for _ in range(PROMPTS)]
-    engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256)
+    engine = HfEngine(max_new_tokens=given.tokens, temperature=1.0, max_rows=256, grade_truncated=False)
     seeds = [[100 * i + g for g in range(GROUP)] for i in range(PROMPTS)]
     optimiser = adamw(model, 1e-6, (0.9, 0.99), 0.0)
     title = (
@@ -203,8 +203,8 @@ def rollouts_by_vllm(table: Table, model: Any, prompts: list[list[int]], seeds: 
     """The same rollouts by vLLM in this process, beside weights and optimiser, and how long it takes to sleep and wake."""
     device = next(model.parameters()).device
     engine = VllmEngine(
-        max_new_tokens=given.tokens, temperature=1.0, max_rows=256, importance_clip=2.0, max_model_len=None,
-        gpu_memory_utilization=None, release_memory=True,
+        max_new_tokens=given.tokens, temperature=1.0, max_rows=256, grade_truncated=False, importance_clip=2.0,
+        max_model_len=None, gpu_memory_utilization=None, release_memory=True,
     )  # fmt: skip
     free, whole = torch.cuda.mem_get_info(device)
     engine.expect(PROMPT + given.tokens, (free - HEADROOM) / whole)

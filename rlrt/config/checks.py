@@ -48,6 +48,8 @@ def check(settings: Settings) -> None:
         )
     if train.sample_ahead:
         check_ahead(settings)
+    if method.advantage.taught() is not None:
+        check_taught(settings)
     check_importance(settings)
     check_teacher(settings)
     check_views(settings)
@@ -93,6 +95,29 @@ def check_installed(settings: Settings) -> None:
     """
     for _, sentence in lacking(settings):
         raise UserError(sentence)
+
+
+def check_taught(settings: Settings) -> None:
+    """Refuse what has no meaning where the data's responses are learned and none is sampled.
+
+    Raises:
+        UserError: naming the key.
+    """
+    train, name = settings.train, settings.method.name
+    wanted = {
+        "train.rollouts_per_prompt": (train.rollouts_per_prompt, 1),
+        "train.max_refills": (train.max_refills, 0),
+        "train.mixed_groups_only": (train.mixed_groups_only, False),
+        "train.sample_ahead": (train.sample_ahead, False),
+        "train.old_logp": (train.old_logp, "trainer"),
+        "engine.temperature": (settings.engine.temperature, 1.0),
+    }
+    for key, (came, needed) in wanted.items():
+        if came != needed:
+            raise UserError(
+                f"{key}: method {name} learns the data's own responses at temperature 1, and samples none to learn from; got "
+                f"{came}, set {key}={str(needed).lower()}."
+            )
 
 
 def check_ahead(settings: Settings) -> None:

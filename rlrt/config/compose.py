@@ -216,6 +216,15 @@ def study_sweeper(overrides: Sequence[str]) -> list[str]:
     return [f"hydra/sweeper={name}" for name in named]
 
 
+def plain_of(whole: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return a composed config as plain values without the ``hydra`` section, and the option of every config group."""
+    from omegaconf import OmegaConf
+
+    keys = [str(k) for k in whole if k != "hydra"]
+    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(whole, keys), resolve=True)
+    return values, {k: str(v) for k, v in whole.hydra.runtime.choices.items() if "/" not in k and v is not None}
+
+
 def composed(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> Any:
     """Return the config of one run, without the ``hydra`` section; ``config_dirs`` are further folders with config groups."""
     from omegaconf import OmegaConf

@@ -12,6 +12,11 @@ from rlrt.paths import CONFIG
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Pattern of a key that needs no quoting in Hydra's grammar."""
+TEXTS = ("prompt_template", "template", "instruction", "stop_tokens")
+"""Last parts of the keys whose texts a model reads: in a typed one, a backslash and an n are a newline."""
+NEWLINE = re.compile(r"(?<!\\)\\n(?!(?:abla|e|earrow|eg|eq|ewline|geq|leq|oindent|ot|otin|u)(?![A-Za-z]))")
+"""Pattern of a newline as it is typed; not that of a LaTeX command that begins with n, nor what follows another backslash."""
+NEW = "\n"
 OWN_SECTIONS = ("hydra.launcher", "hydra.sweeper")
 """Sections of Hydra's whose keys rlrt declares and checks itself."""
 
@@ -164,3 +169,20 @@ def mapping_opened(argument: str) -> str:
     if not value.lstrip().startswith("{") or not is_key or is_hydras:
         return argument
     return f"++{argument}" if isinstance(read_back(value), dict) else argument
+
+
+def newlines_read(argument: str) -> str:
+    """Return a typed override with the newlines of a text that a model reads; one that came from a file is left alone.
+
+    A shell hands over ``\\n`` as two characters, and in Hydra's grammar it stays two. So a prompt's newline, or the stop token
+    of a line's end, could be typed by bash's own quotes alone. YAML files have newlines of their own.
+    """
+    name, _, value = argument.partition("=")
+    if name.rsplit(".", 1)[-1] not in TEXTS or not NEWLINE.search(value):
+        return argument
+    meant = None if "${" in value else read_back(value)
+    if isinstance(meant, str):
+        return f"{name}={grammar(NEWLINE.sub(NEW, meant))}"
+    if isinstance(meant, list) and all(isinstance(text, str) for text in meant):
+        return f"{name}={grammar([NEWLINE.sub(NEW, text) for text in meant])}"
+    return f"{name}={NEWLINE.sub(NEW, value)}"  # an axis: its texts stand in quotes

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlrt.config.compose import GROUPS, composed, config_dirs_of
 from rlrt.config.options import option_file
-from rlrt.config.overrides import grammar
+from rlrt.config.overrides import grammar, newlines_read
 from rlrt.engines.door import TOKEN, TOKEN_FILE
 from rlrt.errors import UserError
 from rlrt.keys import leaves
@@ -70,7 +70,7 @@ def expand(arguments: Sequence[str], config_dirs: Sequence[str] = ()) -> list[st
         UserError: for a missing run, for two runs, or for a run whose config names foreign code.
     """
     trust = TRUST in arguments
-    arguments = [path_quoted(a) for a in arguments if a != TRUST]
+    arguments = [newlines_read(path_quoted(a)) for a in arguments if a != TRUST]
     sources = [a for a in arguments if a.startswith(("+from=", "from="))]
     if not sources:
         return list(arguments)

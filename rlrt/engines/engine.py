@@ -28,6 +28,7 @@ class Engine:
         importance_clip: the largest importance weight of a token of an engine that is not exact; None: weights are 1.
         release_memory: whether the engine gives back the device's memory for the update.
         max_rows: responses that are sampled at once.
+        grade_truncated: whether a response that met the length limit is graded like any other; else it counts as wrong.
         gpu_memory_utilization: share of the device that the engine takes for itself; None: none, or with ``own_card`` what the
             trainer leaves (``expect``).
         url: of a server that samples; None: there is none.
@@ -45,6 +46,7 @@ class Engine:
     importance_clip: float | None = None
     release_memory: bool = False
     max_rows: int = 512
+    grade_truncated: bool = False
     gpu_memory_utilization: float | None = None
     url: str | None = None
     start: bool = False

@@ -54,6 +54,9 @@ class HfEngine(Engine):
     )
     temperature: float = key("sampling temperature of rollouts")
     max_rows: int = key("rollouts decoded at once", least=1)
+    grade_truncated: bool = key(
+        "whether a response that met max_new_tokens is graded like any other; false: it is wrong, and no verifier is asked"
+    )
     _model: Any = field(default=None, init=False, repr=False)
     _stop: Tensor = field(default_factory=lambda: torch.zeros(0), init=False, repr=False)
 

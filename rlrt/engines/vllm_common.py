@@ -58,6 +58,9 @@ class VllmKeys(Engine):
     )
     temperature: float = key("sampling temperature of rollouts, 0.01 to 2")
     max_rows: int = key("rollouts decoded at once", least=1)
+    grade_truncated: bool = key(
+        "whether a response that met max_new_tokens is graded like any other; false: it is wrong, and no verifier is asked"
+    )
     importance_clip: float = key(
         "vLLM's probabilities differ from the trainer's in the last digits: a token's loss is multiplied by "
         "exp(trainer's logp - vLLM's logp), capped at this value",

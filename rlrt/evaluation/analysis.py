@@ -176,7 +176,8 @@ def intervene(
         turned = 0
         for i, (rollout, _) in enumerate(tried):
             text = sampler.policy.text([*starts[i], *endings[i]])
-            right = i not in cut and sampler.task.grade(rollout.prompt, builder.opening + text).correct
+            judged = i not in cut or sampler.engine.grade_truncated
+            right = judged and sampler.task.grade(rollout.prompt, builder.opening + text).correct
             turned += right == wrong
         results[position] = (turned, len(tried))
     return results

@@ -1,4 +1,4 @@
-"""A run's checkpoint, measured problem by problem."""
+"""A run's checkpoint, or a model without a run, measured problem by problem."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlrt.config.compose import composed
+import torch
+
+from rlrt.config.compose import composed, composer, plain_of
 from rlrt.config.load import load
 from rlrt.config.overrides import grammar
 from rlrt.config.rerun import OWN, TRUST, Reading, expand, is_run
@@ -25,30 +27,38 @@ from rlrt.records.files import mapping, own_folder, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.names import readable
 from rlrt.records.printable import one_line
+from rlrt.sampling.draw import groups_of
 from rlrt.statistics import pass_at_k, share_intervals
 from rlrt.training.evaluation import Suite, distinct, rollouts_of
-from rlrt.types import Sampling
+from rlrt.types import Rollout, Sampling
 
 HELD_OUT = "heldout"
 """Name of the held-out problems of the run's own data among suites."""
 
 
 MEAN = "mean"
+EVALUATIONS = Path("outputs/evaluations")
+"""Folder of the evaluations of models without a run."""
+READ = 5
+"""Problems of each suite whose first responses are stored for a person to read."""
+Load = Callable[[Settings], tuple[Any, Any]]
+"""Gives the model of some settings, and its tokenizer."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A checkpoint, and the settings under which it is evaluated.
+    """A checkpoint or a model, and the settings under which it is evaluated.
 
     Attributes:
-        run: the run's folder.
+        run: the run's folder; None: the model of a config, without a run.
         step: of the checkpoint; 0: the model before training.
         settings: the run's, its model being the checkpoint, with what was typed.
-        folder: where the results go: named by the step and the identity of all this.
+        folder: where the results go: named by the step, or by what was typed, and the identity of all this.
     """
 
-    run: Path
+    run: Path | None
     step: int
     settings: Settings
     folder: Path
@@ -83,6 +93,37 @@ def chosen(run: Path, step: int | None, typed: Sequence[str], how: Reading = OWN
     return Evaluation(run, step, settings, run / "evaluations" / f"step_{step}-{identity(settings.plain)}")
 
 
+def of_model(typed: Sequence[str], how: Reading = OWN) -> Evaluation:
+    """The evaluation of a config's model, which no run has trained.
+
+    Args:
+        typed: overrides, composed as for a run.
+        how: what the command line says of reading stored configs (``+from=RUN``) and of config groups.
+
+    Raises:
+        UserError: for a config that cannot work, or keys of Hydra's own section.
+    """
+    for name in (a.split("=", 1)[0].lstrip("+~") for a in typed):
+        if name.startswith(("hydra.", "hydra/")):
+            raise UserError(f"{name}: an evaluation does not read it; leave it out.")
+    overrides = expand([*typed, *([TRUST] if how.trust else [])], how.config_dirs)
+    with composer(how.config_dirs) as compose:
+        plain, choices = plain_of(compose(overrides))
+    return of_config(plain, choices, overrides)
+
+
+def of_config(plain: Mapping[str, Any], choices: Mapping[str, str], overrides: Sequence[str]) -> Evaluation:
+    """The evaluation of a composed config's model; one of the same identity has its folder already, whatever its name.
+
+    Raises:
+        UserError: for a config that cannot work.
+    """
+    settings = load(dict(plain), choices, overrides)
+    short = identity(settings.plain)
+    name = f"{readable(overrides, 'model=' + choices.get('model', 'default'))}-{short}"
+    return Evaluation(None, 0, settings, next(iter(sorted(EVALUATIONS.glob(f"*-{short}"))), EVALUATIONS / name))
+
+
 def read_problems(parts: Parts) -> None:
     """Read what is evaluated on, and nothing else.
 
@@ -96,13 +137,16 @@ def read_problems(parts: Parts) -> None:
         prepare_task(parts.task)
 
 
-def policy_and_suites(settings: Settings, parts: Parts) -> tuple[Policy, list[Suite]]:
+def policy_and_suites(settings: Settings, parts: Parts, load_one: Load = load_model) -> tuple[Policy, list[Suite]]:
     """An evaluation-only policy and its suites; the problems of ``parts`` have been read.
+
+    Args:
+        load_one: gives the model.
 
     Raises:
         UserError: for a model that cannot be had, or problems that leave no room for a response.
     """
-    model, tokenizer = load_model(settings)
+    model, tokenizer = load_one(settings)
     policy = Policy(model, tokenizer, None, settings.engine.temperature)
     builder = prompt_builder(settings, tokenizer)
     if not parts.suites:
@@ -115,8 +159,12 @@ def policy_and_suites(settings: Settings, parts: Parts) -> tuple[Policy, list[Su
     return policy, suites
 
 
-def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure(evaluation: Evaluation, say: Callable[[str], None], load_one: Load = load_model) -> list[dict[str, Any]]:
     """A row for every problem of every suite; those that were measured before are not sampled again.
+
+    Args:
+        say: told of every suite when it is done.
+        load_one: gives the model.
 
     Raises:
         UserError: for data or a model that cannot be had.
@@ -124,20 +172,26 @@ def measure(evaluation: Evaluation, say: Callable[[str], None]) -> list[dict[str
     settings = evaluation.settings
     own_folder(evaluation.folder.parent)
     own_folder(evaluation.folder)
-    record = JsonLines(evaluation.folder / "problems.jsonl")
+    record, texts = (JsonLines(evaluation.folder / f"{name}.jsonl") for name in ("problems", "samples"))
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     parts = parts_of(settings)
     parts.engine.settle(evaluation.folder, cards_for_engine(settings))
     read_problems(parts)
-    _, suites = policy_and_suites(settings, parts)
+    policy, suites = policy_and_suites(settings, parts, load_one)
     done = {(row["suite"], row["prompt_id"]) for row in measured(record, settings.eval.samples_per_prompt)}
     at_once = max(1, settings.engine.max_rows // settings.eval.samples_per_prompt)
     with closing(parts):
         for suite in suites:
             name = suite.name or HELD_OUT
             unmeasured = [p for p in suite.prompts if (name, p.id) not in done]
+            read = {p.id for p in suite.prompts[:READ]}
             for start in range(0, len(unmeasured), at_once):
                 part = Suite(name, suite.sampler, unmeasured[start : start + at_once])
-                record.append(rows_of(part, settings, evaluation.step))
+                rows, groups = rows_of(part, settings, evaluation.step)
+                shown = [rollout for group in groups if group[0].prompt.id in read for rollout in to_read(group)]
+                texts.append([text_row(r, name, evaluation.step, policy) for r in shown])
+                record.append(rows)
                 record.sync()
             say(
                 f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(unmeasured)} of them measured before"
@@ -163,13 +217,12 @@ def measured(record: JsonLines, samples: int) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def rows_of(part: Suite, settings: Settings, step: int) -> list[dict[str, Any]]:
-    """Sample and grade some problems of a suite."""
+def rows_of(part: Suite, settings: Settings, step: int) -> tuple[list[dict[str, Any]], list[list[Rollout]]]:
+    """Sample and grade some problems of a suite: a row for each problem, and its samples."""
     config, samples = settings.eval, settings.eval.samples_per_prompt
     greedy, rollouts = rollouts_of(part, samples, Sampling(config.temperature, config.top_p, config.top_k))
-    rows = []
-    for i, prompt in enumerate(part.prompts):
-        group = rollouts[i * samples : (i + 1) * samples]
+    rows, groups = [], groups_of(rollouts, samples)
+    for i, (prompt, group) in enumerate(zip(part.prompts, groups, strict=True)):
         rows.append(
             {
                 "step": step,
@@ -184,7 +237,39 @@ def rows_of(part: Suite, settings: Settings, step: int) -> list[dict[str, Any]]:
                 "tokens": sum(len(r.generation.token_ids) for r in group),
             }
         )
-    return rows
+    return rows, groups
+
+
+def to_read(group: Sequence[Rollout]) -> list[Rollout]:
+    """Return the first sample of a group, and the first one of the other verdict if there is one."""
+    other = next((r for r in group if r.grade.correct != group[0].grade.correct), None)
+    return [group[0]] if other is None else [group[0], other]
+
+
+def text_row(rollout: Rollout, suite: str, step: int, policy: Policy) -> dict[str, Any]:
+    """Return a sample for a person to read: the prompt as it was sent, the expected answer, the response and its verdict."""
+    prompt, generation = rollout.prompt, rollout.generation
+    return {
+        "step": step,
+        "suite": suite,
+        "prompt_id": prompt.id,
+        "sample": rollout.sample,
+        "prompt": str(policy.tokenizer.decode(rollout.prompt_ids)),
+        "expected": prompt.final if prompt.final is not None or not isinstance(prompt.answer, str) else prompt.answer,
+        "response": rollout.text,
+        "correct": rollout.grade.correct,
+        "error": rollout.grade.error,
+        "truncated": generation.truncated,
+        "length": len(generation.token_ids),
+    }
+
+
+def texts_of(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the samples that an evaluation stored for a person to read, each once, in order of suite and problem."""
+    rows: dict[tuple[str, ...], dict[str, Any]] = {}
+    for row in JsonLines(evaluation.folder / "samples.jsonl").read():
+        rows.setdefault(tuple(str(row.get(name)) for name in ("suite", "prompt_id", "sample")), row)
+    return list(rows.values())
 
 
 def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -205,6 +290,7 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             "greedy": intervals[0],
             f"avg_at_{samples}": intervals[1],
             "pass_at": dict(enumerate(intervals[2:], 1)),
+            "mixed_share": sum(0 < r["correct"] < samples for r in problems) / len(problems),
             "distinct_correct": sum(r["distinct_correct"] for r in problems) / len(problems),
             "length_mean": sum(r["tokens"] for r in problems) / total,
             "truncated_share": sum(r["truncated"] for r in problems) / total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from rlrt.model.slices import read
 from rlrt.model.twin import outlined, share_twin, twin
 from rlrt.records.folder import RunFolder
 from rlrt.sampling.sampler import Sampler
+from rlrt.sampling.solutions import Lessons, Solutions
 from rlrt.sampling.source import Source
 from rlrt.tasks.base import Task
 from rlrt.training.evaluation import Suite
@@ -71,12 +73,24 @@ def load_model(
         UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
     """
     config = settings.model
-    check_size = size_check(settings, bytes_each, world)
-    model, tokenizer = load(config.path, config.revision, config.attn_implementation, check_size)
+    model, tokenizer = read_model(settings, bytes_each, world)
     configure(settings, model, tokenizer)
     if config.lora is not None:
         add_adapters(model, config.lora, config.lora_alpha, config.lora_targets, settings.seed)
     return model.to(device or resolve_device(settings.device)), tokenizer
+
+
+def read_model(settings: Settings, bytes_each: float = FLOAT, world: World = ALONE) -> tuple[Any, Any]:
+    """The model as its folder holds it, on the CPU, with its own stop tokens and without adapters; and its tokenizer.
+
+    Args:
+        bytes_each, world: as of ``load_model``.
+
+    Raises:
+        UserError: for a model that cannot be had, or a large one that nobody meant to train on a CPU.
+    """
+    config = settings.model
+    return load(config.path, config.revision, config.attn_implementation, size_check(settings, bytes_each, world))
 
 
 def size_check(settings: Settings, bytes_each: float, world: World) -> Callable[[int], None]:
@@ -255,7 +269,12 @@ def assemble(
     learner.asked_to_end = pace.too_late
     overlong = (config.overlong_cache, config.overlong_weight)
     sampler = Sampler(engine, learner.policy, learner.builder, parts.task, settings.seed, overlong, world=world)
-    source = Source(sampler, config, settings.seed, position + 1, pending)
+    lessons = lessons_of(settings, learner)
+    source = (
+        Source(sampler, config, settings.seed, position + 1, pending)
+        if lessons is None
+        else Solutions(sampler, config, settings.seed, lessons)
+    )
 
     def asked_to_end() -> bool:  # one rank of several may not end alone: the others' threads would meet it no more
         return pace.too_late() or (world.size == 1 and source.closing())
@@ -281,7 +300,7 @@ def assemble(
         eval=settings.eval,
         position=position,
         record=record,
-        keep_samples=partial(monitor.samples, spell=learner.policy.spell) if monitor is not None else keep_nothing,
+        keep_samples=partial(monitor.samples, about=partial(about, sampler)) if monitor is not None else keep_nothing,
         save=save,
         save_due=SaveRule(config, folder.checkpoints, learner.world),
         release=(lambda: None) if config.sample_ahead else engine.release,
@@ -289,8 +308,35 @@ def assemble(
     )
 
 
+def lessons_of(settings: Settings, learner: Learner) -> Lessons | None:
+    """What writes the responses of a run that is taught them; None for a run that samples its own.
+
+    Raises:
+        UserError: for a template that cannot be used.
+    """
+    template = learner.method.advantage.taught()
+    if template is None:
+        return None
+    return Lessons(learner.builder, template, learner.policy.stop_ids, settings.engine.max_new_tokens)
+
+
 def keep_nothing(step: int, rollouts: list[Rollout], result: StepResult) -> None:
     """For ranks that write nothing."""
+
+
+def about(sampler: Sampler, rollout: Rollout) -> dict[str, Any]:
+    """What is stored of a rollout for a person beside its numbers: the texts of its tokens, the prompt as it was sent, and the
+    answers that were compared, where the task has and says them."""
+    policy, prompt = sampler.policy, rollout.prompt
+    read: str | None = None
+    with contextlib.suppress(Exception):  # a user's own task may raise anything, and this is for the eye alone
+        read = sampler.task.extracted(prompt, sampler.builder.opening + rollout.text)
+    return {
+        "pieces": policy.spell(rollout.generation.token_ids),
+        "asked": str(policy.tokenizer.decode(rollout.prompt_ids)),
+        "expected": prompt.final,
+        "extracted": read,
+    }
 
 
 def suites_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rlrt.execution.parts import Parts
 from rlrt.methods.contexts import configured, from_data
 from rlrt.model.prompting import PromptBuilder
 from rlrt.sampling.sampler import step_prompts
+from rlrt.sampling.solutions import Lessons
 from rlrt.tasks.base import Task
 from rlrt.tasks.benchmark import Benchmark
 from rlrt.tasks.cells import example_of
@@ -128,6 +130,33 @@ def drop_long_prompts(task: Task, builder: PromptBuilder) -> None:
             len(task.train),
             len(task.heldout),
         )
+
+
+def drop_untaught(task: Task, lessons: Lessons | None) -> None:
+    """Drop the training problems that have no response to be taught, and report them; nothing for a run that samples.
+
+    Raises:
+        UserError: if none is left.
+    """
+    if lessons is None:
+        return
+    reasons = Counter[str]()
+    kept = []
+    for prompt in task.train:
+        reason = lessons.unfit(prompt)
+        if reason is None:
+            kept.append(prompt)
+        else:
+            reasons[reason] += 1
+    said = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+    if not kept:
+        raise UserError(
+            f"method.response_template: no training problem has a response that can be taught ({said}); give data with "
+            "solutions, raise engine.max_new_tokens, or teach another text, such as {answer}."
+        )
+    if said:
+        log.warning("data: dropped %s; %d training problems are left", said, len(kept))
+    task.train = kept
 
 
 def within(prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:

@@ -20,10 +20,10 @@ from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
 from rlrt.errors import FolderLost, FolderRemoved, UserError
-from rlrt.execution.build import assemble, build_learner
-from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
+from rlrt.execution.build import assemble, build_learner, lessons_of
+from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, drop_untaught, prepare_data, prompts_of
 from rlrt.execution.memory.share import tell_engine
-from rlrt.execution.monitor import ALARMS, Monitor
+from rlrt.execution.monitor import ALARMS, Monitor, worded
 from rlrt.execution.origin import origin_point
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.probe import ALARMS as PROBE_ALARMS
@@ -212,6 +212,7 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     prepare_data(parts)
     learner = build_learner(settings, world, parts.method)
     drop_long_prompts(parts.task, learner.builder)
+    drop_untaught(parts.task, lessons_of(settings, learner))
     check_data(settings, parts)
     check_prompts(parts, learner)
     model, context = learner.policy.model, learner.context_length
@@ -299,7 +300,8 @@ def open_monitor(
     folder.set_state("running", step=position, mlflow_complete=False)
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
-    alarms = [*ALARMS, *PROBE_ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
+    own = worded(ALARMS, settings.engine.grade_truncated)
+    alarms = [*own, *PROBE_ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
     monitor = Monitor(settings.tracking, folder, tracker, show, log.warning, alarms)
     monitor.catch_up()
     return monitor

@@ -18,7 +18,13 @@ from rlrt.training.update import StepResult
 from rlrt.types import Rollout
 
 ALARMS = (
-    Alarm("rollout/truncated_share", "more than half of the rollouts are truncated", above=0.5),
+    Alarm(
+        "rollout/truncated_share",
+        "more than half of the rollouts are truncated, and each of them counts as wrong; raise engine.max_new_tokens, set "
+        "model.stop_tokens, put an example with a short answer into model.prompt_template, or let truncated rollouts be graded "
+        "by engine.grade_truncated=true",
+        above=0.5,
+    ),
     Alarm("policy/entropy", "the policy's entropy is under 0.001 nats per token", below=1e-3),
     Alarm("reward/verifier_error_share", "the verifier failed on more than 5 % of the rollouts", above=0.05),
     Alarm(
@@ -30,6 +36,18 @@ ALARMS = (
     Alarm("policy/grad_norm", "the gradient was not finite: the update was left out", not_finite=True),
 )
 """The alarms of every run; slots of the method add alarms of their own."""
+GRADED = Alarm(
+    "rollout/truncated_share",
+    "more than half of the rollouts are truncated; raise engine.max_new_tokens, set model.stop_tokens, or put an example with "
+    "a short answer into model.prompt_template",
+    above=0.5,
+)
+"""The first of ``ALARMS`` where truncated rollouts are graded (``engine.grade_truncated``)."""
+
+
+def worded(alarms: Sequence[Alarm], grade_truncated: bool) -> list[Alarm]:
+    """Return a run's alarms, with the words that fit a run that grades truncated rollouts, or one that does not."""
+    return [GRADED if grade_truncated and alarm.metric == GRADED.metric else alarm for alarm in alarms]
 
 
 class Monitor:
@@ -98,9 +116,13 @@ class Monitor:
             self._warn(self.rung["length"])
 
     def samples(
-        self, step: int, rollouts: list[Rollout], result: StepResult, spell: Callable[[Sequence[int]], list[str]]
+        self, step: int, rollouts: list[Rollout], result: StepResult, about: Callable[[Rollout], dict[str, Any]]
     ) -> None:
-        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them."""
+        """Rollouts worth keeping, with their per-token values, when they are due; and a page of them.
+
+        Args:
+            about: what else is stored of a rollout (``rlrt.execution.build.about``).
+        """
         tracking = self._tracking
         if not tracking.samples_every or not tracking.samples:
             return
@@ -109,7 +131,7 @@ class Monitor:
         rows = []
         for i, rollout in enumerate(rollouts[: tracking.samples]):
             row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
-            rows.append(row | {"context": result.shown[i], "pieces": spell(rollout.generation.token_ids)})
+            rows.append(row | {"context": result.shown[i]} | about(rollout))
         self._folder.samples.append(rows)
         file = own_folder(self._folder.path / "tokens") / f"step_{step:06d}.html"
         replace_text(file, page(rows, f"{self._folder.path.name}, step {step}"))

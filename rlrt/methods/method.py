@@ -56,6 +56,11 @@ class Advantage(Slot):
     shapes_rewards: ClassVar[bool] = False
     """True where something is added to the rewards: equal rewards may then have different advantages."""
 
+    def taught(self) -> str | None:
+        """The template of the responses that are learned from in place of rollouts (``rlrt.sampling.solutions``); None: the
+        policy samples."""
+        return None
+
     def __call__(self, signals: Signals) -> Tensor:
         """advantage_B."""
         raise TypeError(f"{type(self).__name__} does not define __call__")

@@ -226,6 +226,10 @@ def stop_id(tokenizer: Any, token: str) -> int:
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
     if len(ids) == 1 and ids[0] != tokenizer.unk_token_id and tokenizer.decode(ids) == token:
         return int(ids[0])
+    # a tokenizer that puts a space before every text spells a newline by two tokens, and has a token for it all the same
+    alone = [i for i in sorted(known.values()) if tokenizer.decode([i]) == token] if len(ids) > 1 else []
+    if alone:
+        return int(alone[0])
     raise UserError(
         f"model.stop_tokens: {token!r} is no token of this model's tokenizer ({len(ids)} tokens spell it); set "
         "model.stop_tokens=null for the model's own."

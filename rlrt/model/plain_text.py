@@ -31,15 +31,20 @@ class PlainText:
         added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
         self._control = pattern([*added, MARK])
         self._without: Any = None
+        self._behind: Any = None
 
     def control_tokens(self, text: str) -> list[str]:
         """Return the control tokens that the tokenizer would read in a text, in their order."""
         return [found for found in self._control.findall(text) if found != MARK]
 
-    def marks(self) -> tuple[Callable[[str, bool], str], Callable[[str], list[int]]]:
+    def marks(self, first: bool = True) -> tuple[Callable[[str, bool], str], Callable[[str], list[int]]]:
         """Return two functions for one prompt: ``guard(text, tags)`` gives what stands for a data text in a template (the text
         itself where it holds no control token; with ``tags`` the tags of thoughts are no control tokens), and
-        ``encode(rendered)`` the token ids of the filled template."""
+        ``encode(rendered)`` the token ids of the filled template.
+
+        Args:
+            first: False for a response, which stands behind its prompt: no space is put before it.
+        """
         texts: list[str] = []
 
         def guard(text: str, tags: bool) -> str:
@@ -52,16 +57,25 @@ class PlainText:
 
         def encode(rendered: str) -> list[int]:
             if not texts:
-                return list(self._tokenizer(rendered, add_special_tokens=False)["input_ids"])
+                return self._read(rendered, first)
             ids: list[int] = []
             for i, part in enumerate(MARKED.split(rendered)):
                 if i % 2:
-                    ids += self._plain(texts[int(part)], first=not ids)
+                    ids += self._plain(texts[int(part)], first=first and not ids)
                 elif part:
-                    ids += self._tokenizer(part, add_special_tokens=False)["input_ids"]
+                    ids += self._read(part, first or bool(ids))
             return ids
 
         return guard, encode
+
+    def _read(self, text: str, first: bool) -> list[int]:
+        """Return the ids of a text in which control tokens are recognised; unless it is ``first``, without a space before it
+        that the tokenizer would put there."""
+        if first:
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._behind is None:
+            self._behind = behind(self._tokenizer)
+        return list(self._behind.encode(text, add_special_tokens=False).ids)
 
     def _plain(self, text: str, first: bool) -> list[int]:
         """Return the ids of a text in which no control token is recognised."""
@@ -83,11 +97,18 @@ def without_added(tokenizer: Any, first: bool) -> Any:
     """
     from tokenizers import Tokenizer
 
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described = json.loads((tokenizer.backend_tokenizer if first else behind(tokenizer)).to_str())
     described["added_tokens"], described["post_processor"] = [], None
-    if not first:
-        for part in ("normalizer", "pre_tokenizer"):
-            described[part] = unprefixed(described.get(part))
+    return Tokenizer.from_str(json.dumps(described))
+
+
+def behind(tokenizer: Any) -> Any:
+    """Return the tokenizer's own model for a text that stands behind another one: it puts no space before it."""
+    from tokenizers import Tokenizer
+
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    for part in ("normalizer", "pre_tokenizer"):
+        described[part] = unprefixed(described.get(part))
     return Tokenizer.from_str(json.dumps(described))
 
 

@@ -15,6 +15,11 @@ from rlrt.model.offload import Moments
 from rlrt.model.plain_text import text_of
 from rlrt.records.shards import Piece, write_pieces
 
+BROKEN = "\ufffd"
+"""What a tokenizer writes for bytes that are no whole character."""
+LONGEST_CHARACTER = 4
+"""Bytes of the longest character in UTF-8, and so the most tokens of one."""
+
 
 class Policy:
     """The student: trained weights and their optimiser (None if the weights are only evaluated).
@@ -59,8 +64,21 @@ class Policy:
         return text_of(self.tokenizer, ids)
 
     def spell(self, ids: Sequence[int]) -> list[str]:
-        """Return the text of each token by itself, special tokens included."""
-        return [str(self.tokenizer.decode([i])) for i in ids]
+        """Return the text of each token by itself, special tokens included.
+
+        A character of several tokens (bytes of its UTF-8) stands whole at the first of them; the others are empty.
+        """
+        pieces: list[str] = []
+        while len(pieces) < len(ids):
+            at = len(pieces)
+            alone = str(self.tokenizer.decode([ids[at]]))
+            count = 1
+            if alone.endswith(BROKEN):
+                ends = range(at + 2, min(at + LONGEST_CHARACTER, len(ids)) + 1)
+                joint = ((end - at, str(self.tokenizer.decode(ids[at:end]))) for end in ends)
+                count, alone = next(((n, text) for n, text in joint if BROKEN not in text), (1, alone))
+            pieces += [alone, *[""] * (count - 1)]
+        return pieces
 
     def step(self, lr: float, max_grad_norm: float) -> float:
         """Do one optimiser step at ``lr``, clear the gradient, and return the gradient's norm before clipping."""

@@ -10,6 +10,9 @@ from rlrt.errors import UserError, first_line
 from rlrt.model.plain_text import END_OF_THOUGHT, TAGS, THOUGHT, PlainText, beginning
 from rlrt.types import Prompt
 
+ANSWER = "an answer"
+"""An assistant's text, to see what a chat template writes after it."""
+
 
 class PromptBuilder:
     """Builds prompts as token ids. What looks like a control token inside a problem or a solution is plain text.
@@ -82,6 +85,34 @@ class PromptBuilder:
         text = filled(self._teacher_template, prompt=guard(question, False), solution=guard(solution, True))
         return self._encode(text, prompt.instruction, encode)
 
+    def response(self, prompt: Prompt, template: str) -> list[int]:
+        """Return the token ids of the data's own response to a prompt, without the token that ends it.
+
+        Args:
+            template: ``{solution}`` and ``{answer}`` stand for the problem's texts, of which control tokens other than the tags
+                of a thought are plain text.
+        """
+        guard, encode = self._texts.marks(first=False)
+        texts = {name: guard(text, True) for name, text in response_texts(prompt).items()}
+        return encode(filled(template, **texts))
+
+    def ending(self, stop_ids: Sequence[int]) -> int:
+        """Return the token that ends a response: the first of ``stop_ids`` that the chat template writes after an assistant's
+        turn, or else the first of them.
+
+        Raises:
+            UserError: where there is none.
+        """
+        if not stop_ids:
+            raise UserError(
+                "model.stop_tokens: this model names no token that ends a response; set model.stop_tokens=[TOKEN]."
+            )
+        written: list[int] = []
+        if self._style == "chat":
+            _, encode = self._texts.marks(first=False)
+            written = encode(self._chat("0", add_generation_prompt=False, answer=ANSWER).rpartition(ANSWER)[2])
+        return next((i for i in written if i in stop_ids), stop_ids[0])
+
     def control_tokens(self, prompt: Prompt) -> list[str]:
         """Return the control tokens that a problem's texts spell, which are encoded as plain text."""
         solution = self._texts.control_tokens(prompt.solution or "")
@@ -121,16 +152,19 @@ class PromptBuilder:
             return encode(self._chat(text, add_generation_prompt=True))
         return [*self._beginning, *encode(text)]
 
-    def _chat(self, text: str, add_generation_prompt: bool) -> str:
-        """Return the chat template around a user's text.
+    def _chat(self, text: str, add_generation_prompt: bool, answer: str | None = None) -> str:
+        """Return the chat template around a user's text, and around the assistant's where there is one.
 
         Raises:
             UserError: for a template that is no valid one, or that refuses the conversation.
         """
         extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
+        turns = [{"role": "user", "content": text}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": answer})
         try:
             rendered = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}],
+                turns,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
                 **extra,
@@ -160,6 +194,12 @@ def beginning_of(tokenizer: Any, bos: str) -> list[int]:
     if bos == "auto":
         return beginning(tokenizer)
     return [] if bos == "never" or tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def response_texts(prompt: Prompt) -> dict[str, str]:
+    """Return the texts of a problem that a response can be made of, without white space around them; those that it has."""
+    texts = {"solution": prompt.solution, "answer": prompt.final}
+    return {name: text.strip() for name, text in texts.items() if text is not None and text.strip()}
 
 
 def filled(template: str, **texts: str) -> str:

@@ -19,7 +19,7 @@ from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
 from rlrt.reporting.results import curves, results
 from rlrt.reporting.results import files as tables_as_files
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, plain_markdown, table
-from rlrt.reporting.token_view import POLICY, STYLE, rollout_html, text_of
+from rlrt.reporting.token_view import POLICY, STYLE, cards, text_of
 
 FOLDER = "report"
 """Subfolder of a sweep for the figures and tables as files."""
@@ -159,11 +159,16 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
+    return document(one_line(report.sweep.name), "".join(parts))
+
+
+def document(title: str, body: str) -> str:
+    """Build a page that makes no network request and runs no script, from its title and the HTML of its body."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{LOOK}{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+        f"<style>{LOOK}{STYLE}</style></head><body>{body}</body></html>\n"
     )
 
 
@@ -245,6 +250,5 @@ def rollouts(report: Report) -> str:
             :SHOWN_ROLLOUTS
         ]  # with a teacher first
         if last:
-            body = "".join(rollout_html(row, f"s{number}-{i}") for i, row in enumerate(last))
-            parts.append(f"<h3>{html.escape(label)}</h3>{body}")
+            parts.append(f"<h3>{html.escape(label)}</h3>{cards(last, f's{number}')}")
     return f"<h2>Rollouts</h2>{''.join(parts)}" if parts else ""

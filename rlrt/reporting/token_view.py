@@ -33,15 +33,17 @@ LARGEST_VALUE = 1e30
 WARM, COLD = (213, 94, 0), (0, 114, 178)
 VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍", "\0": "␀"}
 STYLE = """
-.rollout{border:1px solid #ccc;border-radius:6px;padding:.6rem;margin:.8rem 0;background:#fff;color:#111}
-.rollout .tokens{font-family:ui-monospace,monospace;font-size:.86rem;line-height:1.9;overflow-wrap:anywhere}
-.rollout .tokens span{border-radius:2px;padding:1px 0;border-bottom:1px solid #ddd}
-.rollout .text{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.8rem;
+.group{border:1px solid #ccc;border-radius:6px;padding:.6rem;margin:.8rem 0;background:#fff;color:#111}
+.rollout{border-top:1px solid #ddd;margin-top:.6rem;padding-top:.4rem}
+.group .tokens{font-family:ui-monospace,monospace;font-size:.86rem;line-height:1.9;overflow-wrap:anywhere;white-space:pre-wrap}
+.group .tokens span{border-radius:3px;padding:1px 0;border:1px solid #ccc;border-left-color:#888}
+.group .text{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.8rem;
 background:#f6f6f6;padding:.4rem;margin:.3rem 0}
-h1{font-size:1.3rem;overflow-wrap:anywhere}.rollout input{margin-right:.2rem}
-.rollout label{margin-right:.5rem;white-space:nowrap;font-size:.85rem}
-.rollout .legend{display:none;font-size:.8rem;color:#444}
-.rollout table{font-size:.8rem;border-collapse:collapse}.rollout td,.rollout th{padding:1px 8px;text-align:right}
+.group p{margin:.2rem 0;font-size:.85rem}
+h1{font-size:1.3rem;overflow-wrap:anywhere}.cards input{margin-right:.2rem}
+.cards label{margin-right:.5rem;white-space:nowrap;font-size:.85rem}
+.cards .legend{display:none;font-size:.8rem;color:#444}
+.group table{font-size:.8rem;border-collapse:collapse}.group td,.group th{padding:1px 8px;text-align:right}
 """
 
 
@@ -60,9 +62,14 @@ def colour(value: float | None, largest: float) -> str:
 
 
 def visible(piece: str) -> str:
-    """Return a token's text with visible white space and control characters, escaped."""
-    text = "".join(VISIBLE.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in piece)
-    return html.escape(text or "∅")
+    """Return a token's text with visible white space and control characters, escaped.
+
+    A space beside other characters stays one: a line breaks there, and the token's border shows it. ``·``: a token without a
+    text of its own, such as the rest of a character that the token before shows whole.
+    """
+    shown = VISIBLE if not piece.strip(" ") else {c: mark for c, mark in VISIBLE.items() if c != " "}
+    text = "".join(shown.get(c, c if c.isprintable() else f"\\x{ord(c):02x}") for c in piece)
+    return html.escape(text or "·")
 
 
 def values_of(row: Mapping[str, Any], name: str) -> list[float | None]:
@@ -84,50 +91,94 @@ def text_of(value: Any) -> str:
     return html.escape(str(value)[:LONGEST_TEXT].replace("\0", "␀").encode("utf-8", "replace").decode())
 
 
-def rollout_html(row: Mapping[str, Any], key: str) -> str:
-    """Format one stored rollout.
+def stored_values(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, str, float]]:
+    """Return the values that some rollout has: (name, value shown as white, legend, largest distance from white), so that one
+    colour is one value on all of them."""
+    found = []
+    for name, white, text in VALUES:
+        values = [abs(v - white) for row in rows for v in values_of(row, name) if v is not None]
+        if values:
+            found.append((name, white, text, max(values)))
+    return found
+
+
+def cards(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """Format stored rollouts: a card for each group, and one choice of the value that colours them all, on one scale.
 
     Args:
-        row: a line of ``samples.jsonl``.
+        rows: lines of ``samples.jsonl``.
         key: unique name on the page, for the radio buttons.
     """
-    pieces = pieces_of(row)
-    stored = [(n, white, text, values_of(row, n)) for n, white, text in VALUES]
-    stored = [entry for entry in stored if any(v is not None for v in entry[3])]
-    scales = {n: max((abs(v - white) for v in values if v is not None), default=0.0) for n, white, _, values in stored}
-    first = next((n for n, _, _, _ in stored if scales[n] > 0), stored[0][0] if stored else "")
+    stored = stored_values(rows)
+    first = next((name for name, _, _, scale in stored if scale > 0), stored[0][0] if stored else "")
     radios, legends, rules = [], [], []
-    for name, white, text, _ in stored:
+    for name, white, text, scale in stored:
         mark = f"{key}-{name}"
         checked = " checked" if name == first else ""
         radios.append(f'<input type="radio" name="{key}" id="{mark}"{checked}><label for="{mark}">{name}</label>')
         legends.append(
-            f'<p class="legend l-{name}">{html.escape(text)}; darkest: {white:g} ± {scales[name]:.3g}, grey: none</p>'
+            f'<p class="legend l-{name}">{html.escape(text)}; darkest: {white:g} ± {scale:.3g}, grey: none</p>'
         )
         rules.append(
-            f"#{mark}:checked~.tokens span{{background:var(--{name})}}#{mark}:checked~.l-{name}{{display:block}}"
+            f"#{mark}:checked~.group .tokens span{{background:var(--{name})}}#{mark}:checked~.l-{name}{{display:block}}"
         )
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((whole(row.get("step")), str(row.get("prompt_id", row.get("prompt")))), []).append(row)
+    body = "".join(
+        f'<div class="group">{question(group[0])}{"".join(rollout_html(row, stored) for row in group)}</div>'
+        for group in groups.values()
+    )
+    return f'<div class="cards"><style>{"".join(rules)}</style>{"".join(radios)}{"".join(legends)}{body}</div>'
+
+
+def rollout_html(row: Mapping[str, Any], stored: Sequence[tuple[str, float, str, float]]) -> str:
+    """Format one stored rollout.
+
+    Args:
+        row: a line of ``samples.jsonl``.
+        stored: ``stored_values`` of all rollouts beside it.
+    """
+    pieces = pieces_of(row)
+    columns = [(name, white, scale, values_of(row, name)) for name, white, _, scale in stored]
     spans = []
     for t, piece in enumerate(pieces):
-        marks = [(n, white, values[t] if t < len(values) else None) for n, white, _, values in stored]
-        style = ";".join(f"--{n}:{colour(None if v is None else v - white, scales[n])}" for n, white, v in marks)
-        title = ", ".join(f"{n} {v:.3g}" for n, _, v in marks if v is not None)
+        marks = [(n, white, scale, values[t] if t < len(values) else None) for n, white, scale, values in columns]
+        style = ";".join(f"--{n}:{colour(None if v is None else v - white, scale)}" for n, white, scale, v in marks)
+        title = ", ".join(f"{n} {v:.3g}" for n, _, _, v in marks if v is not None)
         line_break = "<br>" if piece.endswith("\n") else ""
         spans.append(f'<span style="{style}" title="{html.escape(title)}">{visible(piece)}</span>{line_break}')
     return (
-        f'<div class="rollout"><style>{"".join(rules)}</style>{heading(row)}{"".join(radios)}{"".join(legends)}'
-        f'<div class="tokens">{"".join(spans)}</div>{self_driven(row, pieces)}{context(row)}</div>'
+        f'<div class="rollout">{heading(row)}<div class="tokens">{"".join(spans)}</div>'
+        f"{self_driven(row, pieces)}{context(row)}</div>"
     )
 
 
+def question(row: Mapping[str, Any]) -> str:
+    """Format what the rollouts of a group share: the problem, the expected answer, the prompt as it was sent."""
+    title = f"<strong>step {whole(row.get('step'))}</strong>"
+    parts = [f'{title}<div class="text">{text_of(row.get("prompt", ""))}</div>']
+    if isinstance(row.get("expected"), str):
+        parts.append(f"<p>expected: <code>{text_of(row['expected'])}</code></p>")
+    if isinstance(row.get("asked"), str):
+        asked = text_of(row["asked"])
+        parts.append(f'<details><summary>the prompt as it was sent</summary><div class="text">{asked}</div></details>')
+    return "".join(parts)
+
+
 def heading(row: Mapping[str, Any]) -> str:
-    """Format a rollout's step, sample, verdict, reward and prompt."""
+    """Format a rollout's sample, verdict, reward, and the answer that was read in it."""
     verdict = "correct" if row.get("correct") else "truncated" if row.get("truncated") else "wrong"
-    prompt = text_of(row.get("prompt", ""))
     reward = number(row.get("reward"))
     scored = "-" if reward is None else f"{reward:.3g}"
-    title = f"step {whole(row.get('step'))}, sample {whole(row.get('sample'))}: {verdict}, reward {scored}"
-    return f'<strong>{title}</strong><div class="text">{prompt}</div>'
+    title = f"<strong>sample {whole(row.get('sample'))}: {verdict}, reward {scored}</strong>"
+    read = row.get("extracted")
+    if not isinstance(read, str):
+        return title
+    if not read.strip():
+        return f"{title}; no answer was found in it"
+    same = read.strip() == str(row.get("response", "")).strip()
+    return f"{title}; read: " + ("the whole response" if same else f"<code>{text_of(read)}</code>")
 
 
 def context(row: Mapping[str, Any]) -> str:
@@ -154,11 +205,10 @@ def self_driven(row: Mapping[str, Any], pieces: Sequence[str]) -> str:
 
 def page(rows: Sequence[Mapping[str, Any]], title: str) -> str:
     """Build a self-contained page of rollouts."""
-    body = "".join(rollout_html(row, f"r{i}") for i, row in enumerate(rows))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>body{{font-family:system-ui,sans-serif;margin:1rem auto;max-width:70rem;"
-        f"padding:0 .6rem}}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+        f"padding:0 .6rem}}{STYLE}</style></head><body><h1>{html.escape(title)}</h1>{cards(rows, 'r')}</body></html>\n"
     )

@@ -160,6 +160,16 @@ class Sampler:
             for i, g, generation, text, grade in sorted(self.world.gather(graded), key=lambda one: one[:2])
         ]
 
+    def judged(self, prompts: Sequence[Prompt], generations: Sequence[Generation]) -> list[tuple[str, Grade]]:
+        """Texts and grades of responses that no engine sampled, one for each prompt; all ranks get those of the first one."""
+
+        def judge() -> list[tuple[str, Grade]]:
+            texts = [self.policy.text(g.token_ids) for g in generations]
+            waiting = [self._start_grading(*one) for one in zip(prompts, texts, generations, strict=True)]
+            return [(text, grade()) for text, grade in zip(texts, waiting, strict=True)]
+
+        return self.world.on_main(judge)
+
     def load(self) -> None:
         """Give the engine the policy's weights of now."""
         self.engine.load(self.policy.model, self.policy.stop_ids, self.policy.version)
@@ -172,7 +182,7 @@ class Sampler:
         """Ask for a grade; a verifier in processes of its own works beside the sampling. The result waits for the grade."""
         # the verifier must see a thought that the prompt began and the response did not end
         pair = (prompt, self.builder.opening + text)
-        if generation.truncated:
+        if generation.truncated and not self.engine.grade_truncated:
             return self._door.begin(lambda: lambda: replace(self.task.grade_truncated(*pair), correct=False))
 
         def start() -> Callable[[], Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from rlrt.sampling.draw import Draw, token_count, with_refills
+from rlrt.sampling.draw import Draw, rollout_metrics, token_count, with_refills
 from rlrt.sampling.sampler import Sampler, step_prompts
 from rlrt.types import Generation, Grade, Rollout
 
@@ -82,6 +82,15 @@ class Source:
             self._version = self.sampler.policy.version
             self.sampler.load()
             self._future = self._pool.submit(self._draw, step, True)
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing but the weights that are trained says what a rollout's log-probabilities are."""
+        return self.sampler.engine.exact
+
+    def metrics(self, draw: Draw) -> dict[str, float]:
+        """Numbers of a step's rollouts to log."""
+        return rollout_metrics(draw, self._train.rollouts_per_prompt)
 
     def settled(self) -> None:
         """Wait until nothing is being sampled: the engine is wanted for something else.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.checks import check_installed
+from rlrt.config.compose import plain_of
 from rlrt.config.load import load
 from rlrt.config.refused import explain
 from rlrt.errors import UserError
@@ -108,12 +109,7 @@ def group_folders(base: Any) -> list[Path]:
 
 def job_of(folder: Path, overrides: tuple[str, ...], compose: Callable[[Sequence[str]], Any]) -> Job:
     """Compose a job from overrides; its folder is named after them and the job's identity."""
-    from omegaconf import OmegaConf
-
-    composed = compose(overrides)
-    keys = [str(k) for k in composed if k != "hydra"]
-    values: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
-    choices = {k: str(v) for k, v in composed.hydra.runtime.choices.items() if "/" not in k and v is not None}
+    values, choices = plain_of(compose(overrides))
     short = identity(values)
     return Job(folder / f"{readable(overrides, 'default')}-{short}", overrides, values, choices, short)
 

@@ -188,7 +188,18 @@ def range_count(line: str, value: Any) -> int:
 
 def values_of(axis: Any) -> list[str]:
     """Return the values of an axis, in Hydra's grammar."""
-    return list(axis.sweep_string_iterator()) if axis.is_discrete_sweep() else [axis.get_value_element_as_str()]
+    return list(axis.sweep_iterator(quoted)) if axis.is_discrete_sweep() else [axis.get_value_element_as_str()]
+
+
+def quoted(value: Any) -> str:
+    """Return one value of an axis in Hydra's grammar.
+
+    ``choice('{prompt}>','{prompt}:')`` hands its texts over without their quotes, and what Hydra then escapes its own parser
+    cannot always read.
+    """
+    from hydra.core.override_parser.types import Transformer
+
+    return written(value) if type(value) is str and "${" not in value else str(Transformer.str(value))
 
 
 def parse_axes(

@@ -69,6 +69,10 @@ class Task:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""
         return lambda: [self.grade(prompt, text) for prompt, text in pairs]
 
+    def extracted(self, prompt: Prompt, text: str) -> str | None:
+        """The part of a response that is graded, for a person to read; None: nobody says. Not asked for a verdict."""
+        return None
+
     def prompt_limit(self, prompt: Prompt) -> int | None:
         """The most tokens that a prompt may have; None: any number."""
         return self.max_prompt_tokens
@@ -78,7 +82,10 @@ class Task:
         return self.special_tokens == "refuse"
 
     def grade_truncated(self, prompt: Prompt, text: str) -> Grade:
-        """Judge a response that met the length limit; the verifier is not asked, and it is never correct."""
+        """Judge a response that met the length limit; the verifier is not asked, and it is never correct.
+
+        Under ``engine.grade_truncated`` a truncated response goes to ``start_grading`` instead.
+        """
         return Grade(correct=False, reward=0.0)
 
     @property

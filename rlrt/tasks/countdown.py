@@ -174,6 +174,10 @@ class Countdown(Task):
         correct = None not in ends and ends[-1] == problem.target
         return Grade(correct=correct, reward=float(correct))
 
+    def extracted(self, prompt: Prompt, text: str) -> str | None:
+        """The last attempt, which must end on the target."""
+        return self._attempts(text)[-1]
+
     def canonical(self, prompt: Prompt, text: str) -> str:
         """Return the last attempt of a correct response, without earlier attempts: equal strings are one solution."""
         return self._attempts(text)[-1]

@@ -39,10 +39,18 @@ class Graded(Task, abc.ABC):
 
     def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Pending:
         """Start to grade many responses at once."""
+        return self._owned().start([(prompt.answer, text) for prompt, text in pairs])
+
+    def extracted(self, prompt: Prompt, text: str) -> str | None:
+        """The part of a response that the verifier reads."""
+        return self._owned().extracted(text)
+
+    def _owned(self) -> Verifier:
+        """The verifier, which tasks that verify the same way share."""
         owner = self._shared or self
         if owner._verifier is None:
             owner._verifier = owner.make_verifier()
-        return owner._verifier.start([(prompt.answer, text) for prompt, text in pairs])
+        return owner._verifier
 
     def share(self, other: Graded) -> None:
         """Reuse another task's verifier, and its processes, when both tasks verify the same way."""

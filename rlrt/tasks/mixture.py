@@ -177,6 +177,10 @@ class Mixture(Task):
         said: str = self.sources[prompt.source].canonical(self._origin[prompt.id], text)
         return said
 
+    def extracted(self, prompt: Prompt, text: str) -> str | None:
+        """What the prompt's source says."""
+        return self.sources[prompt.source].extracted(self._origin[prompt.id], text)
+
     def close(self) -> None:
         """End what the sources started."""
         for task in self.sources.values():

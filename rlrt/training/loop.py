@@ -9,7 +9,6 @@ from time import perf_counter
 from typing import Any
 
 from rlrt.errors import Interrupted
-from rlrt.sampling.draw import rollout_metrics
 from rlrt.sampling.source import Source
 from rlrt.training.batch import signals_of
 from rlrt.training.evaluation import Suite, evaluate
@@ -89,10 +88,10 @@ def one_step(run: Run, step: int) -> tuple[dict[str, float], dict[str, float]]:
         run.source.begin(step + 1)
     seconds |= draw.seconds
     run.release()
-    signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, sampler.engine.exact)
+    signals = signals_of(draw.rollouts, step, run.learner.policy.special_ids, run.source.exact)
     lr = learning_rate(config, step)
     result = learn(run.learner, draw.rollouts, signals, lr)
-    metrics = rollout_metrics(draw, config.rollouts_per_prompt) | result.metrics
+    metrics = run.source.metrics(draw) | result.metrics
     metrics |= {"policy/lr": lr, "rollout/staleness": float(run.source.staleness)}
     run.keep_samples(step, draw.rollouts, result)
     if step == config.steps or due(step, config.eval_every):

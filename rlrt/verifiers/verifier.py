@@ -28,6 +28,10 @@ class Verifier(Protocol):
         """Start to grade every (expected answer, response); return at once if grading can run in the background."""
         ...
 
+    def extracted(self, response: str) -> str:
+        """Return the part of a response that is graded, for a person to read."""
+        ...
+
     def close(self) -> None:
         """End the verifier's processes."""
         ...
@@ -36,9 +40,13 @@ class Verifier(Protocol):
 class ExactMatch:
     """1 if the final answer equals the expected one; runs of white space count as one space, and none at the ends."""
 
+    def extracted(self, response: str) -> str:
+        """Return the part of a response that is compared."""
+        return spaced(final_answer(after_thinking(response)))
+
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
         """Grade at once."""
-        grades = [verdict(spaced(final_answer(after_thinking(t))) == spaced(a)) for a, t in pairs]
+        grades = [verdict(self.extracted(t) == spaced(a)) for a, t in pairs]
         return lambda: grades
 
     def close(self) -> None:
@@ -75,6 +83,10 @@ class InProcesses:
         self._pool: Any = None
         self._told = False
         self._asked: dict[tuple[Hashable, str], Any] = {}
+
+    def extracted(self, response: str) -> str:
+        """Return the part of a response that the function gets."""
+        return self._reduced(response)
 
     def start(self, pairs: Sequence[tuple[Any, str]]) -> Pending:
         """Send the answers to the processes."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from rlrt.config.overrides import mapping_opened, parsed, read_back, ungrammatical, written
+from rlrt.config.overrides import mapping_opened, newlines_read, parsed, read_back, ungrammatical, written
 from rlrt.config.refused import refuse_out_of_place
+from rlrt.config.rerun import expand
 from rlrt.errors import MOST, UserError, brief, shown
 from rlrt.paths import existing, local_folder
 from tests.forked import forked
+from tests.helpers import settings
 
 SMALL = ("train.steps=1", "train.prompts_per_step=2", "eval.prompts=2", "eval.samples_per_prompt=1", "tracking=none")
 LONG = "A" * 5000
@@ -144,6 +146,38 @@ def test_a_mapping_as_typed():
     assert mapping_opened("hydra.launcher.additional_parameters={gres: 'gpu:1'}").startswith("++")
     for other in ("method={name:x}", "hydra.job={chdir:true}", "+a={b:1}", "a={b:1},{b:2}", "a={x}>", "a=1", "a"):
         assert mapping_opened(other) == other
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (r'model.prompt_template="Q: {prompt}\nA:"', "Q: {prompt}\nA:"),
+        (r"data.instruction=Say it\n\nbriefly", "Say it\n\nbriefly"),
+        (r"teacher.template='{prompt}\n\boxed{1}\n{solution}'", "{prompt}\n\\boxed{1}\n{solution}"),
+        (r'model.stop_tokens=["\n","\n\n",x]', ["\n", "\n\n", "x"]),
+        (r"model.prompt_template='$a \neq b$ \ne \nu{prompt}\nuse'", "$a \\neq b$ \\ne \\nu{prompt}\nuse"),
+        (r"model.prompt_template='{prompt}\\n'", r"{prompt}\\n"),
+        (r"data.path='C:\new'", r"C:\new"),
+    ],
+)
+def test_newlines_of_what_a_model_reads_can_be_typed(typed, meant):
+    """But a LaTeX command, what follows two backslashes, and other keys stay as they are; YAML has newlines of its own."""
+    (override,) = parsed([newlines_read(typed)])
+    assert (override.key_or_group, override.value()) == (typed.split("=")[0], meant)
+    assert newlines_read(newlines_read(typed)) == newlines_read(typed)
+
+
+def test_a_typed_newline_reaches_the_settings_of_a_run_and_of_a_sweeps_job(tmp_path):
+    from rlrt.config.compose import composer
+    from rlrt.sweep.jobs import planned
+
+    template = r"model.prompt_template='{prompt}\n>'"
+    assert settings(*expand([template])).model.prompt_template == "{prompt}\n>"
+    typed = expand(["method=grpo", r"model.prompt_template=choice('{prompt}\n>','{prompt}>')", r"data.wording=a\nb"])
+    assert typed[2] == r"data.wording=a\nb"  # no text that a model reads
+    with composer() as compose:
+        jobs, _ = planned(compose([]), typed[:2], tmp_path, compose)
+    assert [job.plain["model"]["prompt_template"] for job in jobs] == ["{prompt}\n>", "{prompt}>"]
 
 
 def test_a_user_without_a_home_and_a_name_that_no_disk_holds(tmp_path):

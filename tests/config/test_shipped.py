@@ -59,7 +59,11 @@ def test_every_other_option(choice):
         "data=reasoning_gym": ["data.task=chain_sum"],
         "data=mixture": ["+data@data.sources.a=countdown"],
         "data=custom": ["data._target_=rlrt.tasks.countdown.Countdown", *custom_keys()],
-        "engine=custom": ["engine._target_=rlrt.engines.hf.HfEngine", "+engine.max_rows=8"],
+        "engine=custom": [
+            "engine._target_=rlrt.engines.hf.HfEngine",
+            "+engine.max_rows=8",
+            "+engine.grade_truncated=false",
+        ],
     }.get(choice, [])
     made = settings(choice, *more)
     section = choice.split("=")[0]

@@ -17,7 +17,7 @@ def learner():
 
 
 def engine(learner, **changes):
-    made = HfEngine(**({"max_new_tokens": 30, "temperature": 1.0, "max_rows": 512} | changes))
+    made = HfEngine(**({"max_new_tokens": 30, "temperature": 1.0, "max_rows": 512, "grade_truncated": False} | changes))
     made.load(learner.policy.model, learner.policy.stop_ids, 0)
     return made
 

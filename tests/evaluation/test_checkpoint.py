@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.evaluate import evaluate
-from rlrt.evaluation.checkpoint import chosen, measure, read_problems, runs_of, summarised
+from rlrt.evaluate import evaluate, evaluate_model
+from rlrt.evaluation.checkpoint import chosen, measure, of_model, read_problems, runs_of, summarised, texts_of
+from rlrt.evaluation.results import carried_out
 from rlrt.execution.execute import execute
 from rlrt.execution.parts import parts_of
 from rlrt.records.folder import RunFolder
+from rlrt.records.jsonlines import JsonLines
+from rlrt.records.stored_config import stored_config
 from rlrt.training.evaluation import Suite
 from rlrt.training.evaluation import evaluate as in_training
 from tests.forked import forked
@@ -221,6 +225,72 @@ def test_a_sweeps_folder_means_its_finished_runs(run, capsys):
         runs_of([run.parent / "nowhere"])
 
 
+WITHOUT = ("model=tiny", "eval.prompts=7", "eval.samples_per_prompt=4")
+
+
+def test_a_model_without_a_run_is_what_a_run_finds_before_training(run, capsys):
+    """The overrides of the run, evaluated by themselves and at the run's step 0: one row for each problem, the same."""
+    evaluate(run, 0, ["eval.prompts=7", "eval.samples_per_prompt=4"])
+    (of_run,) = (run / "evaluations").iterdir()
+    evaluate_model([*SMALL, *WITHOUT])
+    (folder,) = (run.parent / "outputs" / "evaluations").iterdir()
+    assert (folder / "problems.jsonl").read_text() == (of_run / "problems.jsonl").read_text()
+    mine, theirs = (json.loads((f / "results.json").read_text()) for f in (folder, of_run))
+    assert mine["suites"] == theirs["suites"]
+    assert mine["overrides"] == [*SMALL, *WITHOUT]
+    assert stored_config(folder)["eval"]["prompts"] == 7
+    assert "embedded, without a run" in capsys.readouterr().out
+
+
+def test_a_cut_evaluation_without_a_run_goes_on_under_any_order_of_words(tmp_cwd):
+    evaluation = of_model(WITHOUT)
+    carried_out(evaluation, lambda line: None)
+    file = evaluation.folder / "problems.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:3]))
+    said = []
+    again = of_model(WITHOUT[::-1])
+    carried_out(again, said.append)
+    assert (again.folder, said) == (evaluation.folder, ["heldout: 7 problems, 3 of them measured before"])
+    assert sorted(file.read_text().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_samples_to_read_have_the_prompt_as_sent_and_a_sample_of_each_verdict(tmp_cwd):
+    evaluation = of_model([*WITHOUT[:2], "eval.samples_per_prompt=2"])
+    results = carried_out(evaluation, lambda line: None)
+    problems = {r["prompt_id"]: r for r in JsonLines(evaluation.folder / "problems.jsonl").read()}
+    texts = texts_of(evaluation)
+    assert list(dict.fromkeys(t["prompt_id"] for t in texts)) == list(problems)[:5]
+    for name, row in list(problems.items())[:5]:
+        verdicts = {t["correct"] for t in texts if t["prompt_id"] == name}
+        assert verdicts == ({True} if row["correct"] == 2 else {False} if row["correct"] == 0 else {True, False})
+    assert all(t["prompt"].startswith("<bos>") and t["prompt"].endswith(">") for t in texts)
+    mixed = sum(r["correct"] == 1 for r in problems.values())
+    assert 0 < mixed < 7
+    assert results["heldout"]["mixed_share"] == pytest.approx(mixed / 7, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["nowhere"],
+            r"got nowhere; a model without a run is evaluated by overrides alone, as in rlrt.evaluate model=hf ",
+        ),
+        (["model=tiny,hf"], r"model=tiny,hf: several values are compared by python -m rlrt\.scout"),
+        (["model=tiny", "--step", "0"], r"--step 0: only a run has steps"),
+        (["modle=tiny"], r"modle: there is no such key. Did you mean 'model'"),
+        (["hydra.run.dir=x"], r"hydra\.run\.dir: an evaluation does not read it"),
+        (["data=file", "data.path=nowhere.jsonl"], r"data\.path"),
+    ],
+)
+def test_what_is_neither_a_run_nor_a_model_is_one_sentence(tmp_path, words, says):
+    done = forked("evaluate", words, tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert re.search(says, done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -238,8 +308,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(run, words, says):
     done = forked("evaluate", [str(run), *words], run.parent)
     assert done.returncode in (1, 2)
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    import re
-
     assert re.search(says, done.stderr), done.stderr
     assert not (run / "evaluations").exists()
 

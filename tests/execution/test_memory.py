@@ -295,7 +295,7 @@ def test_scoring_and_decoding(dtype):
     model = model_of("deep", 2000, dtype)
     made = configured(prompt, response, rows, dtype, False, None, "engine.max_rows=12", "eval.prompts=1")
     sizes, lengths, place = sizes_of(model.config), Lengths(prompt, prompt), Layout("cpu")
-    engine = HfEngine(max_new_tokens=response, temperature=1.0, max_rows=12)
+    engine = HfEngine(max_new_tokens=response, temperature=1.0, max_rows=12, grade_truncated=False)
     engine.load(model, [])
     ledger = ledger_of(model)
     base = ledger.alive

@@ -46,7 +46,7 @@ def test_the_same_log_probabilities_as_with_transformers_cache(overrides):
 def test_rollouts_are_those_of_the_reference():
     learner = build_learner(settings())
     given, seeds = prompts(learner, *RAGGED), [[1, 2, 3, 4], [5], [6, 7, 8]]
-    engine = HfEngine(max_new_tokens=40, temperature=1.0, max_rows=512)
+    engine = HfEngine(max_new_tokens=40, temperature=1.0, max_rows=512, grade_truncated=False)
     engine.load(learner.policy.model, learner.policy.stop_ids, 0)
     quick = sampled(engine, given, seeds)
     learner.policy.model.config._attn_implementation = "sdpa"
@@ -75,7 +75,7 @@ def test_the_cache_is_no_larger_than_the_living_rows_need():
 
 def test_what_leaves_the_engine_may_be_read_where_gradients_are_made():
     learner = build_learner(settings())
-    engine = HfEngine(max_new_tokens=5, temperature=1.0, max_rows=512)
+    engine = HfEngine(max_new_tokens=5, temperature=1.0, max_rows=512, grade_truncated=False)
     engine.load(learner.policy.model, learner.policy.stop_ids, 0)
     generation = sampled(engine, prompts(learner, RAGGED[0]), [[1]])[0][0]
     weight = torch.ones((), requires_grad=True)

@@ -207,6 +207,25 @@ def test_which_token_ends_a_response(tmp_path, own, words_end, typed, found):
             set_stop_tokens(model, words, typed)
 
 
+def test_a_newline_is_found_where_the_tokenizer_puts_a_space_before_every_text():
+    """As those of Llama 2 and Mistral do: a newline alone is spelled by two tokens, and there is a token for it."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    from rlrt.model.load import stop_id
+
+    words = Tokenizer(models.BPE({"<unk>": 0, "▁": 1, "a": 2, "<0x0A>": 3}, [], unk_token="<unk>", byte_fallback=True))
+    words.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    words.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    assert len(tokenizer("\n", add_special_tokens=False)["input_ids"]) == 2
+    assert (stop_id(tokenizer, "\n"), stop_id(tokenizer, "<0x0A>")) == (3, 3)
+    with pytest.raises(UserError, match=r"'\\n\\n' is no token of this model's tokenizer"):
+        stop_id(tokenizer, "\n\n")
+
+
 @pytest.mark.parametrize("spelling", ["~/models/tiny", "~/run"])
 def test_a_path_of_the_home_folder(tmp_path, monkeypatch, spelling):
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -203,12 +203,23 @@ def test_the_sums_for_the_own_engine(mean):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_a_forecast(method):
-    work = small(f"method={method}")
+    work = small(f"method={method}", *(["train.rollouts_per_prompt=1"] if method == "sft" else []))
     step = forecast(work)
     assert (step.teacher > 0) == work.settings.method.needs_teacher
-    assert step.rollout > 0
+    assert (step.rollout > 0) == (method != "sft")
     assert step.update > 0
     assert math.isfinite(step.total)
+
+
+def test_a_supervised_start_samples_nothing_and_learns_from_everything():
+    """GRPO trains on .7 of its rollouts on average; an engine with weights of its own has no ratio to correct here."""
+    rest = ("train.rollouts_per_prompt=1", "train.minibatches=1")
+    taught = forecast(small("method=sft", "engine=vllm", *rest))
+    sampled = forecast(small("method=grpo", "train.minibatches=1", "train.token_budget=16", "engine=vllm"))
+    assert (taught.rollout, taught.scoring) == (0.0, 0.0)
+    assert sampled.scoring > 0
+    packed = forecast(small("method=sft", *rest)), forecast(small("method=sft", "train.kl_coef=0.1", *rest))
+    assert packed[0].update == packed[1].update  # a penalty runs all rollouts too
 
 
 def test_what_a_step_scores():

@@ -7,7 +7,7 @@ import re
 
 from rlrt.execution.execute import execute
 from rlrt.records.folder import RunFolder
-from rlrt.reporting.token_view import colour, page, rollout_html, visible
+from rlrt.reporting.token_view import cards, colour, page, visible
 from tests.helpers import settings
 
 NASTY = [
@@ -27,7 +27,8 @@ def nasty_row():
     count = len(NASTY)
     return {
         "step": 3, "sample": 1, "prompt": "<script>document.title='owned'</script>\0", "reward": 1.0, "correct": True,
-        "context": "</div><script>document.title='owned'</script>", "pieces": NASTY, "token_ids": list(range(count)),
+        "context": "</div><script>document.title='owned'</script>", "asked": "<script>", "expected": "<script>",
+        "extracted": "</code><script>document.title='owned'</script>", "pieces": NASTY, "token_ids": list(range(count)),
         "tokens": {"gap": [0.5, -0.5, "nan", 2.0, 0, 0, 0, 0, 1.0], "weight": [1.2] * count, "advantage": [0.1] * count,
                    "entropy": [0.3] * count},
     }  # fmt: skip
@@ -53,7 +54,7 @@ def test_white_space_and_special_tokens_can_be_seen():
         "␀",
         "\\x07",
         "&lt;eos&gt;",
-        "∅",
+        "·",
     ]
 
 
@@ -66,15 +67,49 @@ def test_colours_by_hand():
 
 
 def test_the_most_self_driven_tokens_come_first():
-    text = rollout_html(nasty_row(), "r")
+    text = cards([nasty_row()], "r")
     rows = re.findall(r"<tr><td>(\d+)</td><td>.*?</td><td>([\d.]+)</td></tr>", text)
     assert rows == [("3", "2.000"), ("8", "1.000"), ("0", "0.500")]
 
 
 def test_a_rollout_without_teacher_or_values():
-    text = rollout_html({"step": 1, "prompt": "p", "token_ids": [5, 6], "tokens": {}}, "r")
+    text = cards([{"step": 1, "prompt": "p", "token_ids": [5, 6], "tokens": {}}], "r")
     assert "no teacher" in text
     assert "[5]" in text
+
+
+def two_of_a_group():
+    row = {"step": 1, "prompt_id": "a", "prompt": "3 + 4?", "asked": "<|user|>3 + 4?", "expected": "7", "tokens": {}}
+    first = row | {"sample": 0, "response": "it is 7", "extracted": "7", "pieces": ["it", " is", " ", "7"]}
+    second = row | {"sample": 1, "response": "12", "extracted": "12", "pieces": ["1", "2"]}
+    return [first | {"tokens": {"gap": [0.5, 0, 0, 0]}}, second | {"tokens": {"gap": [-2.0, 0]}}]
+
+
+def test_a_group_is_one_card_with_its_question_and_answers():
+    rows = [*two_of_a_group(), {"step": 1, "prompt_id": "b", "prompt": "other", "extracted": " ", "pieces": ["x"]}]
+    text = cards(rows, "r")
+    assert text.count('class="group"') == 2
+    assert text.count('class="rollout"') == 3
+    assert text.count("3 + 4?</div>") == 2  # as the problem, and as it was sent
+    assert "&lt;|user|&gt;3 + 4?</div></details>" in text
+    assert text.count("expected: <code>7</code>") == 1
+    assert "sample 0: wrong, reward -</strong>; read: <code>7</code>" in text
+    assert "sample 1: wrong, reward -</strong>; read: the whole response" in text
+    assert "sample 0: wrong, reward -</strong>; no answer was found in it" in text
+
+
+def test_one_colour_is_one_value_on_the_whole_page():
+    text = cards(two_of_a_group(), "r")
+    assert text.count('type="radio"') == 1
+    assert "darkest: 0 ± 2" in text
+    assert f'<span style="--gap:{colour(0.5, 2.0)}"' in text
+    assert f'<span style="--gap:{colour(-2.0, 2.0)}"' in text
+    assert colour(0.5, 2.0) != colour(0.5, 0.5)
+
+
+def test_a_space_before_a_word_is_a_space_and_one_alone_is_seen():
+    text = cards(two_of_a_group(), "r")
+    assert [re.sub("<.*?>", "", p) for p in re.findall(r"<span style.*?</span>", text)][:4] == ["it", " is", "␣", "7"]
 
 
 def test_a_run_stores_contexts_pieces_and_a_page(tmp_path):
@@ -89,6 +124,8 @@ def test_a_run_stores_contexts_pieces_and_a_page(tmp_path):
     for row in rows:
         assert "".join(row["pieces"]).removesuffix("<eos>") == row["response"]
         assert len(row["pieces"]) == row["length"]
+        assert row["asked"].replace(" ", "") == f"<bos>{row['prompt'].replace(' ', '')}>"
+        assert row["extracted"] == row["response"].split(";")[-1]
         assert (row["context"] is not None) == any(v != "nan" for v in row["tokens"].get("gap", []))
     for row in shown:
         others = [

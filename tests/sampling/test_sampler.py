@@ -105,7 +105,7 @@ def test_no_refill_where_none_is_needed():
     assert sampler.streams == [("train", 1)]
 
 
-def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0)):
+def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0), truncated=False, grade_truncated=False):
     """Two rollouts of two prompts by an engine that yields these (prompt, sample, token ids, log-probabilities)."""
     import torch
 
@@ -122,7 +122,7 @@ def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0)):
 
         def sample(self, prompts, seeds, sampling=None):
             for i, g, ids, logp in responses:
-                yield i, g, Generation(ids, torch.zeros(logp), torch.zeros(len(ids)), truncated=False)
+                yield i, g, Generation(ids, torch.zeros(logp), torch.zeros(len(ids)), truncated=truncated)
 
     class Mine(Task):
         pass
@@ -131,10 +131,46 @@ def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0)):
     builder = type("Builder", (), {"opening": "", "student": lambda self, prompt: [1]})()
     given = {"tokenizer": None, "model": None, "stop_ids": [], "version": 0, "text": lambda self, ids: "x"}
     policy = type("Policy", (), given)()
-    return Sampler(Short(), policy, builder, Mine(), seed=0)(PROMPTS[:2], 2, ("test",))
+    engine = Short()
+    if grade_truncated:  # else the class leaves it to the interface
+        engine.grade_truncated = True
+    return Sampler(engine, policy, builder, Mine(), seed=0)(PROMPTS[:2], 2, ("test",))
 
 
 WHOLE = [(i, g, [7, 8], 2) for i in range(2) for g in range(2)]
+
+
+def test_a_truncated_response_is_wrong_and_ungraded_unless_its_grading_is_asked_for():
+    asked = []
+
+    def grade(prompt, text):
+        asked.append(prompt.id)
+        return Grade(prompt.id == "0", 0.25)
+
+    cut = [r.grade for r in sampled_by(WHOLE, grade, truncated=True)]
+    assert (cut, asked) == ([Grade(False, 0.0)] * 4, [])
+    graded = [r.grade for r in sampled_by(WHOLE, grade, truncated=True, grade_truncated=True)]
+    assert graded == [Grade(True, 0.25)] * 2 + [Grade(False, 0.25)] * 2
+    assert asked == ["0", "0", "1", "1"]
+
+
+def test_the_alarm_of_truncated_rollouts_says_what_they_count_as_and_what_to_do():
+    from rlrt.execution.monitor import ALARMS, worded
+
+    said = [
+        next(a for a in worded(ALARMS, graded) if a.metric == "rollout/truncated_share") for graded in (False, True)
+    ]
+    assert [a.rings(share) for a in said for share in (0.5, 0.51)] == [False, True] * 2
+    for word in (
+        "counts as wrong",
+        "engine.max_new_tokens",
+        "model.stop_tokens",
+        "an example",
+        "engine.grade_truncated=true",
+    ):
+        assert word in said[0].sentence
+    assert "wrong" not in said[1].sentence
+    assert len(worded(ALARMS, True)) == len(ALARMS)
 
 
 def test_responses_may_come_in_any_order():

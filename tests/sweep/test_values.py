@@ -8,7 +8,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from rlrt.config.compose import composer
-from rlrt.config.overrides import read_back, written
+from rlrt.config.overrides import grammar, read_back, written
 from rlrt.errors import UserError
 from rlrt.sweep.command import configs
 from rlrt.sweep.jobs import group_folders
@@ -315,3 +315,11 @@ def test_a_number_written_as_a_text_in_a_sweep(tmp_path):
     done = forked("run", ["-m", "method=grpo", *words], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1/1" in done.stdout
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_text_that_choice_offers_arrives_as_it_is(text):
+    """Hydra gives ``choice``'s texts without quotes, and its own escapes cannot always be read again (``\\{prompt\\}>``)."""
+    (values,) = parse_axes([f"model.prompt_template=choice({grammar(text)},tiny)"], {}).values()
+    assert [read_back(value) for value in values] == [text, "tiny"]
+    assert values[1] == "tiny"

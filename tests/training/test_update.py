@@ -23,7 +23,8 @@ from tests.helpers import METHODS, settings
 
 def world(*overrides: str):
     """A learner and 4 x 6 graded rollouts of the embedded model."""
-    config = settings("train.prompts_per_step=4", "train.rollouts_per_prompt=6", *overrides)
+    group = () if "method=sft" in overrides else ("train.rollouts_per_prompt=6",)
+    config = settings("train.prompts_per_step=4", *group, *overrides)
     config.data.prepare()
     return build_learner(config), copy.deepcopy(sampled()), config
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from rlrt.verifiers.answers import after_thinking, boxed, final_answer
+from rlrt.verifiers.math import math_verify
 from rlrt.verifiers.verifier import ExactMatch
 
 
@@ -58,3 +59,10 @@ def test_exact_match_of_many():
         (False, 0.0, False),
         (False, 0.0, False),
     ]
+
+
+def test_what_a_verifier_reads_of_a_response_can_be_shown():
+    assert ExactMatch().extracted("<think>4</think>It is \\boxed{7  a}.") == "7 a"
+    reads = math_verify(1.0, 1)
+    assert reads.extracted("<think>4</think>3 + 4 = \\boxed{7}") == "\\boxed{7}"
+    assert reads.extracted("I do not know") == ""

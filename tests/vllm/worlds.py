@@ -14,7 +14,7 @@ STOP = [7, 11]
 LONG = [[20 + i] + [(3 * i + 5 * t) % 300 + 20 for t in range(64)] for i in range(2)]
 """Prompts of 65 tokens: two whole blocks of the cache, and one token more."""
 RAGGED = [*LONG, [30, 31, 32], [40] * 33]
-KEYS = {"max_new_tokens": 24, "temperature": 1.0, "max_rows": 64, "importance_clip": 2.0}
+KEYS = {"max_new_tokens": 24, "temperature": 1.0, "max_rows": 64, "grade_truncated": False, "importance_clip": 2.0}
 """Keys of both engines."""
 
 

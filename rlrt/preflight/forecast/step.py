@@ -95,7 +95,7 @@ def forecast(work: Work) -> Step:
     trained, taught = shares(work)
     before = teacher_prompt(work)
     return Step(
-        rollout=decode_s(work, train.prompts_per_step, train.rollouts_per_prompt) * draws(train),
+        rollout=decode_s(work, train.prompts_per_step, train.rollouts_per_prompt) * draws(work),
         scoring=forward_s(work, passed(work, 1.0, work.lengths.prompt)) * student_passes(work, taught),
         teacher=forward_s(work, teacher_passed(work, taught, before)) * teacher_passes(work),
         update=update_s(work, passed(work, trained, work.lengths.prompt)),
@@ -124,8 +124,12 @@ def probe_s(work: Work) -> float:
     return sampled + student + forward_s(work, rows_passed(work, rows, shown, teacher_prompt(work)))
 
 
-def draws(train: Train) -> float:
-    """Return how many times a step's prompts are sampled on average: dynamic sampling replaces groups without signal."""
+def draws(work: Work) -> float:
+    """Return how many times a step's prompts are sampled on average: dynamic sampling replaces groups without signal; a method
+    that is taught the data's responses samples none."""
+    if work.settings.method.advantage.taught() is not None:
+        return 0.0
+    train = work.settings.train
     return sum((1 - TRAINED) ** n for n in range(train.max_refills + 1))
 
 
@@ -138,7 +142,8 @@ def shares(work: Work) -> tuple[float, float]:
         taught = TAUGHT * mixed / TRAINED
     if method.distils:
         taught = max(SHOWN, mixed)
-    touches_all = train.kl_coef > 0 or any(not term.needs_teacher for term in method.auxiliary)
+    without_reward = train.kl_coef > 0 or method.advantage.taught() is not None
+    touches_all = without_reward or any(not term.needs_teacher for term in method.auxiliary)
     trained = mixed if method.policy_loss is not None else 0.0
     return 1.0 if touches_all else max(trained, taught if method.distils else 0.0), taught
 
@@ -213,7 +218,8 @@ def student_passes(work: Work, taught: float) -> float:
     reference = 1.0 if train.kl_coef > 0 else 0.0
     several = train.minibatches > 1
     live = credit.needs_teacher and several and work.settings.teacher.weights == "live"
-    for_ratio = train.old_logp == "trainer" and (several or not work.settings.engine.exact)
+    samples = work.settings.method.advantage.taught() is None
+    for_ratio = train.old_logp == "trainer" and (several or (samples and not work.settings.engine.exact))
     for_credit = credit.needs_entropy or bool(credit.statistics())
     if for_ratio or (for_credit and not live):
         rows = 1.0
