@@ -22,6 +22,7 @@ from rlrt.distributed.world import World, connect
 from rlrt.errors import FolderLost, FolderRemoved, UserError
 from rlrt.execution.build import assemble, build_learner
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, prepare_data, prompts_of
+from rlrt.execution.memory.budget import fixed, settled
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor
 from rlrt.execution.origin import origin_point
@@ -36,7 +37,7 @@ from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
 from rlrt.model.paths import paths_of
 from rlrt.paths import PACKAGE, listed
-from rlrt.records.files import or_logged, replace_text
+from rlrt.records.files import or_logged, replace_text, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
@@ -144,7 +145,8 @@ def run_to_its_end(
     aside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
-    parts, learner = prepared(settings, world)
+    before = folder.manifest() if settings.resume != "never" else {}
+    settings, parts, learner = prepared(settings, world, whole(before.get("token_budget")))
     parts.engine.settle(folder.path, aside)
     newest = starting_point(settings, folder, world) or world.on_main(lambda: origin_point(settings, folder))
     attention = settings.model.attn_implementation
@@ -199,8 +201,11 @@ def say_and_log(say: Callable[[str], None]) -> Callable[[str], None]:
     return both
 
 
-def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
-    """The parts of a run with their data read and checked.
+def prepared(settings: Settings, world: World, earlier_budget: int = 0) -> tuple[Settings, Parts, Learner]:
+    """The parts of a run with their data read and checked, and its settings with a token budget in numbers.
+
+    Args:
+        earlier_budget: token budget of the run's earlier life, 0 for none.
 
     Raises:
         UserError: for a package that is not installed, and data or a model that cannot be had or used.
@@ -214,9 +219,13 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     drop_long_prompts(parts.task, learner.builder)
     check_data(settings, parts)
     check_prompts(parts, learner)
-    model, context = learner.policy.model, learner.context_length
-    tell_engine(settings, parts.engine, prompts_of(parts), learner.builder, model, context, world.size)
-    return parts, learner
+    model, context, prompts = learner.policy.model, learner.context_length, prompts_of(parts)
+    if settings.train.token_budget == "auto":
+        asked = partial(settled, settings, model, prompts, learner.builder, context, world.size, earlier_budget)
+        settings = fixed(settings, world.on_main(asked))
+        learner.train = settings.train
+    tell_engine(settings, parts.engine, prompts, learner.builder, model, context, world.size)
+    return settings, parts, learner
 
 
 @contextlib.contextmanager
@@ -329,6 +338,7 @@ def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Le
         seed=settings.seed,
         processes=learner.world.size,
         paths=paths_of(learner.policy.model).stored(),
+        **({"token_budget": settings.train.budget} if settings.plain["train"]["token_budget"] == "auto" else {}),
         declared=settings.method.declared(),
         **environment(),
         **git_state(PACKAGE),

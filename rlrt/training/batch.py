@@ -150,7 +150,7 @@ def teacher_rows(
     Returns:
         the rows, context by context; the text that each row shows; how many were left out because their prompt is too long.
     """
-    written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a prompt
+    written: dict[tuple[object, ...], list[int]] = {}  # the rollouts of a group share a prompt
     rows: list[list[Row | None]] = []
     texts: list[list[str | None]] = []
     too_long = 0
@@ -164,7 +164,7 @@ def teacher_rows(
             if wanted and text is not None:
                 question = context.question(rollout.prompt)
                 for candidate in candidates(viewer, context, rollouts, i, text):
-                    shown = (question, rollout.prompt.instruction, candidate)
+                    shown = (question, rollout.prompt.instruction, rollout.prompt.examples, candidate)
                     if shown not in written:
                         written[shown] = viewer.builder.teacher(rollout.prompt, candidate, question)
                     if len(written[shown]) <= room:

@@ -33,7 +33,15 @@ def test_methods_with_models(method, model):
     assert made_of(method, model).method.name == method
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m != "tiny"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_composes_with_the_small_real_model(method):
+    """Its short answers, its step size and its teacher's prompt are set beside its own section, as the embedded model's are."""
+    made = made_of(method, "smollm2_135m")
+    assert (made.engine.max_new_tokens, made.train.token_budget) == (24, "auto")
+    assert made.teacher.template.startswith("{prompt}\nAnswer: {solution}")
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in ("tiny", "smollm2_135m")])
 def test_a_model_sets_its_own_section_alone(model):
     """So every method composes with every model where it does with one."""
     rest = [

@@ -40,7 +40,9 @@ def taught(tmp_path_factory):
         picked = torch.randint(0, len(rows), (16,), generator=generator).tolist()
         wrong = torch.rand(16, generator=generator) < 0.35
         shift = torch.randint(1, 4, (16,), generator=generator).tolist()
-        ends = torch.randint(0, 2, (16,), generator=generator).tolist()  # two wordings: no teacher shows a rollout its own
+        ends = torch.randint(
+            0, 2, (16,), generator=generator
+        ).tolist()  # two wordings: no teacher shows a rollout its own
         texts = [
             f"It is \\boxed{{{rows[i][1] + (s if w else 0)}}}{'.' * e}<|im_end|>"
             for i, w, s, e in zip(picked, wrong, shift, ends, strict=True)
