@@ -41,12 +41,13 @@ from rlrt.records.files import or_logged, replace_text, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.killed import KILLS, kills, why_gone
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
 from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
 from rlrt.records.stored_config import config_text
-from rlrt.reporting.terminal import Progress, before_after, phases
+from rlrt.reporting.terminal import Progress, before_after, phases, to_read
 from rlrt.training.learner import Learner
 from rlrt.training.loop import train
 
@@ -145,6 +146,10 @@ def run_to_its_end(
     aside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
+    if (
+        world.main and folder.summary().get("state") == "running"
+    ):  # whoever wrote that is gone: this process has the lease
+        log.warning("this run's earlier life did not end by itself: %s", why_gone(folder.summary()))
     before = folder.manifest() if settings.resume != "never" else {}
     settings, parts, learner = prepared(settings, world, whole(before.get("token_budget")))
     parts.engine.settle(folder.path, aside)
@@ -305,7 +310,7 @@ def open_monitor(
 ) -> Monitor:
     """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
     write_manifest_and_config(settings, folder, learner)
-    folder.set_state("running", step=position, mlflow_complete=False)
+    folder.set_state("running", step=position, mlflow_complete=False, **{KILLS: kills()})
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
     alarms = [*ALARMS, *PROBE_ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
@@ -375,6 +380,8 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
     words = []
     if len(evaluated) > 1:
         words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
+    if settings.tracking.show_samples:
+        words += [to_read(JsonLines(path / "samples.jsonl").read(), settings.tracking.show_samples), ""]
     words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow import absolute

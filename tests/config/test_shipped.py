@@ -18,7 +18,7 @@ GROUPS = {
 }
 
 
-PAIRS = {(method, model) for method in METHODS for model in ("tiny", "qwen3_4b_base")} | {
+PAIRS = {(method, model) for method in METHODS for model in ("tiny", "smollm2_135m", "qwen3_4b_base")} | {
     (method, model) for method in ("rlrt", "sd") for model in MODELS
 }
 """Every method, every model, and (of the pairs that have defaults of their own) all: see the next test but one."""
