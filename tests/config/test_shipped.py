@@ -59,7 +59,12 @@ def test_pairs_with_defaults_of_their_own_are_among_those_tried():
 
 @pytest.mark.parametrize(
     "choice",
-    [f"{g}={o}" for g in ("engine", "teacher", "tracking", "eval", "data", "experiment") for o in GROUPS.get(g, [])],
+    [
+        f"{g}={o}"
+        for g in ("engine", "teacher", "tracking", "eval", "data", "experiment")
+        for o in GROUPS.get(g, [])
+        if o != "real"
+    ],
 )
 def test_every_other_option(choice):
     more = {
@@ -79,6 +84,13 @@ def test_every_other_option(choice):
         return
     assert getattr(made, section) is not None
     assert made.plain[section]
+
+
+def test_the_experiment_of_make_real_is_the_small_real_model_on_its_data():
+    made = settings("experiment=real")
+    assert made.model.path == settings("model=smollm2_135m").model.path
+    assert (made.data.max_number, made.method.name, made.tracking.show_samples) == (20, "rlrt", 5)
+    assert made.train.steps % made.tracking.samples_every == 0  # so that rollouts of the last step are there to read
 
 
 def custom_keys():

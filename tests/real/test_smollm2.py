@@ -31,7 +31,7 @@ PROBLEMS = [
     for a, b in ((2, 3), (4, 1), (5, 5), (6, 2))
 ]
 SMALL = (
-    "model=smollm2_135m", "data=mawps", "train.steps=2", "train.prompts_per_step=4", "train.rollouts_per_prompt=4",
+    "model=smollm2_135m", "data=mawps", "train.steps=2", "train.prompts_per_step=2", "train.rollouts_per_prompt=4",
     "engine.max_new_tokens=12", "eval.prompts=2", "eval.samples_per_prompt=2", "train.eval_every=0", "tracking.samples_every=1",
     "tracking.show_samples=2", "teacher.probe_prompts=2", "tracking.uri=sqlite:///mlflow.db",
 )  # fmt: skip
