@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -23,6 +23,20 @@ method: setup
 # reasoning-gym, for data=reasoning_gym; one of its dependencies is compiled, so a C compiler must be there
 gym:
 	@$(MAKE) --no-print-directory setup EXTRAS=gym
+
+# a small real model on real word problems: sets up, makes the model, trains RLRT, shows what came of it. DATA: a folder with the
+# files of MAWPS (docs/models.md); ARGS: more of what python -m rlrt.run takes
+real: setup-real
+	@test -n '$(DATA)' || { echo 'make real: give the folder with the files of MAWPS as DATA=FOLDER; docs/models.md says where people get them' >&2; exit 2; }
+	$(BIN)/python -m rlrt.smollm2
+	$(BIN)/python -m rlrt.run experiment=real data.path='$(DATA)' $(ARGS)
+
+setup-real:
+	@$(MAKE) --no-print-directory setup EXTRAS=real
+
+# the same model through engines and methods, two steps each; with DATA (or RLRT_DATA) also on the published files
+test-real: setup-real
+	RLRT_DATA='$(or $(DATA),$(RLRT_DATA))' $(BIN)/python -m pytest -m real tests/real
 
 # a real one-node SLURM from Debian's packages, with two GPUs that are none; needs root
 slurm:

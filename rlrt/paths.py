@@ -18,6 +18,8 @@ CONFIG = _shipped("conf")
 SWEEPS = _shipped("sweeps")
 EMBEDDED = PACKAGE / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` trained it."""
+SMOLLM2 = "outputs/models/smollm2_135m"
+"""Where ``python -m rlrt.smollm2`` puts its model, and where ``model=smollm2_135m`` looks for it."""
 TRAINER = "trainer"
 """Subfolder of a checkpoint that only the trainer reads; all other files are the model."""
 STATE = "state.json"

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from rlrt.config.refused import guarded
 from rlrt.records.files import mapping, read_json, whole
+from rlrt.records.killed import KILLED
 from rlrt.records.lease import holder, is_held
 from rlrt.records.printable import one_line, printable
 from rlrt.records.streams import mask_streams
@@ -51,7 +52,7 @@ def status(sweep: Path) -> str:
         lines.append(f"driven by pid {whole(who.get('pid'))} on {one_line(who.get('host'), 80)}")
     for folder, (state, _) in states.items():
         if state.name in ("failed", "lost"):
-            lines.append(f"{state.name}: {one_line(folder.name)}: {state.error or 'its process was killed'}")
+            lines.append(f"{state.name}: {one_line(folder.name)}: {state.error or KILLED}")
     lines.append(one_line(f"logs: {sweep}/JOB/log.txt"))
     return "\n".join(lines)
 

@@ -32,6 +32,7 @@ class Prompt:
         source: name of the data set in a mixture of several; empty where there is one.
         row: the problem's row of its table, where rewards of the user's own are computed from it.
         hint: a text that helps without being a solution, or None.
+        examples: worked examples of the data, each a question and its answer, which a model may be shown before ``text``.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Prompt:
     source: str = ""
     row: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
     hint: str | None = None
+    examples: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from tests.helpers import ONE_STEP
 PAGES = (ROOT / "README.md", ROOT / "docs" / "commands.md")
 LINE = re.compile(r"^    (?:\.venv/bin/)?(?:python -m|torchrun .* -m) rlrt\.(\w+)(.*)$", re.MULTILINE)
 COMMANDS = sorted({(m[1], m[2].split("  #")[0].strip()) for page in PAGES for m in LINE.finditer(page.read_text())})
-ONLY_HELP = ("ui", "serve_vllm", "pretrain")
-"""Commands that serve until they are ended, need another environment, or take ten minutes: tests of their own run them."""
+ONLY_HELP = ("ui", "serve_vllm", "pretrain", "smollm2")
+"""Commands that serve until they are ended, need another environment, or take long: tests of their own run them."""
 OVERRIDES = ("eval.prompts=2", "eval.samples_per_prompt=2")
 
 

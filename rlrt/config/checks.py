@@ -39,6 +39,8 @@ def check(settings: Settings) -> None:
             f"train.warmup_steps: expected fewer than train.steps={train.steps} under a schedule that decays, got "
             f"{train.warmup_steps}."
         )
+    if isinstance(train.token_budget, str) and train.token_budget != "auto":
+        raise UserError(f"train.token_budget: expected a whole number or auto, got {shown(train.token_budget)}.")
     if train.beta1 >= 1 or train.beta2 >= 1:
         raise UserError("train.beta1 and train.beta2: expected numbers below 1, got 1.")
     if settings.model.offload_activations and not settings.model.gradient_checkpointing:

@@ -10,6 +10,9 @@ from typing import Any
 
 from rlrt.keys import key
 
+LARGEST_BUDGET = 16384
+"""Most tokens of ``train.token_budget=auto``."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -28,6 +31,10 @@ class Model:
     style: str = key("how a prompt becomes tokens", choices=("plain", "chat"))
     prompt_template: str = key(
         "what the model is asked: {prompt} stands for the problem, {instruction} for how the data wants the answer given"
+    )
+    examples: int = key(
+        "worked examples of the data (data.examples) that stand before every question, at most; in style chat as earlier turns",
+        least=0,
     )
     bos: str = key(
         "whether a plain prompt begins with the beginning of sequence; auto: as the tokenizer begins a text; always: wherever "
@@ -132,7 +139,12 @@ class Train:
         "what lies in the host's memory while rollouts are sampled and scored, on a GPU: AdamW's moments, or nothing",
         choices=("none", "optimiser"),
     )
-    token_budget: int = key("tokens of one micro-batch: each prompt once, and the responses to it", "tokens", least=1)
+    token_budget: int | str = key(
+        f"tokens of one micro-batch: each prompt once, and the responses to it; auto: at a run's start, as many as fit by the "
+        f"estimate into the memory that is free, at most {LARGEST_BUDGET}",
+        "tokens",
+        least=1,
+    )
     save_every: int = key("steps between checkpoints; the end is always saved; 0: only the end", "steps", least=0)
     save_minutes: float = key(
         "a checkpoint is also written at the first step that ends this long after the last one; 0: by steps alone",
@@ -152,6 +164,11 @@ class Train:
     )
     stop_on_alarm: bool = key("end a run for good at its first alarm; its summary says which")
     eval_every: int = key("steps between evaluations; start and end always; 0: only those", "steps", least=0)
+
+    @property
+    def budget(self) -> int:
+        """Return ``token_budget`` as a number; ``auto`` that no run has settled, as in an analysis, is ``LARGEST_BUDGET``."""
+        return self.token_budget if isinstance(self.token_budget, int) else LARGEST_BUDGET
 
 
 @dataclass(frozen=True)
@@ -213,6 +230,7 @@ class Tracking:
     artifacts: str = key("folder of MLflow's artifacts when the URI is a local database")
     samples_every: int = key("steps between stored rollouts; 0: none", "steps", least=0)
     samples: int = key("rollouts stored each time", least=0)
+    show_samples: int = key("of the rollouts that were stored last, how many are printed when the run ends", least=0)
 
 
 @dataclass(frozen=True)

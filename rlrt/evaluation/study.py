@@ -84,7 +84,7 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading, context
             settings = chosen(run, step, typed, how).settings
             policy, (suite_now, *_) = policy_and_suites(settings, parts)
             put_in = policy.tokenizer(insertion, add_special_tokens=False)["input_ids"] if insertion else []
-            budget = settings.train.token_budget
+            budget = settings.train.budget
             for kind, prompts in (("wrong to right", hard), ("right to wrong", easy)):
                 if prompts:
                     turned = intervene(suite_now.sampler, prompts, SAMPLES, kind == "wrong to right", put_in, budget)
@@ -111,7 +111,7 @@ def gaps_of(
         settings.teacher.max_context_tokens,
         context_length(policy.model, settings.model.context_length),
     )
-    return asymmetry.gaps(policy, view, names, rollouts, settings.train.token_budget)
+    return asymmetry.gaps(policy, view, names, rollouts, settings.train.budget)
 
 
 def tables(findings: Findings) -> dict[str, tuple[list[str], list[list[Any]]]]:

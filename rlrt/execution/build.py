@@ -187,7 +187,13 @@ def prompt_builder(settings: Settings, tokenizer: Any) -> PromptBuilder:
     """The builder of a run's prompts."""
     config = settings.model
     return PromptBuilder(
-        tokenizer, config.style, config.prompt_template, config.thinking, settings.teacher.template, config.bos
+        tokenizer,
+        config.style,
+        config.prompt_template,
+        config.thinking,
+        settings.teacher.template,
+        config.bos,
+        config.examples,
     )
 
 

@@ -22,6 +22,7 @@ from rlrt.distributed.world import World, connect
 from rlrt.errors import FolderLost, FolderRemoved, UserError
 from rlrt.execution.build import assemble, build_learner, lessons_of
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, drop_untaught, prepare_data, prompts_of
+from rlrt.execution.memory.budget import fixed, settled
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor, worded
 from rlrt.execution.origin import origin_point
@@ -36,16 +37,17 @@ from rlrt.execution.tracking import open_mlflow, tracked
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
 from rlrt.model.paths import paths_of
 from rlrt.paths import PACKAGE, listed
-from rlrt.records.files import or_logged, replace_text
+from rlrt.records.files import or_logged, replace_text, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.killed import KILLS, kills, why_gone
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
 from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
 from rlrt.records.stored_config import config_text
-from rlrt.reporting.terminal import Progress, before_after, phases
+from rlrt.reporting.terminal import Progress, before_after, phases, to_read
 from rlrt.training.learner import Learner
 from rlrt.training.loop import train
 
@@ -144,7 +146,12 @@ def run_to_its_end(
     aside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
-    parts, learner = prepared(settings, world)
+    if (
+        world.main and folder.summary().get("state") == "running"
+    ):  # whoever wrote that is gone: this process has the lease
+        log.warning("this run's earlier life did not end by itself: %s", why_gone(folder.summary()))
+    before = folder.manifest() if settings.resume != "never" else {}
+    settings, parts, learner = prepared(settings, world, whole(before.get("token_budget")))
     parts.engine.settle(folder.path, aside)
     newest = starting_point(settings, folder, world) or world.on_main(lambda: origin_point(settings, folder))
     attention = settings.model.attn_implementation
@@ -199,8 +206,11 @@ def say_and_log(say: Callable[[str], None]) -> Callable[[str], None]:
     return both
 
 
-def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
-    """The parts of a run with their data read and checked.
+def prepared(settings: Settings, world: World, earlier_budget: int = 0) -> tuple[Settings, Parts, Learner]:
+    """The parts of a run with their data read and checked, and its settings with a token budget in numbers.
+
+    Args:
+        earlier_budget: token budget of the run's earlier life, 0 for none.
 
     Raises:
         UserError: for a package that is not installed, and data or a model that cannot be had or used.
@@ -215,9 +225,13 @@ def prepared(settings: Settings, world: World) -> tuple[Parts, Learner]:
     drop_untaught(parts.task, lessons_of(settings, learner))
     check_data(settings, parts)
     check_prompts(parts, learner)
-    model, context = learner.policy.model, learner.context_length
-    tell_engine(settings, parts.engine, prompts_of(parts), learner.builder, model, context, world.size)
-    return parts, learner
+    model, context, prompts = learner.policy.model, learner.context_length, prompts_of(parts)
+    if settings.train.token_budget == "auto":
+        asked = partial(settled, settings, model, prompts, learner.builder, context, world.size, earlier_budget)
+        settings = fixed(settings, world.on_main(asked))
+        learner.train = settings.train
+    tell_engine(settings, parts.engine, prompts, learner.builder, model, context, world.size)
+    return settings, parts, learner
 
 
 @contextlib.contextmanager
@@ -297,7 +311,7 @@ def open_monitor(
 ) -> Monitor:
     """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
     write_manifest_and_config(settings, folder, learner)
-    folder.set_state("running", step=position, mlflow_complete=False)
+    folder.set_state("running", step=position, mlflow_complete=False, **{KILLS: kills()})
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
     own = worded(ALARMS, settings.engine.grade_truncated)
@@ -331,6 +345,7 @@ def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Le
         seed=settings.seed,
         processes=learner.world.size,
         paths=paths_of(learner.policy.model).stored(),
+        **({"token_budget": settings.train.budget} if settings.plain["train"]["token_budget"] == "auto" else {}),
         declared=settings.method.declared(),
         **environment(),
         **git_state(PACKAGE),
@@ -367,6 +382,8 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
     words = []
     if len(evaluated) > 1:
         words += [before_after(evaluated[0], evaluated[-1], settings.eval.samples_per_prompt), "", phases(records), ""]
+    if settings.tracking.show_samples:
+        words += [to_read(JsonLines(path / "samples.jsonl").read(), settings.tracking.show_samples), ""]
     words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
     if settings.tracking.uri is not None:
         from rlrt.records.mlflow_uri import absolute

@@ -177,6 +177,7 @@ def sample(step: int, rollout: Rollout, tokens: dict[str, torch.Tensor]) -> dict
         "prompt": rollout.prompt.text,
         "sample": rollout.sample,
         "response": rollout.text,
+        **({} if rollout.prompt.final is None else {"expected": rollout.prompt.final}),
         "reward": rollout.grade.reward,
         "correct": rollout.grade.correct,
         **({"error": True} if rollout.grade.error else {}),

@@ -14,7 +14,7 @@ from rlrt.errors import UserError, first_line, shown
 from rlrt.model import slices
 from rlrt.model.files import check_folder, check_hub, not_on_hub_error
 from rlrt.model.paths import choose
-from rlrt.paths import existing, resolve_path
+from rlrt.paths import SMOLLM2, existing, resolve_path
 
 log = logging.getLogger("rlrt")
 UNLIMITED_CONTEXT = 1_000_000
@@ -81,8 +81,9 @@ def located(
     if folder is not None and folder.is_dir():
         check_folder(folder)
     elif folder is not None or source.startswith((".", "/", "~")) or source.count("/") != 1:
+        remedy = "; make it first: python -m rlrt.smollm2" if path == SMOLLM2 else ""
         raise UserError(
-            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {shown(path)}, which is no folder."
+            f"model.path: expected a folder or a hub id such as Qwen/Qwen3-1.7B, got {shown(path)}, which is no folder{remedy}."
         )
     else:
         revision = check_hub(source, revision)

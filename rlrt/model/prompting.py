@@ -25,6 +25,8 @@ class PromptBuilder:
         teacher_template: the teacher's prompt; ``{prompt}`` and ``{solution}`` stand for the question and the teacher context.
         bos: for style ``plain``, whether a prompt begins with the beginning of sequence: ``auto`` (as the tokenizer does it
             for a text), ``always`` or ``never``.
+        examples: most worked examples of a prompt that stand before its question: in style ``plain`` the template around
+            the example's question, then its answer, on lines of their own; in style ``chat`` turns of user and assistant.
 
     Attributes:
         opening: the part of the response that the prompt already contains: ``<think>`` if the template of a thinking model
@@ -43,6 +45,7 @@ class PromptBuilder:
         thinking: bool | None,
         teacher_template: str,
         bos: str = "auto",
+        examples: int = 0,
     ) -> None:
         if style == "chat" and not tokenizer.chat_template:
             raise UserError(
@@ -59,6 +62,7 @@ class PromptBuilder:
             raise UserError(f"teacher.template: {missing[0]} is missing in {teacher_template!r}.")
         self._tokenizer, self._style = tokenizer, style
         self._prompt_template, self._thinking, self._teacher_template = prompt_template, thinking, teacher_template
+        self._examples = examples
         self._texts = PlainText(tokenizer)
         self._beginning = beginning_of(tokenizer, bos) if style == "plain" else []
         self._closing = self._after_the_user()
@@ -68,7 +72,7 @@ class PromptBuilder:
     def student(self, prompt: Prompt) -> list[int]:
         """Return the token ids of the student's prompt."""
         guard, encode = self._texts.marks()
-        return self._encode(guard(prompt.text, False), prompt.instruction, encode)
+        return self._encode(guard(prompt.text, False), prompt, encode)
 
     def teacher(self, prompt: Prompt, solution: str, question: str | None = None) -> list[int]:
         """Return the token ids of the teacher's prompt; an empty solution gives the student's prompt, without the template.
@@ -83,7 +87,7 @@ class PromptBuilder:
         guard, encode = self._texts.marks()
         # a solution that the model wrote has the tags of its own thought
         text = filled(self._teacher_template, prompt=guard(question, False), solution=guard(solution, True))
-        return self._encode(text, prompt.instruction, encode)
+        return self._encode(text, prompt, encode)
 
     def response(self, prompt: Prompt, template: str) -> list[int]:
         """Return the token ids of the data's own response to a prompt, without the token that ends it.
@@ -145,23 +149,39 @@ class PromptBuilder:
                     "the common end into model.prompt_template."
                 )
 
-    def _encode(self, text: str, instruction: str, encode: Callable[[str], list[int]]) -> list[int]:
+    def _encode(self, text: str, prompt: Prompt, encode: Callable[[str], list[int]]) -> list[int]:
+        instruction = prompt.instruction
         template = self._prompt_template if instruction else without_instruction(self._prompt_template)
-        text = filled(template, prompt=text, instruction=instruction)
+        asked = filled(template, prompt=text, instruction=instruction)
+        shown = [
+            (filled(template, prompt=question, instruction=instruction), answer)
+            for question, answer in prompt.examples[: self._examples]
+        ]
         if self._style == "chat":
-            return encode(self._chat(text, add_generation_prompt=True))
-        return [*self._beginning, *encode(text)]
+            return encode(self._chat(asked, add_generation_prompt=True, examples=shown))
+        before = [f"{question}{'' if question[-1:].isspace() else ' '}{answer}\n" for question, answer in shown]
+        return [*self._beginning, *encode("".join(before) + asked)]
 
-    def _chat(self, text: str, add_generation_prompt: bool, answer: str | None = None) -> str:
-        """Return the chat template around a user's text, and around the assistant's where there is one.
+    def _chat(
+        self,
+        text: str,
+        add_generation_prompt: bool,
+        answer: str | None = None,
+        examples: Sequence[tuple[str, str]] = (),
+    ) -> str:
+        """Return the chat template around the examples as earlier turns, a user's text, and the assistant's where there is one.
 
         Raises:
             UserError: for a template that is no valid one, or that refuses the conversation.
         """
         extra = {} if self._thinking is None else {"enable_thinking": self._thinking}
-        turns = [{"role": "user", "content": text}]
-        if answer is not None:
-            turns.append({"role": "assistant", "content": answer})
+        asked = [*examples, (text, answer)]
+        turns = [
+            {"role": role, "content": content}
+            for pair in asked
+            for role, content in zip(("user", "assistant"), pair, strict=True)
+            if content is not None
+        ]
         try:
             rendered = self._tokenizer.apply_chat_template(
                 turns,

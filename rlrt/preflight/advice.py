@@ -110,7 +110,7 @@ def same_results(case: Case) -> Iterator[list[Change]]:
         yield ladder(case, "engine", "release_memory", [True])
     if "max_rows" in engine_keys and engine.exact:  # another engine holds as many rows as its share of the device takes
         yield ladder(case, "engine", "max_rows", halves(engine.max_rows, 1))
-    yield ladder(case, "train", "token_budget", halves(train.token_budget, min(longest, train.token_budget)))
+    yield ladder(case, "train", "token_budget", halves(train.budget, min(longest, train.budget)))
     if not settings.model.gradient_checkpointing:
         yield ladder(case, "model", "gradient_checkpointing", [True])
     least = case.layout.processes + case.layout.sharded

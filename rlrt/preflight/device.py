@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlrt.config.schema import Settings
+from rlrt.execution.memory.free import ram
 from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
 
 GB = 10**9
@@ -114,20 +114,3 @@ def processes_of(launcher: Any) -> int:
     if isinstance(launcher, SlurmLauncher):
         return launcher.nodes * launcher.tasks_per_node
     return max(launcher.nodes * launcher.tasks_per_node, int(os.environ.get("WORLD_SIZE") or 1))
-
-
-def ram(proc: Path = Path("/proc/meminfo"), groups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
-    """Return (free, whole) bytes of this machine's memory, or of this process's control group if that has less."""
-    lines = dict(line.split(":", 1) for line in proc.read_text().splitlines() if ":" in line)
-    free, whole = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            limit_bytes, used_bytes = (int((groups / name).read_text()) for name in (limit, used))
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-        if limit_bytes < whole:
-            whole, free = limit_bytes, min(free, max(0, limit_bytes - used_bytes))
-    return free, whole

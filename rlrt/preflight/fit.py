@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError, amount
 from rlrt.execution.data import prompts_of
+from rlrt.execution.memory.budget import fitting
 from rlrt.execution.memory.estimate import (
     PHASES,
     Estimate,
@@ -70,6 +71,8 @@ def groups_of(planned: Planned, memory_gb: float | None) -> tuple[list[Group], l
         except UserError:  # the check of the data reports the invalid template
             lengths, source = lengths_of(settings, prompts, None, context)
         layout = layout_of(settings, planned.launcher, device)
+        if settings.train.token_budget == "auto" and device.free is not None:
+            settings, _ = fitting(sizes, settings, lengths, layout, device.free)
         group_estimate = estimate(sizes, settings, lengths, layout)
         group = Group([], Case(settings, lengths, layout, model_sizes), group_estimate, device, source)
         groups.setdefault(repr((group_estimate, device)), group).jobs.append(job)

@@ -7,7 +7,8 @@ from typing import Any
 
 from rlrt.errors import amount
 from rlrt.execution.memory.estimate import host_bytes
-from rlrt.preflight.device import jobs_at_once, processes_of_a_node, ram
+from rlrt.execution.memory.free import ram
+from rlrt.preflight.device import jobs_at_once, processes_of_a_node
 from rlrt.preflight.finding import Finding
 from rlrt.preflight.fit import Group
 from rlrt.sweep.launchers import SlurmLauncher

@@ -151,7 +151,7 @@ def preflight_teacher(planned: Planned) -> int:
     if settings.engine.own_card:
         see_own_card()
     with tempfile.TemporaryDirectory(prefix="rlrt-teacher-") as folder:
-        parts, learner = prepared(settings, ALONE)
+        settings, parts, learner = prepared(settings, ALONE)
         with closing(parts):
             parts.engine.settle(Path(folder), aside)
             prompts = probe.prompts_for(settings, parts.task, bounded=False)

@@ -14,6 +14,7 @@ from rlrt.keys import leaves
 from rlrt.records.declared import Declared, declared, is_text
 from rlrt.records.files import Unreadable, closed_folders, folders_with, json_object, named_below
 from rlrt.records.jsonlines import LONGEST, JsonLines, is_number, numbers_of
+from rlrt.records.killed import is_gone, why_gone
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import stored_config
@@ -37,7 +38,7 @@ class Job:
         folder: its folder; ``name`` is how it is called.
         label: its overrides without the seed.
         seed: its seed.
-        state: state in its summary; ``queued`` if it has not begun.
+        state: state in its summary; ``queued`` if it has not begun; ``lost`` if it was running and its process is gone.
         final: its final metrics.
         changed: when it ended (seconds since 1970).
         error: error message of a failed run.
@@ -139,14 +140,15 @@ def job_of(folder: Path, manifest: Mapping[str, Any], summary: Mapping[str, Any]
     typed = [o for o in overrides if o.split("=")[0].split(".")[0] not in SILENT and not o.startswith("+sweep=")]
     label = short_label(" ".join(o.removeprefix("method=").removeprefix("experiment=") for o in typed) or "default")
     seed = manifest.get("seed", spec.get("plain", {}).get("seed", 0))
+    gone = is_gone(folder, summary)
     return Job(
         folder=folder,
         label=label,
         seed=int(seed),
-        state=one_line(summary.get("state", "queued"), LONGEST_NAME),
+        state="lost" if gone else one_line(summary.get("state", "queued"), LONGEST_NAME),
         final={k: v for k, v in summary.get("final", {}).items() if is_number(v) and is_text(k)},
         changed=min(float(summary.get("changed", 0.0)), LAST_TIME_S),
-        error=one_line(summary.get("error", "")),
+        error=why_gone(summary) if gone else one_line(summary.get("error", "")),
         keys=keys_of(folder),
         declared=declared(manifest),
         overrides=[str(o) for o in overrides],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
@@ -12,6 +13,8 @@ from rlrt.records.jsonlines import NOT_FINITE, is_number
 from rlrt.records.printable import one_line, printable
 
 WIDTH = 80
+LONGEST_TEXT = 600
+"""Characters of a problem or a response that are printed."""
 
 
 class Progress:
@@ -122,6 +125,32 @@ def phases(records: Sequence[Mapping[str, Any]]) -> str:
         per = sum(values) / max(1, len([r for r in records if r["step"] > 0]))
         rows.append([name.removeprefix("time/").removesuffix("_s"), f"{per:.3f}"])
     return table(rows)
+
+
+def to_read(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """Format stored rollouts to be read: of those of the last step the first of each problem, then the second, up to ``count``.
+
+    Args:
+        rows: of ``samples.jsonl``.
+    """
+    last = [row for row in rows if row.get("step") == rows[-1].get("step")]
+    seen: Counter[str] = Counter()
+    places = []
+    for row in last:
+        places.append(seen[str(row.get("prompt_id"))])
+        seen[str(row.get("prompt_id"))] += 1
+    chosen = [row for _, row in sorted(zip(places, last, strict=True), key=lambda pair: pair[0])][:count]
+    lines = [f"{len(chosen)} rollouts of step {last[0].get('step')}:" if chosen else "no rollout is stored"]
+    for row in chosen:
+        expected = f" (expected {one_line(row['expected'])})" if "expected" in row else ""
+        cut = ", cut at the longest" if row.get("truncated") else ""
+        lines += [
+            "",
+            f"  {one_line(row.get('prompt'), LONGEST_TEXT)}",
+            f"  -> {one_line(row.get('response'), LONGEST_TEXT)}",
+            f"  {'correct' if row.get('correct') else 'wrong'}{cut}{expected}",
+        ]
+    return "\n".join(lines)
 
 
 def positive(text: str) -> float:

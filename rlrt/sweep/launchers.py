@@ -21,6 +21,7 @@ from typing import Any
 from rlrt.distributed.cards import visible_cards
 from rlrt.distributed.ports import probed
 from rlrt.errors import UserError
+from rlrt.execution.memory.free import SHARING
 from rlrt.execution.stop import GRACE
 from rlrt.keys import key
 from rlrt.records.files import resolved
@@ -120,7 +121,7 @@ class LocalLauncher:
 
         threads = max(1, (self.threads_per_job or (os.cpu_count() or 1) // self.jobs_at_once()) // self.tasks_per_node)
         executor = submitit.LocalExecutor(folder=sweep / "submitit")
-        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}"]
+        setup = ["trap '' INT", f"export OMP_NUM_THREADS={threads}", f"export {SHARING}={self.jobs_at_once()}"]
         for folder in folders:
             gpu_setup = self._gpu_setup(folder)
             rendezvous = [f"export MASTER_PORT={free_port()}"] if self.tasks_per_node > 1 else []

@@ -21,6 +21,7 @@ from rlrt.records.files import (
     why_unreadable,
 )
 from rlrt.records.jsonlines import LONGEST, NOT_FINITE, JsonLines, is_number, numbers_of, objects_of
+from rlrt.records.killed import KILLED, why_gone
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
 from rlrt.sweep.plan import SPEC
@@ -107,6 +108,7 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
         name, error, failure = "interrupted", "", ""
     elif name == "running" or (name == "queued" and external is not None):
         name = "lost"
+        error = "" if (reason := why_gone(summary)) == KILLED else reason  # of the others submitit's files may say more
     if name == "lost" and external == "OUT_OF_MEMORY":
         name, failure, error = "failed", "memory", OUT_OF_MEMORY
     for file, values in (("summary.json", summary), (SPEC, spec or {})):

@@ -42,7 +42,8 @@ LAYERS = 3
 def table_files(path: str, pattern: str, revision: str | None, where: str) -> list[Path]:
     """Return the files at a path: the file itself, a folder's matching files, or those of a data set on the hub.
 
-    Hidden files and the hub's papers are no tables, unless the pattern is their name.
+    Hidden files and the hub's papers are no tables, unless the pattern is their name. Of several patterns (``a|b``, the
+    layouts in which a data set is published) the first that matches a file counts alone.
 
     Args:
         path, pattern, revision: keys of a table.
@@ -56,8 +57,9 @@ def table_files(path: str, pattern: str, revision: str | None, where: str) -> li
         return [local]
     folder = local if local is not None else from_hub(path, pattern, revision, where)
     names = {p: p.relative_to(folder) for p in files_below(folder)}
-    tables = {p: str(n) for p, n in names.items() if str(n) == pattern or is_table(n)}
-    matching = [p for p, name in tables.items() if fnmatch.fnmatch(name, pattern)]
+    tables = {p: str(n) for p, n in names.items() if str(n) in pattern.split("|") or is_table(n)}
+    found = ([p for p, name in tables.items() if fnmatch.fnmatch(name, one)] for one in pattern.split("|"))
+    matching = next((files for files in found if files), [])
     if not matching:
         raise UserError(
             f"{where.removesuffix('path')}files: expected files of {path} that match {pattern!r}, found none among "
@@ -93,7 +95,7 @@ def from_hub(path: str, pattern: str, revision: str | None, where: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(path, repo_type="dataset", revision=revision, allow_patterns=[pattern]))
+        return Path(snapshot_download(path, repo_type="dataset", revision=revision, allow_patterns=pattern.split("|")))
     except Exception as error:  # the hub's and the http library's own types
         raise UserError(
             f"{where}: the data set {path} could not be downloaded from the hub ({first_line(error)}); get it elsewhere and "

@@ -13,6 +13,7 @@ from rlrt.tasks.cells import ANSWERS, ASKS, MISSING, SHOWN, NotUnderstood, colum
 from rlrt.tasks.files import table_files
 from rlrt.tasks.finals import FORMATS, final_of
 from rlrt.tasks.graded import Graded, function_at, verifier_of
+from rlrt.tasks.numbers import largest_number
 from rlrt.tasks.questions import plain
 from rlrt.tasks.rows import rows_of
 from rlrt.types import Prompt
@@ -34,11 +35,13 @@ class Columns:
     inside: str = ""
 
     def value(self, row: Any, name: str) -> Any:
-        """Return a row's field or ``MISSING``."""
-        value = field_of(row, name)
-        if value is not MISSING:
-            self.found.add(name)
-        return value
+        """Return a row's field or ``MISSING``; of several names (``input|question``) the first that the row has."""
+        for one in (name, *name.split("|")):
+            value = field_of(row, one)
+            if value is not MISSING:
+                self.found.add(name)
+                return value
+        return MISSING
 
     def note(self, row: Mapping[str, Any], where: str) -> None:
         """Note a row's columns for messages."""
@@ -77,10 +80,10 @@ class Table(Graded):
 
     path: str = key("a file, a folder, or a data set's id on the hub")
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
-    files: str = key("pattern of the files in a folder or data set")
+    files: str = key("pattern of the files in a folder or data set; of several, a|b, the first that matches a file")
     prompt_field: str | list[str] = key(
         "column of the question; a dot leads into nested columns; several columns, [Body,Question], are one question with a "
-        "space between them"
+        "space between them; of several names, input|question, the first that a row has"
     )
     answer_field: str = key("column of the final answer")
     answer_format: str = key(
@@ -91,6 +94,13 @@ class Table(Graded):
     instruction: str = key(
         "format of the answer, which the model reads after the question; empty: the question states it"
     )
+    examples: list[dict[str, str]] = key(
+        "worked examples, each {question: ..., answer: ...}, of which a model is shown the first model.examples before the "
+        "question"
+    )
+    max_number: float | None = key(
+        "problems with a larger number, in digits, in question or final answer are dropped; null: none", least=0
+    )
     solution_field: str | None = key("column of a worked solution; a row may lack it; null: none")
     hint_field: str | None = key("column of a hint, for teacher.context=hint; a row may lack it; null: none")
     verifier: str = key(
@@ -98,14 +108,21 @@ class Table(Graded):
         "(expected answer, response) -> bool"
     )
     _two_answers: int = field(default=0, init=False, repr=False)
+    _shown: tuple[tuple[str, str], ...] = field(default=(), init=False, repr=False)
 
     keeps_rows: bool = field(default=False, init=False, repr=False)
     """Whether each prompt carries its row."""
 
     def __post_init__(self) -> None:
-        """Refuse a verifier that cannot be imported, before any table is read."""
+        """Refuse a verifier that cannot be imported, and examples without question or answer, before any table is read."""
         if self.verifier not in ("exact", "math"):
             function_at(self.verifier)
+        for example in self.examples:
+            if example.keys() != {"question", "answer"}:
+                raise UserError(
+                    f"data.examples: expected {{question: TEXT, answer: TEXT}} for each example, got {example_of(example)}."
+                )
+        self._shown = tuple((example["question"], example["answer"]) for example in self.examples)
 
     @property
     def question_columns(self) -> list[str]:
@@ -162,13 +179,24 @@ class Table(Graded):
                         f"for example {row_name} has only {', '.join(columns_of(row, 1))[:SHOWN] or 'no column'}",
                     )
                 continue
+            if self.max_number is not None and largest_number(question, answer) > self.max_number:
+                self.dropped[f"number over {self.max_number:g}"] += 1
+                continue
             solution = self._text(value, "solution", row_name) or ""
             hint = self._text(helping, "hint", row_name) or None
             name = content_id(question, answer, solution)  # the hint is no part: with another one the rollouts stay
             kept = row if self.keeps_rows else None
             yield Prompt(
-                name, question, answer, solution or None, final=answer, instruction=self.instruction, row=kept, hint=hint
-            )  # fmt: skip
+                name,
+                question,
+                answer,
+                solution or None,
+                final=answer,
+                instruction=self.instruction,
+                row=kept,
+                hint=hint,
+                examples=self._shown,
+            )
 
     def _question(self, values: list[Any], row_name: str) -> str | None:
         """Return the question of one or several cells; empty if a row lacks one of them."""

@@ -150,7 +150,7 @@ def teacher_rows(
     Returns:
         the rows, context by context; the text that each row shows; how many were left out because their prompt is too long.
     """
-    written: dict[tuple[str, str, str], list[int]] = {}  # the rollouts of a group share a prompt
+    written: dict[tuple[object, ...], list[int]] = {}  # the rollouts of a group share a prompt
     rows: list[list[Row | None]] = []
     texts = [context.shown(rollouts) for context in viewer.contexts]
     too_long = 0
@@ -166,7 +166,7 @@ def teacher_rows(
                 for candidate in candidates(viewer, context, rollouts, i, text, elsewhere):
                     # an empty text is shown with the student's own question, whatever the context's is
                     asked = question if candidate.strip() else rollout.prompt.text
-                    shown = (asked, rollout.prompt.instruction, candidate)
+                    shown = (asked, rollout.prompt.instruction, rollout.prompt.examples, candidate)
                     if shown not in written:
                         written[shown] = viewer.builder.teacher(rollout.prompt, candidate, question)
                     if len(written[shown]) <= room:

@@ -187,7 +187,7 @@ def passes(learner: Learner, rows: Sequence[Row], index: Tensor) -> Iterator[tup
         return
     share = parts([len(rows[i]) for i in index.tolist()], learner.world.size)[learner.world.rank]
     mine = index[share.start : share.stop]
-    batches = micro_batches(learner.policy.model, [rows[i] for i in mine.tolist()], learner.train.token_budget)
+    batches = micro_batches(learner.policy.model, [rows[i] for i in mine.tolist()], learner.train.budget)
     count = learner.world.most(len(batches))
     for k in range(count):
         learner.check_stop()

@@ -142,7 +142,7 @@ def update_pass(learner: Learner, batch: Batch, plan: Plan, advantage_B: Tensor)
         run_B = torch.ones_like(run_B)
     index = run_B.nonzero()[:, 0]
     rows = [batch.rows[i] for i in index.tolist()]
-    if len(micro_batches(learner.policy.model, rows, learner.train.token_budget)) != 1:
+    if len(micro_batches(learner.policy.model, rows, learner.train.budget)) != 1:
         return None
     statistics = method.credit.statistics()
     done = forward_pass(learner, batch, index, with_entropy=True, statistics=statistics)
@@ -228,7 +228,7 @@ def score_together(
             continue
         together = [row for i in asking for row in requests[i][1]]
         policy, train = learner.policy, learner.train
-        values = scored(model, together, policy.temperature, train.token_budget, width, learner.world, statistics)
+        values = scored(model, together, policy.temperature, train.budget, width, learner.world, statistics)
         start = 0
         for i in asking:
             end = start + len(requests[i][1])

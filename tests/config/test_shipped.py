@@ -18,7 +18,7 @@ GROUPS = {
 }
 
 
-PAIRS = {(method, model) for method in METHODS for model in ("tiny", "qwen3_4b_base")} | {
+PAIRS = {(method, model) for method in METHODS for model in ("tiny", "smollm2_135m", "qwen3_4b_base")} | {
     (method, model) for method in ("rlrt", "sd") for model in MODELS
 }
 """Every method, every model, and (of the pairs that have defaults of their own) all: see the next test but one."""
@@ -33,7 +33,15 @@ def test_methods_with_models(method, model):
     assert made_of(method, model).method.name == method
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m != "tiny"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_composes_with_the_small_real_model(method):
+    """Its short answers, its step size and its teacher's prompt are set beside its own section, as the embedded model's are."""
+    made = made_of(method, "smollm2_135m")
+    assert (made.engine.max_new_tokens, made.train.token_budget) == (24, "auto")
+    assert made.teacher.template.startswith("{prompt}\nAnswer: {solution}")
+
+
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in ("tiny", "smollm2_135m")])
 def test_a_model_sets_its_own_section_alone(model):
     """So every method composes with every model where it does with one."""
     rest = [
@@ -51,7 +59,12 @@ def test_pairs_with_defaults_of_their_own_are_among_those_tried():
 
 @pytest.mark.parametrize(
     "choice",
-    [f"{g}={o}" for g in ("engine", "teacher", "tracking", "eval", "data", "experiment") for o in GROUPS.get(g, [])],
+    [
+        f"{g}={o}"
+        for g in ("engine", "teacher", "tracking", "eval", "data", "experiment")
+        for o in GROUPS.get(g, [])
+        if o != "real"
+    ],
 )
 def test_every_other_option(choice):
     more = {
@@ -75,6 +88,13 @@ def test_every_other_option(choice):
         return
     assert getattr(made, section) is not None
     assert made.plain[section]
+
+
+def test_the_experiment_of_make_real_is_the_small_real_model_on_its_data():
+    made = settings("experiment=real")
+    assert made.model.path == settings("model=smollm2_135m").model.path
+    assert (made.data.max_number, made.method.name, made.tracking.show_samples) == (20, "rlrt", 5)
+    assert made.train.steps % made.tracking.samples_every == 0  # so that rollouts of the last step are there to read
 
 
 def custom_keys():

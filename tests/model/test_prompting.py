@@ -22,7 +22,12 @@ class Letters:
     def apply_chat_template(self, messages, **options):
         self.options = options
         assert not options["tokenize"]
-        return f"\0{messages[0]['content']}" + "\1" * options["add_generation_prompt"]
+        turns = (
+            "\2".join(f"{m['role'][0]}:{m['content']}" for m in messages)
+            if len(messages) > 1
+            else messages[0]["content"]
+        )
+        return f"\0{turns}" + "\1" * options["add_generation_prompt"]
 
     def decode(self, ids):
         return "".join(map(chr, ids))
@@ -67,3 +72,27 @@ def test_chat_style_needs_a_template():
     words.chat_template = None
     with pytest.raises(UserError, match="chat template"):
         PromptBuilder(words, "chat", "{prompt}", None, "{prompt}{solution}")
+
+
+SHOWN = Prompt(id="1", text="2+3?", answer=None, instruction="Box it.", examples=(("1+1?", "2"), ("4-1?", "3")))
+
+
+def test_examples_stand_before_the_question_in_the_models_own_template():
+    """Of the data's two examples the model asks for one, or for more than there are; the teacher's context comes after them."""
+    one, all_of_them = (
+        PromptBuilder(Letters(), "plain", "Q: {prompt}\nA:", None, "{prompt}\nA: {solution}\nQ: {prompt}", examples=n)
+        for n in (1, 5)
+    )
+    assert text(one.student(SHOWN)) == "Q: 1+1?\nA: 2\nQ: 2+3?\nA:"
+    assert text(one.teacher(SHOWN, "5")) == "Q: 1+1?\nA: 2\nQ: 2+3?\nA: 5\nQ: 2+3?\nA:"
+    assert text(all_of_them.student(SHOWN)) == "Q: 1+1?\nA: 2\nQ: 4-1?\nA: 3\nQ: 2+3?\nA:"
+    one.check_parity([SHOWN])
+    instructed = PromptBuilder(Letters(), "plain", "{prompt}\n{instruction}\n", None, "{prompt}{solution}", examples=1)
+    assert text(instructed.student(SHOWN)) == "1+1?\nBox it.\n2\n2+3?\nBox it.\n"
+
+
+def test_examples_are_earlier_turns_of_a_chat():
+    builder = PromptBuilder(Letters(), "chat", "{prompt} {instruction}", None, "{prompt}{solution}", examples=1)
+    assert text(builder.student(SHOWN)) == "\0u:1+1? Box it.\2a:2\2u:2+3? Box it.\1"
+    plain = PromptBuilder(Letters(), "chat", "{prompt} {instruction}", None, "{prompt}{solution}")
+    assert text(plain.student(SHOWN)) == "\x002+3? Box it.\1"

@@ -10,10 +10,11 @@ import socket
 import pytest
 
 from rlrt.execution.memory.estimate import Layout, Lengths, estimate
+from rlrt.execution.memory.free import ram
 from rlrt.preflight import checks
 from rlrt.preflight.__main__ import main
 from rlrt.preflight.advice import SAME, Case, advise, single, together
-from rlrt.preflight.device import Device, ram, sharing_jobs
+from rlrt.preflight.device import Device, sharing_jobs
 from rlrt.preflight.fit import layout_of
 from rlrt.preflight.model import model_sizes
 from rlrt.preflight.plan import plan

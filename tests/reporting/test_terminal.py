@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from rlrt.reporting.terminal import Progress, before_after, table
+from rlrt.reporting.terminal import Progress, before_after, table, to_read
 
 
 def test_progress_without_a_terminal_has_no_control_codes():
@@ -24,3 +24,30 @@ def test_tables_line_up():
     assert lines == ["a       long heading", "------  ------------", "longer             1"]
     assert "avg@8" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": 0.2}, 8)
     assert "nan" in before_after({"eval/avg_at_8": 0.1}, {"eval/avg_at_8": "nan"}, 8)  # as a record holds it
+
+
+def test_rollouts_to_read_are_of_the_last_step_and_of_different_problems():
+    def row(step, problem, number, **more):
+        return {
+            "step": step,
+            "prompt_id": problem,
+            "prompt": f"{problem}?",
+            "response": f"r{number}\n",
+            "correct": number == 2,
+            **more,
+        }
+
+    rows = [row(1, "a", 0), row(6, "a", 1), row(6, "a", 2), row(6, "b", 3, expected="7", truncated=True)]
+    assert to_read(rows, 2).splitlines() == [
+        "2 rollouts of step 6:",
+        "",
+        "  a?",
+        "  -> r1\\n",
+        "  wrong",
+        "",
+        "  b?",
+        "  -> r3\\n",
+        "  wrong, cut at the longest (expected 7)",
+    ]
+    assert to_read(rows, 9).splitlines()[-1] == "  correct"
+    assert to_read([], 5) == "no rollout is stored"

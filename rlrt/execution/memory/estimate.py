@@ -214,7 +214,7 @@ def host_bytes(sizes: Sizes, settings: Settings, layout: Layout, processes: int)
     read = held["weights"] * (1 if layout.sharded else processes)
     moved = persistent(sizes, settings, layout)["optimiser"] if offloads(settings, layout) else 0
     if settings.model.offload_activations and layout.kind != "cpu":
-        moved += sizes.layers * settings.train.token_budget * sizes.hidden * FLOAT
+        moved += sizes.layers * settings.train.budget * sizes.hidden * FLOAT
     return processes * (PROCESS + moved) + max(read, copied)
 
 
@@ -259,7 +259,7 @@ def batch_of(sizes: Sizes, settings: Settings, layout: Layout, prompt: int, rows
     """Return the largest micro-batch with prompts of that length."""
     return largest_batch(
         sizes.packed,
-        settings.train.token_budget,
+        settings.train.budget,
         prompt,
         settings.engine.max_new_tokens,
         settings.train.rollouts_per_prompt,

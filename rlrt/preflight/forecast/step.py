@@ -228,7 +228,7 @@ def student_passes(work: Work, taught: float) -> float:
     else:
         rows = taught if credit.needs_teacher else 0.0
     in_update = not several and work.layout.processes == 1
-    if in_update and work.rollouts * work.response <= train.token_budget:  # the update's own pass is read
+    if in_update and work.rollouts * work.response <= train.budget:  # the update's own pass is read
         rows = 0.0
     return reference + rows + (1.0 if live else 0.0)
 
