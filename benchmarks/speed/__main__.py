@@ -2,6 +2,7 @@
 
 --quick prints the main ones, in under two minutes. Without it everything is measured and written to docs/benchmarks.md, with
 the machine and the date; that takes about twenty minutes, most of it TRL in bfloat16 and Qwen3's vocabulary.
+``--data FOLDER --only real`` measures a published model on published word problems.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.speed.arithmetic import matrix_rate, update_rate
 from benchmarks.speed.case import EMBEDDED, STILL, Case, small
 from benchmarks.speed.decode import decode
 from benchmarks.speed.report import Report
 from benchmarks.speed.sides import Figures, Side, interleaved
+from rlrt.paths import SMOLLM2
 
 TINY = Case("tiny, 155k parameters", str(EMBEDDED))
 
@@ -45,7 +48,20 @@ def quick() -> None:
     print(f"decode vs generate: {engine / generate:.2f}x", flush=True)
 
 
-def whole(out: Path, only: Sequence[str]) -> None:
+def real(data: Path, model: Path) -> Case:
+    """SmolLM2-135M on the word problems of MAWPS with numbers up to 20; a coin rewards, so that every group has a signal."""
+    chosen = (
+        "model=smollm2_135m",
+        "data=mawps",
+        f"data.path='{data}'",
+        "data.max_number=20",
+        "teacher.probe_prompts=0",
+    )
+    shape = {"threads": 2, "max_new_tokens": 24, "prompts": 8, "coin": True}
+    return Case("SmolLM2-135M, MAWPS", str(model), config=chosen, **shape)
+
+
+def whole(out: Path, only: Sequence[str], data: Path | None, model: Path) -> None:
     """The parts of the page that were asked for."""
     report = Report(out)
     with tempfile.TemporaryDirectory() as folder:
@@ -70,14 +86,24 @@ def whole(out: Path, only: Sequence[str]) -> None:
             for case, repetitions in ((TINY, 15), (larger, 3)):
                 report.decode(case, *decode(case, repetitions))
 
+        def published() -> None:
+            assert data is not None
+            case = real(data, model)
+            before = matrix_rate(case.threads)
+            ours, theirs = against(case, "grpo", 5, 1)
+            report.against("GRPO", case, ours, theirs)
+            report.shares(ours, theirs, update_rate(case, ours), max(before, matrix_rate(case.threads)))
+            report.decode(case, *decode(case, 5))
+
         parts = {"trl": trl, "bf16": bf16, "rlrt": rlrt, "decode": decoding}
         parts |= {"memory": report.memory, "growth": lambda: report.growth(TINY), "start": report.start}
+        parts |= {"real": published} if data is not None else {}
         for name, measure in parts.items():
             if name in only:
                 report.part(name, measure)
 
 
-PARTS = ("trl", "bf16", "rlrt", "decode", "memory", "growth", "start")
+PARTS = ("trl", "bf16", "rlrt", "decode", "memory", "growth", "start", "real")
 
 
 def main() -> None:
@@ -87,12 +113,16 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of the page; the others stay"
     )
+    parser.add_argument(
+        "--data", type=Path, help="a folder with the files of MAWPS: also the part `real`, on a published model"
+    )
+    parser.add_argument("--model", type=Path, default=Path(SMOLLM2), help=f"that model's folder; default: {SMOLLM2}")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"), help="where everything is written")
     arguments = parser.parse_args()
     if arguments.quick:
         quick()
     else:
-        whole(arguments.out, arguments.only)
+        whole(arguments.out, arguments.only, arguments.data, arguments.model)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Case:
         max_new_tokens: longest response.
         prompts, samples: prompts of a step, rollouts of each.
         coin: reward a response by a coin that its text tosses (for weights that know nothing), instead of the task's verifier.
+        config: overrides that choose model and data, where these are not the embedded ones.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Case:
     prompts: int = 16
     samples: int = 8
     coin: bool = False
+    config: tuple[str, ...] = ()
 
 
 def coin(text: str) -> bool:
@@ -69,7 +72,9 @@ def random_qwen3(folder: Path, hidden: int, inner: int, layers: int, heads: int,
 
 
 class Coin:
-    """A task with countdown's prompts whose verifier tosses a coin."""
+    """A task's prompts with a verifier that tosses a coin."""
+
+    max_prompt_tokens = None
 
     def __init__(self, task: Any) -> None:
         self.train, self.heldout = task.train, task.heldout
@@ -94,7 +99,13 @@ def settings_of(case: Case, *overrides: str) -> Any:
     from rlrt.config.compose import composer
     from rlrt.config.load import load
 
-    fixed = [f"model.path='{case.folder}'", f"dtype={case.dtype}", f"threads={case.threads}", "tracking=none"]
+    fixed = [
+        *case.config,
+        f"model.path='{case.folder}'",
+        f"dtype={case.dtype}",
+        f"threads={case.threads}",
+        "tracking=none",
+    ]
     fixed += [f"engine.max_new_tokens={case.max_new_tokens}", f"train.prompts_per_step={case.prompts}"]
     fixed += [f"train.rollouts_per_prompt={case.samples}", f"train.lr={STILL}", "train.steps=100000"]
     fixed += ["train.eval_every=0", "train.save_every=0", *overrides]
@@ -104,8 +115,8 @@ def settings_of(case: Case, *overrides: str) -> Any:
     plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     settings = load(plain)
     if not hasattr(settings.data, "prepare"):
-        raise UserError("benchmarks/speed: expected a procedural task.")
+        raise UserError("benchmarks/speed: expected a task that can be read beforehand.")
     settings.data.prepare()
     if case.coin:
-        settings.data = Coin(settings.data)
+        settings = dataclasses.replace(settings, data=Coin(settings.data))
     return settings

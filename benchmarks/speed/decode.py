@@ -40,6 +40,7 @@ def decode(case: Case, repetitions: int) -> tuple[float, float]:
             top_p=1.0,
             temperature=1.0,
             pad_token_id=pad,
+            eos_token_id=policy.stop_ids,
         )
         new = out[:, width:]
         ended = torch.isin(new, torch.tensor(policy.stop_ids))

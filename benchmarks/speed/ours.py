@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks.speed.case import Case, settings_of
+from benchmarks.speed.sides import peak_memory
 from rlrt.execution.build import build_learner
+from rlrt.execution.memory.budget import fixed, settled
 from rlrt.sampling.sampler import Sampler
 from rlrt.sampling.source import Source
 from rlrt.training.loop import Run, train
@@ -20,12 +22,19 @@ def main(case: Case, method: str, overrides: list[str]) -> None:
     torch.set_num_threads(case.threads)
     settings = settings_of(case, f"method={method}", *overrides)
     learner = build_learner(settings)
+    if settings.train.token_budget == "auto":
+        prompts = settings.data.train[:1000]
+        tokens = settled(settings, learner.policy.model, prompts, learner.builder, learner.context_length, 1)
+        settings = fixed(settings, tokens)
+        learner.train = settings.train
 
     def record(step: int, metrics: dict[str, float]) -> None:
         figures: dict[str, Any] = {
             "seconds": metrics["time/step_s"],
             "length": metrics["rollout/length_mean"],
             "no_signal": metrics["group/no_signal_share"],
+            "skipped": metrics["policy/skipped_share"],
+            "peak": peak_memory(),
             "phases": {k: v for k, v in metrics.items() if k.startswith("time/")},
         }
         print(json.dumps(figures), flush=True)

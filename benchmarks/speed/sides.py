@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -65,12 +66,28 @@ class Side:
 
 @dataclass(frozen=True)
 class Figures:
-    """Medians of one side over the repetitions: seconds of a step, tokens of a response, share of groups without signal."""
+    """One side over the repetitions.
+
+    Attributes:
+        seconds: of a step, the median.
+        length: tokens of a response, the mean.
+        no_signal: share of groups without signal, the mean.
+        peak: bytes of memory that the worker held at most.
+        phases: seconds of a step's parts, medians; of our side alone.
+        skipped: share of rollouts that the update left out, since their gradient is 0, the mean; of our side alone.
+    """
 
     seconds: float
     length: float
     no_signal: float
+    peak: float
     phases: dict[str, float]
+    skipped: float
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def interleaved(sides: Sequence[Side], repetitions: int, warm_up: int) -> list[Figures]:
@@ -88,7 +105,9 @@ def interleaved(sides: Sequence[Side], repetitions: int, warm_up: int) -> list[F
 
     def middle(kept: list[dict[str, Any]]) -> Figures:
         phases = {name: statistics.median(k["phases"][name] for k in kept) for name in kept[0].get("phases", {})}
-        mean = {name: statistics.mean(k[name] for k in kept) for name in ("length", "no_signal")}
-        return Figures(statistics.median(k["seconds"] for k in kept), mean["length"], mean["no_signal"], phases)
+        mean = {name: statistics.mean(k.get(name, 0.0) for k in kept) for name in ("length", "no_signal", "skipped")}
+        peak = max(k["peak"] for k in kept)
+        seconds = statistics.median(k["seconds"] for k in kept)
+        return Figures(seconds, mean["length"], mean["no_signal"], peak, phases, mean["skipped"])
 
     return [middle(kept) for kept in seen]

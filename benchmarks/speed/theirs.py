@@ -11,11 +11,17 @@ import os
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.speed.case import STILL, Case, settings_of
+from benchmarks.speed.sides import peak_memory
+from rlrt.errors import UserError
+from rlrt.execution.build import prompt_builder
+from rlrt.model.load import load, set_stop_tokens
+from rlrt.types import Prompt
 
 SDPO = {
     "distillation_mode": "full_logits",
@@ -33,12 +39,13 @@ def main(case: Case, method: str) -> None:
     from transformers import TrainerCallback
 
     torch.set_num_threads(case.threads)
-    task = settings_of(case).data
-    prompts = {f"<bos>{p.text}>": p for p in task.train}  # TRL adds no beginning by itself
+    settings = settings_of(case)
+    task = settings.data
+    prompts, folder = prepared(case, settings)
 
     def reward_function(**given: Any) -> list[float]:
         """As ours: what the verifier says, and 0 for a truncated response."""
-        ended = [ids[-1] == trainer.processing_class.eos_token_id for ids in given["completion_ids"]]
+        ended = [ids[-1] in trainer.eos_token_ids for ids in given["completion_ids"]]
         pairs = zip(given["prompts"], given["completions"], ended, strict=True)
         return [task.grade(prompts[p], c).reward if whole else 0.0 for p, c, whole in pairs]
 
@@ -57,7 +64,7 @@ def main(case: Case, method: str) -> None:
             seen = trainer._metrics["train"]
             flat = seen.get("frac_reward_zero_std") or seen.get("self_distillation/flat_group_fraction") or [-1.0]
             answer = {"seconds": seconds, "length": seen["completions/mean_length"][-1], "no_signal": flat[-1]}
-            print(json.dumps(answer), flush=True)
+            print(json.dumps(answer | {"peak": peak_memory()}), flush=True)
 
     common: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
@@ -79,7 +86,7 @@ def main(case: Case, method: str) -> None:
         "max_grad_norm": 1.0,
     }
     data = Dataset.from_list([{"prompt": p} for p in prompts])
-    shared = {"model": case.folder, "reward_funcs": reward_function, "train_dataset": data, "callbacks": [Turns()]}
+    shared = {"model": folder, "reward_funcs": reward_function, "train_dataset": data, "callbacks": [Turns()]}
     trainer: Any
     if method == "sd":
         from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
@@ -91,6 +98,30 @@ def main(case: Case, method: str) -> None:
         trainer = GRPOTrainer(args=GRPOConfig(**common, loss_type="dapo", scale_rewards=False), **shared)
     print("ready", flush=True)
     trainer.train()
+
+
+def prepared(case: Case, settings: Any) -> tuple[dict[str, Prompt], str]:
+    """The problems by the prompts that TRL is given, and the checkpoint with the stop tokens of our side.
+
+    Raises:
+        UserError: if TRL would tokenise a prompt otherwise than our side.
+    """
+    model, tokenizer = load(case.folder, None, "sdpa")
+    set_stop_tokens(model, tokenizer, settings.model.stop_tokens)
+    builder = prompt_builder(settings, tokenizer)
+    prompts = {}
+    for p in settings.data.train:
+        ids = builder.student(p)
+        text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+        if tokenizer(text)["input_ids"] != ids:
+            raise UserError(f"benchmarks/speed: TRL would tokenise this prompt otherwise than this project: {text!r}.")
+        prompts[text] = p
+    copied = Path(tempfile.mkdtemp())
+    for file in Path(case.folder).resolve().iterdir():
+        (copied / file.name).symlink_to(file)
+    (copied / "generation_config.json").unlink()
+    model.generation_config.save_pretrained(copied)
+    return prompts, str(copied)
 
 
 if __name__ == "__main__":
