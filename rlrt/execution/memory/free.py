@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # commands that only read import this file, and torch takes a second
 
 SHARING = "RLRT_JOBS_AT_ONCE"
 """Variable of the environment: jobs of a sweep that the local launcher runs at a time on this machine."""
@@ -32,6 +34,8 @@ def share_of_device(device: torch.device) -> int:
     """Return the bytes of a device that this process may take in all, what it holds already included: its part of what is free,
     where other processes of the run or other jobs of the sweep take theirs at the same moment."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     processes = max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)) * max(1, int(os.environ.get(SHARING) or 1))
     return (ram()[0] + resident()) // processes
