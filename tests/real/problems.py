@@ -9,13 +9,12 @@ NAMES = ("Ann", "Ben", "Eve", "Joe", "Kim", "Lea")
 THINGS = ("pens", "cups", "keys", "hats", "eggs", "nuts")
 NUMBERS = ((2, 3), (4, 1), (5, 5), (6, 2))
 ASKED = (
-    "model.examples=3",
+    "model.examples=2",
     "data.examples=["
     "{question: 'Tom has 3 balls and gets 4 more. How many balls has Tom now?', answer: '3 + 4 = 7'},"
-    "{question: 'Mia has 1 cats and gets 2 more. How many cats has Mia now?', answer: '1 + 2 = 3'},"
-    "{question: 'Sue has 5 figs and gets 4 more. How many figs has Sue now?', answer: '5 + 4 = 9'}]",
+    "{question: 'Mia has 1 cats and gets 2 more. How many cats has Mia now?', answer: '1 + 2 = 3'}]",
 )
-"""Overrides: three worked examples in the problems' own words."""
+"""Overrides: two worked examples in the problems' own words."""
 
 
 def problems(folder: Path) -> Path:

@@ -39,8 +39,8 @@ METHODS = {
     "lora": ["method=rlrt", "model.lora=8", "train.lr=1e-4"],
 }
 """Two steps each. RLRT's teacher needs a group with right and wrong rollouts; the only right one of its text is shown the
-solution. On ``problems`` the model is right .44 of the time (10 of them x 16 rollouts; .19 to .69 by problem), so none of
-four groups of 8 would be such a one in 1 of 60,000 draws. The seed fixes the draw, but for a machine's last digits."""
+solution. On ``problems`` the model is right .44 of the time (10 of them x 16 rollouts; .12 to .75 by problem), so none of
+four groups of 8 would be such a one in 1 of 11,000 draws. The seed fixes the draw, but for a machine's last digits."""
 ATTENTION = "model.layers.0.self_attn.q_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
 
