@@ -28,9 +28,8 @@ gym:
 # a small real model on real word problems: sets up, makes the model, trains RLRT, shows what came of it. DATA: a folder with the
 # files of MAWPS (docs/models.md); ARGS: more of what python -m rlrt.run takes
 real: setup-real
-	@test -n '$(DATA)' || { echo 'make real: give the folder with the files of MAWPS as DATA=FOLDER; docs/models.md says where people get them' >&2; exit 2; }
 	$(BIN)/python -m rlrt.smollm2
-	$(BIN)/python -m rlrt.run experiment=real data.path='$(DATA)' $(ARGS)
+	$(BIN)/python -m rlrt.run experiment=real $(if $(DATA),data.path='$(DATA)') $(ARGS)
 
 setup-real:
 	@$(MAKE) --no-print-directory setup EXTRAS=real
