@@ -20,8 +20,8 @@ from rlrt.records.files import is_file, mapping, read_json, whole
 from rlrt.records.killed import KILLED, is_gone
 from rlrt.records.lease import LEASE, holder, is_held
 from rlrt.records.printable import one_line, printable
-from rlrt.records.streams import mask_streams
 from rlrt.records.stored_config import stored_config
+from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive, say
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.plan import SPEC

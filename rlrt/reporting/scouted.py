@@ -39,6 +39,7 @@ class Cell:
         results: the figures of every suite, as ``rlrt.evaluate`` has them; empty before it was measured.
         texts: samples to read.
         error: why it could not be measured.
+        crashed: by an error that is not the user's.
     """
 
     values: Mapping[str, str]
@@ -47,6 +48,7 @@ class Cell:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Sequence[Mapping[str, Any]] = ()
     error: str = ""
+    crashed: bool = False
 
 
 def has_room(cell: Cell, figures: Mapping[str, Any]) -> bool:

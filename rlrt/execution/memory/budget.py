@@ -61,7 +61,7 @@ def settled(
         prompts, builder, context: as for ``lengths_of``.
         processes: number of the run's processes.
         earlier: budget of the run's earlier life, 0 for none. It is kept, whatever is free now, so that a run that goes on
-            computes what it would have computed; but on a device that is too small for it, be it empty, the run could never end.
+            computes what it would have computed; not on a device that is too small for it even when empty.
     """
     config, device = settings.model, next(model.parameters()).device
     sizes = sizes_of(model.config, config.attn_implementation, config.lora, config.lora_targets, config.lora_alpha)
