@@ -103,7 +103,8 @@ def verdict(cells: Sequence[Cell]) -> str:
     remedy = (
         "samples are cut: raise engine.max_new_tokens, or set model.stop_tokens"
         if len(cut) == len(measured)
-        else "try a prompt with an example of a whole answer (model.prompt_template), and an easier or a harder task"
+        else "try worked examples before the question (model.examples) or another model.prompt_template, and an easier or a "
+        "harder task"
     )
     return f"no cell has room to learn ({rule}); {remedy}"
 

@@ -175,7 +175,9 @@ def test_where_all_samples_are_cut_the_remedy_is_another():
     cut = Cell({}, 8, "f", {"heldout": figures(0.0, 0.0, cut=0.96)})
     assert "raise engine.max_new_tokens" in verdict([cut])
     assert verdict([Cell({}, 8, "f", error="x")]) == "no cell was measured"
-    assert "an example of a whole answer" in verdict([cut, Cell({}, 8, "f", {"heldout": figures(0.0, 0.0)})])
+    assert "worked examples before the question (model.examples)" in verdict(
+        [cut, Cell({}, 8, "f", {"heldout": figures(0.0, 0.0)})]
+    )
 
 
 def test_suites_are_rows_and_several_k_have_one_heading():
