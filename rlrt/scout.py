@@ -18,7 +18,7 @@ from rlrt.config.checks import check_installed
 from rlrt.config.compose import composer
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import TRUST, Reading, add_reading, expand, reading
-from rlrt.errors import UserError
+from rlrt.errors import UserError, first_line
 from rlrt.evaluation.checkpoint import Evaluation, of_config, texts_of
 from rlrt.evaluation.kept import KeptModel, name_of
 from rlrt.evaluation.results import carried_out
@@ -28,10 +28,11 @@ from rlrt.records.printable import one_line
 from rlrt.records.secrets import redacted, to_terminal
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.scouted import Cell, page, table_of, verdict, verdict_of
-from rlrt.reporting.terminal import say, table
+from rlrt.reporting.terminal import count, say, table
 from rlrt.sweep.jobs import grid_planned, group_folders, plain
 from rlrt.sweep.plan import is_axis
 
+log = logging.getLogger("rlrt")
 SCOUTS = Path("outputs/scouts")
 
 
@@ -81,7 +82,7 @@ def scout(overrides: Sequence[str], how: Reading, show: int) -> int:
         show: samples of each cell that are printed.
 
     Returns:
-        the exit code: 2 if a combination could not be measured.
+        the exit code: 2 if a combination could not be measured, 1 if one failed by an error that is not the user's.
     """
     typed = expand([*overrides, *([TRUST] if how.trust else [])], how.config_dirs)
     evaluations = evaluations_of(typed, how)
@@ -102,9 +103,14 @@ def scout(overrides: Sequence[str], how: Reading, show: int) -> int:
         except UserError as error:
             cell.error = str(error)
             print(one_line(f"error: cell {i + 1}: {error}"), file=sys.stderr)
+        except OSError:  # a full disk and the like: no other cell could be written either
+            raise
+        except Exception as error:  # memory that ends, a task of the user's own: the other cells may do
+            cell.error, cell.crashed = f"{type(error).__name__}: {first_line(error)}", True
+            log.exception("cell %d", i + 1)
         write(folder, command, cells)  # a page of what is there, if the command is stopped
     tell(folder, cells, show)
-    return 2 if any(cell.error for cell in cells) else 0
+    return 1 if any(cell.crashed for cell in cells) else 2 if any(cell.error for cell in cells) else 0
 
 
 def write(folder: Path, command: str, cells: Sequence[Cell]) -> None:
@@ -141,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", nargs="+", help="as for rlrt.run -m: model=a,b data=x,y 'model.prompt_template=choice(...)'"
     )
     parser.add_argument(
-        "--show", type=int, default=1, help="samples of each cell in the terminal (default: 1); the page has more"
+        "--show", type=count, default=1, help="samples of each cell in the terminal (default: 1); the page has more"
     )
     add_reading(parser)
     options = parser.parse_intermixed_args(arguments)

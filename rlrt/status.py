@@ -1,20 +1,26 @@
-"""``python -m rlrt.status [SWEEP]``: print state, step, last reward and log of every job of a sweep."""
+"""``python -m rlrt.status [SWEEP or RUN]``: print state, step, last reward and log of every job of a sweep, or of one run."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 from rlrt.config.refused import guarded
-from rlrt.records.files import mapping, read_json, whole
-from rlrt.records.killed import KILLED
-from rlrt.records.lease import holder, is_held
+from rlrt.errors import UserError
+from rlrt.records.files import is_file, mapping, read_json, whole
+from rlrt.records.killed import KILLED, is_gone
+from rlrt.records.lease import LEASE, holder, is_held
 from rlrt.records.printable import one_line, printable
+from rlrt.records.stored_config import stored_config
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive, say
 from rlrt.sweep.launchers import slurm_states
@@ -24,6 +30,10 @@ from rlrt.sweep.table import Row, counted, table
 
 WATCH_S = 2.0
 """Default seconds between two tables with --watch."""
+
+
+RUNS = Path("outputs/runs")
+"""Default parent folder of single runs."""
 
 
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
@@ -57,27 +67,95 @@ def status(sweep: Path) -> str:
     return "\n".join(lines)
 
 
-def watch(sweep: Path, every: float, out: TextIO) -> None:
+def run_folder(path: Path | None) -> Path | None:
+    """Return the folder of a single run, or of one job of a sweep, that a path or a name means; None for anything else."""
+    for folder in () if path is None else (path, RUNS / path):
+        if os.path.isdir(folder) and not job_folders(folder):
+            return folder if any(is_file(folder / name) for name in ("manifest.json", "summary.json")) else None
+    return None
+
+
+def asked_for(path: Path | None) -> Path:
+    """Return the folder of the sweep or the run that was asked for; None means the sweep that was modified last.
+
+    Raises:
+        UserError: if there is no such sweep or run.
+    """
+    run = run_folder(path)
+    if run is not None:
+        return run
+    try:
+        return sweep_folder(path)
+    except UserError as error:
+        if path is None:
+            raise
+        raise UserError(f"{str(error).rstrip('.')}, and no run either (manifest.json); give one of the two.") from None
+
+
+def run_state(run: Path) -> tuple[JobState, int]:
+    """Return the state and the planned steps of a run. One whose process was on another machine is running, as far as anybody
+    here can tell."""
+    ((state, steps),) = states_of([run])[0].values()
+    if state.name == "lost" and holder(run / LEASE) and not is_gone(run, read_json(run / "summary.json")):
+        state = replace(state, name="running", error="", alive=True)
+    if not steps:
+        with contextlib.suppress(UserError):
+            steps = whole(mapping(stored_config(run).get("train")).get("steps"))
+    return state, steps
+
+
+def status_of_run(run: Path) -> str:
+    """Format the state of one run, why it ended where it did not finish, what to do, and the path of its log."""
+    state, steps = run_state(run)
+    lines = [table([Row(run.resolve().name, state, last_records(run) if state.name != "queued" else [], steps)])]
+    again = "the same command goes on from its newest checkpoint"
+    if state.name == "lost":
+        lines.append(f"lost: {state.error or KILLED}; {again}")
+    elif state.name == "failed":
+        lines.append(f"failed: {state.error or 'no reason is noted'}")
+    elif state.name == "interrupted":
+        lines.append(f"interrupted: {again}")
+    elif state.name == "running":
+        who = holder(run / LEASE)
+        host = one_line(who.get("host"), 80)
+        unseen = "" if host == socket.gethostname() else "; whether it still runs cannot be seen from here"
+        lines.append(f"run by pid {whole(who.get('pid'))} on {host}{unseen}")
+    lines.append(one_line(f"log: {run}/log.txt"))
+    return "\n".join(lines)
+
+
+def told(folder: Path) -> tuple[str, bool]:
+    """Return what there is to say of a sweep or a run, and whether any of it is still active."""
+    if run_folder(folder) is not None:
+        active = run_state(folder)[0].alive
+        return status_of_run(folder), active
+    active = is_held(folder / "driver") or any(s.alive for s, _ in states_of(job_folders(folder))[0].values())
+    return status(folder), active
+
+
+def watch(folder: Path, every: float, out: TextIO) -> None:
     """Print the table repeatedly until no driver and no job is active; in a terminal the table is redrawn in place."""
     live, height = out.isatty(), 0
     while True:
-        text = status(sweep)
+        text, active = told(folder)
         if live and height:
             out.write(f"\x1b[{height}A\x1b[J")
         out.write(printable(text) + ("\n" if live else "\n\n"))
         out.flush()
         width = shutil.get_terminal_size().columns
         height = sum(max(1, -(-len(line) // width)) for line in text.split("\n"))
-        if not is_held(sweep / "driver") and not any(s.alive for s, _ in states_of(job_folders(sweep))[0].values()):
+        if not active:
             return
         time.sleep(every)
 
 
 def main() -> None:
-    """Print the table of a sweep's jobs."""
+    """Print the table of a sweep's jobs, or the state of one run."""
     mask_streams()
     parser = argparse.ArgumentParser(prog="python -m rlrt.status", description=main.__doc__)
-    parser.add_argument("sweep", type=Path, nargs="?", help="folder or name; the newest one otherwise")
+    parser.add_argument(
+        "sweep", type=Path, nargs="?", help="folder or name of a sweep or a run; the newest sweep otherwise"
+    )
     parser.add_argument(
         "--watch", action="store_true", help="print the table again every few seconds until all jobs end"
     )
@@ -85,11 +163,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def act() -> None:
-        folder = sweep_folder(arguments.sweep)
+        folder = asked_for(arguments.sweep)
         if arguments.watch:
             watch(folder, arguments.every, sys.stdout)
         else:
-            say(status(folder))
+            say(told(folder)[0])
 
     try:
         sys.exit(guarded(act))

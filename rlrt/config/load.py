@@ -169,8 +169,15 @@ def _kind(hint: Any) -> str:
         type(None): "null",
         list[str]: "a list of texts",
     }
-    lists = {part: "a list [A,B]" for part in _parts(hint) if getattr(part, "__origin__", None) is list}
+    lists = {part: _list_kind(part) for part in _parts(hint) if getattr(part, "__origin__", None) is list}
     return " or ".join((lists | words).get(part, str(part)) for part in _parts(hint))
+
+
+def _list_kind(hint: Any) -> str:
+    inner = hint.__args__[0]
+    if getattr(inner, "__origin__", None) is dict and inner.__args__[1] is str:
+        return 'a list of mappings with texts [{NAME: "TEXT"}], numbers in quotes too'
+    return "a list [A,B]"
 
 
 def refuse_no_section(name: str, values: Any) -> None:

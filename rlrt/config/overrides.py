@@ -12,7 +12,7 @@ from rlrt.paths import CONFIG
 
 PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """Pattern of a key that needs no quoting in Hydra's grammar."""
-TEXTS = ("prompt_template", "template", "instruction", "stop_tokens")
+TEXTS = ("prompt_template", "template", "response_template", "instruction", "stop_tokens", "examples")
 """Last parts of the keys whose texts a model reads: in a typed one, a backslash and an n are a newline."""
 NEWLINE = re.compile(r"(?<!\\)\\n(?!(?:abla|e|earrow|eg|eq|ewline|geq|leq|oindent|ot|otin|u)(?![A-Za-z]))")
 """Pattern of a newline as it is typed; not that of a LaTeX command that begins with n, nor what follows another backslash."""
@@ -181,8 +181,15 @@ def newlines_read(argument: str) -> str:
     if name.rsplit(".", 1)[-1] not in TEXTS or not NEWLINE.search(value):
         return argument
     meant = None if "${" in value else read_back(value)
-    if isinstance(meant, str):
-        return f"{name}={grammar(NEWLINE.sub(NEW, meant))}"
-    if isinstance(meant, list) and all(isinstance(text, str) for text in meant):
-        return f"{name}={grammar([NEWLINE.sub(NEW, text) for text in meant])}"
+    if isinstance(meant, (str, list)):
+        return f"{name}={grammar(with_newlines(meant))}"
     return f"{name}={NEWLINE.sub(NEW, value)}"  # an axis: its texts stand in quotes
+
+
+def with_newlines(value: Any) -> Any:
+    """Return a typed value with newlines in its texts, also in those of lists and mappings inside it."""
+    if isinstance(value, dict):
+        return {name: with_newlines(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [with_newlines(inner) for inner in value]
+    return NEWLINE.sub(NEW, value) if isinstance(value, str) else value

@@ -17,7 +17,7 @@ from rlrt.config.rerun import OWN, TRUST, Reading, expand, is_run
 from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.execution.build import load_model, prompt_builder, suites_of
-from rlrt.execution.data import check_fit, drop_long_prompts, prepare_suites, prepare_task
+from rlrt.execution.data import check_fit, drop_long_prompts, prepare_suites, prepare_task, tell_lacking_examples
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.model.load import context_length
@@ -153,6 +153,7 @@ def policy_and_suites(settings: Settings, parts: Parts, load_one: Load = load_mo
         drop_long_prompts(parts.task, builder)
     suites = suites_of(settings, parts, policy, builder)
     prompts = [p for suite in suites for p in suite.prompts]
+    tell_lacking_examples(prompts, builder)
     length = context_length(model, settings.model.context_length)
     check_fit(prompts, builder, length, settings.engine.max_new_tokens)
     tell_engine(settings, parts.engine, prompts, builder, model, length, processes=None)

@@ -147,16 +147,33 @@ def drop_untaught(task: Task, lessons: Lessons | None) -> None:
         if reason is None:
             kept.append(prompt)
         else:
-            reasons[reason] += 1
+            reasons[f"{prompt.source}: {reason}" if prompt.source else reason] += 1
     said = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
     if not kept:
         raise UserError(
             f"method.response_template: no training problem has a response that can be taught ({said}); give data with "
             "solutions, raise engine.max_new_tokens, or teach another text, such as {answer}."
         )
+    for name, count in lost_sources(task.train, kept).items():
+        raise UserError(
+            f"data.sources.{name}: none of its {count} training problems has a response that can be taught ({said}); leave the "
+            "source out, or teach a text that all sources have (method.response_template)."
+        )
     if said:
         log.warning("data: dropped %s; %d training problems are left", said, len(kept))
+    if any(lessons.builder.shown(prompt) for prompt in kept) and lessons.unlike_examples:
+        log.warning(
+            "method.response_template: the worked examples before the question (model.examples) have a space between prompt "
+            "and answer, and what is taught has none: begin it with a space, %r",
+            f" {lessons.template}",
+        )
     task.train = kept
+
+
+def lost_sources(before: Sequence[Prompt], after: Sequence[Prompt]) -> dict[str, int]:
+    """Return how many prompts each source of a mixture had before, of those that have none after."""
+    left = {prompt.source for prompt in after}
+    return dict(Counter(prompt.source for prompt in before if prompt.source not in left))
 
 
 def within(prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuilder) -> list[Prompt]:
@@ -172,10 +189,11 @@ def within(prompts: Sequence[Prompt], kind: str, task: Task, builder: PromptBuil
             short.append(prompt)
         else:
             task.dropped[f"prompt over {limit} tokens"] += 1
-    if not short:
+    for source, count in lost_sources(prompts, short).items():
+        section = f"data.sources.{source}" if source else "data"
+        limit = next(task.prompt_limit(p) for p in prompts if p.source == source)
         raise UserError(
-            f"data.max_prompt_tokens: all {len(prompts)} {kind} prompts are longer than {task.max_prompt_tokens} tokens; "
-            "raise it."
+            f"{section}.max_prompt_tokens: all {count} {kind} prompts are longer than {limit} tokens; raise it."
         )
     return short
 
@@ -190,8 +208,21 @@ def check_prompts(parts: Parts, learner: Learner) -> None:
     prompts = prompts_of(parts)
     check_fit(prompts, learner.builder, learner.context_length, parts.engine.max_new_tokens)
     check_control_tokens(parts.task, prompts, learner.builder)
+    tell_lacking_examples(prompts, learner.builder)
     if parts.method.needs_teacher:
         learner.builder.check_parity(prompts[:: max(1, len(prompts) // PARITY_TRIED)])
+
+
+def tell_lacking_examples(prompts: Sequence[Prompt], builder: PromptBuilder) -> None:
+    """Warn of prompts that have fewer worked examples than the model asks for; these are sent with what there is."""
+    lacking = sum(len(builder.shown(prompt)) < builder.examples for prompt in prompts)
+    if lacking:
+        log.warning(
+            "model.examples: %d asked for, and %d of %d prompts have fewer, since their data has no more (data.examples)",
+            builder.examples,
+            lacking,
+            len(prompts),
+        )
 
 
 def check_control_tokens(task: Task, prompts: Sequence[Prompt], builder: PromptBuilder) -> None:
@@ -236,8 +267,8 @@ def check_fit(prompts: Sequence[Prompt], builder: PromptBuilder, context_length:
 
 
 def longest_prompt(builder: PromptBuilder, prompts: Sequence[Prompt]) -> int:
-    """The tokens of the longest prompt, searched among the longest by characters."""
-    return max(len(builder.student(p)) for p in sorted(prompts, key=lambda p: len(p.text))[-LONGEST_TRIED:])
+    """The tokens of the longest prompt, searched among the longest by characters, those of worked examples included."""
+    return max(len(builder.student(p)) for p in sorted(prompts, key=builder.letters)[-LONGEST_TRIED:])
 
 
 def check_data(settings: Settings, parts: Parts) -> None:

@@ -29,6 +29,7 @@ class PromptBuilder:
             the example's question, then its answer, on lines of their own; in style ``chat`` turns of user and assistant.
 
     Attributes:
+        examples: as given.
         opening: the part of the response that the prompt already contains: ``<think>`` if the template of a thinking model
             opens the thought, else empty. A verifier must see it.
 
@@ -62,7 +63,7 @@ class PromptBuilder:
             raise UserError(f"teacher.template: {missing[0]} is missing in {teacher_template!r}.")
         self._tokenizer, self._style = tokenizer, style
         self._prompt_template, self._thinking, self._teacher_template = prompt_template, thinking, teacher_template
-        self._examples = examples
+        self.examples = examples
         self._texts = PlainText(tokenizer)
         self._beginning = beginning_of(tokenizer, bos) if style == "plain" else []
         self._closing = self._after_the_user()
@@ -72,7 +73,23 @@ class PromptBuilder:
     def student(self, prompt: Prompt) -> list[int]:
         """Return the token ids of the student's prompt."""
         guard, encode = self._texts.marks()
-        return self._encode(guard(prompt.text, False), prompt, encode)
+        return self._encode(guard(prompt.text, False), prompt, guard, encode)
+
+    def shown(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
+        """Return the worked examples that stand before a prompt's question."""
+        return prompt.examples[: self.examples]
+
+    @property
+    def spaces_examples(self) -> bool:
+        """True if a worked example's answer stands behind its prompt with a space between them that no template writes."""
+        return self._style == "plain" and not self._prompt_template[-1:].isspace()
+
+    def letters(self, prompt: Prompt) -> int:
+        """Return how many characters of the data a prompt has: an order by length without encoding it."""
+        shown = self.shown(prompt)
+        return sum(
+            map(len, (prompt.text, *(text for pair in shown for text in pair), *[prompt.instruction] * len(shown)))
+        )
 
     def teacher(self, prompt: Prompt, solution: str, question: str | None = None) -> list[int]:
         """Return the token ids of the teacher's prompt; an empty solution gives the student's prompt, without the template.
@@ -87,7 +104,7 @@ class PromptBuilder:
         guard, encode = self._texts.marks()
         # a solution that the model wrote has the tags of its own thought
         text = filled(self._teacher_template, prompt=guard(question, False), solution=guard(solution, True))
-        return self._encode(text, prompt, encode)
+        return self._encode(text, prompt, guard, encode)
 
     def response(self, prompt: Prompt, template: str) -> list[int]:
         """Return the token ids of the data's own response to a prompt, without the token that ends it.
@@ -149,13 +166,15 @@ class PromptBuilder:
                     "the common end into model.prompt_template."
                 )
 
-    def _encode(self, text: str, prompt: Prompt, encode: Callable[[str], list[int]]) -> list[int]:
+    def _encode(
+        self, text: str, prompt: Prompt, guard: Callable[[str, bool], str], encode: Callable[[str], list[int]]
+    ) -> list[int]:
         instruction = prompt.instruction
         template = self._prompt_template if instruction else without_instruction(self._prompt_template)
         asked = filled(template, prompt=text, instruction=instruction)
         shown = [
-            (filled(template, prompt=question, instruction=instruction), answer)
-            for question, answer in prompt.examples[: self._examples]
+            (filled(template, prompt=guard(question, False), instruction=instruction), guard(answer, True))
+            for question, answer in self.shown(prompt)
         ]
         if self._style == "chat":
             return encode(self._chat(asked, add_generation_prompt=True, examples=shown))
@@ -190,9 +209,15 @@ class PromptBuilder:
                 **extra,
             )
         except Exception as error:  # jinja's many types, and whatever a template's own expressions raise
+            of, remedy = "one user message", "mend its chat_template, or set model.style=plain"
+            if examples:
+                of, remedy = (
+                    "worked examples as earlier turns and a user message",
+                    "set model.examples=0 or model.style=plain",
+                )
             raise UserError(
-                f"model.path: the chat template of this model fails on a conversation of one user message "
-                f"({type(error).__name__}: {first_line(error)}); mend its chat_template, or set model.style=plain."
+                f"model.path: the chat template of this model fails on a conversation of {of} "
+                f"({type(error).__name__}: {first_line(error)}); {remedy}."
             ) from None
         return str(rendered)
 

@@ -39,6 +39,7 @@ class Cell:
         results: the figures of every suite, as ``rlrt.evaluate`` has them; empty before it was measured.
         texts: samples to read.
         error: why it could not be measured.
+        crashed: by an error that is not the user's.
     """
 
     values: Mapping[str, str]
@@ -47,6 +48,7 @@ class Cell:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     texts: Sequence[Mapping[str, Any]] = ()
     error: str = ""
+    crashed: bool = False
 
 
 def has_room(cell: Cell, figures: Mapping[str, Any]) -> bool:
@@ -101,7 +103,8 @@ def verdict(cells: Sequence[Cell]) -> str:
     remedy = (
         "samples are cut: raise engine.max_new_tokens, or set model.stop_tokens"
         if len(cut) == len(measured)
-        else "try a prompt with an example of a whole answer (model.prompt_template), and an easier or a harder task"
+        else "try worked examples before the question (model.examples) or another model.prompt_template, and an easier or a "
+        "harder task"
     )
     return f"no cell has room to learn ({rule}); {remedy}"
 

@@ -142,7 +142,7 @@ def to_read(rows: Sequence[Mapping[str, Any]], count: int) -> str:
     chosen = [row for _, row in sorted(zip(places, last, strict=True), key=lambda pair: pair[0])][:count]
     lines = [f"{len(chosen)} rollouts of step {last[0].get('step')}:" if chosen else "no rollout is stored"]
     for row in chosen:
-        expected = f" (expected {one_line(row['expected'])})" if "expected" in row else ""
+        expected = "" if row.get("expected") is None else f" (expected {one_line(row['expected'])})"
         cut = ", cut at the longest" if row.get("truncated") else ""
         lines += [
             "",
@@ -151,6 +151,14 @@ def to_read(rows: Sequence[Mapping[str, Any]], count: int) -> str:
             f"  {'correct' if row.get('correct') else 'wrong'}{cut}{expected}",
         ]
     return "\n".join(lines)
+
+
+def count(text: str) -> int:
+    """Parse a whole number of at least 0 (a type for argparse)."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return value
 
 
 def positive(text: str) -> float:

@@ -58,6 +58,11 @@ class Lessons:
         """The texts of a problem that the template names."""
         return {"solution", "answer"} & set(re.findall(r"\{(\w+)\}", self.template))
 
+    @property
+    def unlike_examples(self) -> bool:
+        """True if a worked example's answer stands behind its prompt with a space, and a taught response without one."""
+        return self.builder.spaces_examples and not self.template[:1].isspace()
+
     @functools.cached_property
     def end(self) -> int:
         """The token that ends a response."""

@@ -61,9 +61,10 @@ def table_files(path: str, pattern: str, revision: str | None, where: str) -> li
     found = ([p for p, name in tables.items() if fnmatch.fnmatch(name, one)] for one in pattern.split("|"))
     matching = next((files for files in found if files), [])
     if not matching:
+        there = list(tables.values()) if local is not None else names_on_hub(path, revision)
         raise UserError(
             f"{where.removesuffix('path')}files: expected files of {path} that match {pattern!r}, found none among "
-            f"{', '.join(list(tables.values())[:8]) or 'no table at all'}."
+            f"{', '.join(there[:8]) or 'no table at all'}."
         )
     return matching
 
@@ -101,6 +102,17 @@ def from_hub(path: str, pattern: str, revision: str | None, where: str) -> Path:
             f"{where}: the data set {path} could not be downloaded from the hub ({first_line(error)}); get it elsewhere and "
             f"give its file or folder as {where}=/path/to/it."
         ) from None
+
+
+def names_on_hub(path: str, revision: str | None) -> list[str]:
+    """Return the names of the tables of a data set on the hub, also of those that no pattern matches; [] if it does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(path, repo_type="dataset", revision=revision)
+    except Exception:  # the refusal that they belong to says enough without them
+        return []
+    return [name for name in names if is_table(Path(name))]
 
 
 def unpacked(content: bytes, file: Path, key: str) -> bytes:

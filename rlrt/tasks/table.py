@@ -36,7 +36,7 @@ class Columns:
 
     def value(self, row: Any, name: str) -> Any:
         """Return a row's field or ``MISSING``; of several names (``input|question``) the first that the row has."""
-        for one in (name, *name.split("|")):
+        for one in alternatives(name):
             value = field_of(row, one)
             if value is not MISSING:
                 self.found.add(name)
@@ -67,11 +67,20 @@ class Columns:
             for name in names:
                 if self.rows and name not in self.found and (self.rows > 1 or nothing_yet):
                     more = "" if self.rows == 1 else f" or any other of its {self.rows} rows"
+                    *others, last = map(repr, alternatives(name)[1:])
+                    either = f"{', '.join(others)} or {last}" if others else repr(name)
+                    close = (nearest(one, self.seen) for one in alternatives(name)[1:] if self.seen)
+                    hint = min(close, key=lambda said: not said.startswith(" Did"), default="")
                     raise UserError(
-                        f"{key_name}: expected a column {name!r} in {self.first}{more}, found "
-                        f"{', '.join(list(self.seen)[:12]) or 'none'}.{nearest(name, self.seen) if self.seen else ''}"
+                        f"{key_name}: expected a column {either} in {self.first}{more}, found "
+                        f"{', '.join(list(self.seen)[:12]) or 'none'}; set {key_name} to one that is there.{hint}"
                         f"{self.inside if self.rows == 1 else ''}"
                     )
+
+
+def alternatives(name: str) -> list[str]:
+    """Return the columns that a key may mean: the name as it stands, and those that ``|`` separates in it."""
+    return [name, *name.split("|")]
 
 
 @dataclass
@@ -118,7 +127,7 @@ class Table(Graded):
         if self.verifier not in ("exact", "math"):
             function_at(self.verifier)
         for example in self.examples:
-            if example.keys() != {"question", "answer"}:
+            if example.keys() != {"question", "answer"} or not all(text.strip() for text in example.values()):
                 raise UserError(
                     f"data.examples: expected {{question: TEXT, answer: TEXT}} for each example, got {example_of(example)}."
                 )

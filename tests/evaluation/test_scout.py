@@ -47,6 +47,36 @@ def scouted(tmp_path_factory):
     return place, forked("scout", TYPED, place)
 
 
+CRASHING = """
+from dataclasses import dataclass
+from rlrt.tasks.countdown import Countdown
+@dataclass
+class Mine(Countdown):
+    def prepare(self):
+        if self.numbers == 2:
+            raise MemoryError("no room")
+        super().prepare()
+"""
+
+
+def test_a_cell_that_crashes_leaves_the_others_their_results(tmp_path):
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    done = forked("scout", ["data._target_=crashing.Mine", "data.numbers=2,3", "--show", "0", *SMALL], tmp_path)
+    assert done.returncode == 1
+    assert "cell 1" in done.stderr
+    assert "MemoryError: no room" in done.stderr
+    (folder,) = (tmp_path / "outputs" / "scouts").iterdir()
+    rows = list(csv.DictReader((folder / "scout.csv").read_text().splitlines()))
+    assert [row["problems"] for row in rows] == ["failed", "6"]
+    assert "MemoryError: no room" in (folder / "scout.html").read_text()
+
+
+def test_fewer_samples_than_none_cannot_be_shown(tmp_path):
+    done = forked("scout", ["model=tiny", "--show", "-3"], tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "expected a number of at least 0, got -3" in done.stderr
+
+
 def test_every_combination_is_a_row_and_what_fails_says_why(scouted):
     place, done = scouted
     assert done.returncode == 2
@@ -145,7 +175,9 @@ def test_where_all_samples_are_cut_the_remedy_is_another():
     cut = Cell({}, 8, "f", {"heldout": figures(0.0, 0.0, cut=0.96)})
     assert "raise engine.max_new_tokens" in verdict([cut])
     assert verdict([Cell({}, 8, "f", error="x")]) == "no cell was measured"
-    assert "an example of a whole answer" in verdict([cut, Cell({}, 8, "f", {"heldout": figures(0.0, 0.0)})])
+    assert "worked examples before the question (model.examples)" in verdict(
+        [cut, Cell({}, 8, "f", {"heldout": figures(0.0, 0.0)})]
+    )
 
 
 def test_suites_are_rows_and_several_k_have_one_heading():

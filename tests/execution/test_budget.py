@@ -50,15 +50,28 @@ def test_at_least_one_sequence_is_taken_where_nothing_fits(model):
 
 
 @pytest.mark.parametrize(
-    ("free", "earlier", "said"), [(10**12, 0, 16384), (10**12, 512, 512), (10**12, 20000, 16384), (1, 9999, None)]
+    ("free", "whole", "earlier", "tokens", "words"),
+    [
+        (10**12, 10**12, 0, 16384, "train.token_budget=auto is 16384 tokens: an estimated"),
+        (10**12, 10**12, 512, 512, "which this run settled when it began, is 512 tokens: an estimated"),
+        (1, 10**12, 9999, 9999, "which this run settled when it began, is 9999 tokens, and the run may need"),
+        (1, 1, 9999, LEAST, "more than this device has; from here on its numbers differ in rounding"),
+        (1, 1, 0, LEAST, "train.token_budget=auto is 108 tokens, and the run may need"),
+        (10**12, 10**12, 20000, 16384, "train.token_budget=auto is 16384 tokens: an estimated"),
+        (10**12, 10**12, -7, 16384, "train.token_budget=auto is 16384 tokens: an estimated"),
+    ],
 )
-def test_a_run_that_goes_on_keeps_its_budget_unless_that_fits_no_more(model, free, earlier, said, monkeypatch, caplog):
+def test_a_run_that_goes_on_keeps_its_budget_whatever_is_free(
+    model, free, whole, earlier, tokens, words, monkeypatch, caplog
+):
+    """Other micro-batches would round otherwise. Only what the device can never hold, and what no run notes, is not kept."""
     monkeypatch.setattr(budget, "share_of_device", lambda device: free)
+    monkeypatch.setattr(budget, "whole_device", lambda device: whole)
     monkeypatch.setattr(budget, "lengths_of", lambda *arguments: (LENGTHS, ""))
     with caplog.at_level(logging.INFO, "rlrt"):
-        tokens = budget.settled(settings("train.token_budget=auto"), model, [], None, 512, 1, earlier)
-    assert tokens == (LEAST if said is None else said)
-    assert ("the kernel may kill it" in caplog.text) == (said is None)
+        came = budget.settled(settings("train.token_budget=auto"), model, [], None, 512, 1, earlier)
+    assert came == tokens
+    assert words in caplog.text
 
 
 def test_other_texts_are_refused():
@@ -88,5 +101,5 @@ def test_a_run_notes_the_budget_that_it_took(tmp_path):
     done = forked("run", ["train.token_budget=auto", *more, "hydra.run.dir=auto"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert '"token_budget": 16384' in (tmp_path / "auto" / "manifest.json").read_text()
-    assert "train.token_budget=auto is 16384 tokens here: an estimated" in (tmp_path / "auto" / "log.txt").read_text()
+    assert "train.token_budget=auto is 16384 tokens: an estimated" in (tmp_path / "auto" / "log.txt").read_text()
     assert "token_budget: auto" in (tmp_path / "auto" / "config.yaml").read_text()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from rlrt.errors import UserError
-from rlrt.execution.data import check_control_tokens, prepare_data, prepare_suites, prepare_task
+from rlrt.execution.data import (
+    check_control_tokens,
+    drop_long_prompts,
+    longest_prompt,
+    prepare_data,
+    prepare_suites,
+    prepare_task,
+    tell_lacking_examples,
+)
 from rlrt.model.prompting import PromptBuilder
 from rlrt.tasks.base import Task
 from rlrt.types import Prompt
 from tests.helpers import settings
 from tests.hub import jsonl, tokenizer
+from tests.model.test_prompting import Letters
 
 
 class Mine:
@@ -45,6 +55,50 @@ def test_ids_that_repeat_are_refused_with_both_questions(train, heldout, says):
             prepare()
         assert "\n" not in str(caught.value)
         assert str(caught.value).endswith("; give each Prompt an id that no other has.")
+
+
+class Limited(Task):
+    """Prompts of two sources, of which a prompt may have 3 letters of "b", and 9 of "a"."""
+
+    def prompt_limit(self, prompt):
+        return {"a": 9, "b": 3}[prompt.source]
+
+
+def letters(examples=0):
+    return PromptBuilder(Letters(), "plain", "{prompt}", None, "{prompt}{solution}", "never", examples)
+
+
+def test_a_source_whose_prompts_are_all_too_long_is_refused_by_its_own_key():
+    task = Limited()
+    task.dropped = Counter()
+    task.train = [Prompt(str(n), "x" * n, "", source="a" if n < 8 else "b") for n in range(6, 10)]
+    task.heldout = task.train[:1]
+    with pytest.raises(
+        UserError, match=r"^data\.sources\.b\.max_prompt_tokens: all 2 training prompts .* than 3 tokens"
+    ):
+        drop_long_prompts(task, letters())
+
+
+def test_the_longest_prompt_may_be_long_by_its_examples():
+    """40 long questions without examples beside a short one whose examples make it the longest."""
+    long = [Prompt(str(n), "x" * 50, "") for n in range(40)]
+    short = Prompt("s", "x", "", examples=(("y" * 60, "z" * 30),))
+    assert longest_prompt(letters(examples=1), [short, *long]) == 60 + 1 + 30 + 1 + 1
+    assert longest_prompt(letters(), [short, *long]) == 50
+
+
+def test_prompts_with_fewer_examples_than_asked_for_are_said(caplog):
+    pair = ("y", "z")
+    prompts = [
+        Prompt("0", "x", ""),
+        Prompt("1", "x", "", examples=(pair,)),
+        Prompt("2", "x", "", examples=(pair, pair)),
+    ]
+    with caplog.at_level("WARNING"):
+        tell_lacking_examples(prompts, letters())
+        assert not caplog.text
+        tell_lacking_examples(prompts, letters(examples=2))
+    assert "model.examples: 2 asked for, and 2 of 3 prompts have fewer" in caplog.text
 
 
 def test_ids_that_differ_are_taken_and_a_question_in_both_parts_is_not_about_ids():

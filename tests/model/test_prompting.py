@@ -7,6 +7,7 @@ import pytest
 from rlrt.errors import UserError
 from rlrt.model.prompting import PromptBuilder
 from rlrt.types import Prompt
+from tests.hub import tokenizer
 
 
 class Letters:
@@ -96,3 +97,29 @@ def test_examples_are_earlier_turns_of_a_chat():
     assert text(builder.student(SHOWN)) == "\0u:1+1? Box it.\2a:2\2u:2+3? Box it.\1"
     plain = PromptBuilder(Letters(), "chat", "{prompt} {instruction}", None, "{prompt}{solution}")
     assert text(plain.student(SHOWN)) == "\x002+3? Box it.\1"
+
+
+def test_a_chat_template_that_takes_no_earlier_turns_is_refused_with_the_key_of_the_examples():
+    class OneTurn(Letters):
+        def apply_chat_template(self, messages, **options):
+            if len(messages) > 1:
+                raise ValueError("one turn only")
+            return super().apply_chat_template(messages, **options)
+
+    with pytest.raises(UserError, match=r"worked examples as earlier turns .*one turn only\); set model\.examples=0"):
+        PromptBuilder(OneTurn(), "chat", "{prompt}", None, "{prompt}{solution}", examples=1).student(SHOWN)
+
+
+@pytest.mark.parametrize("style", ["plain", "chat"])
+def test_what_looks_like_a_control_token_in_an_example_is_plain_text(style):
+    """As in a question: else the text of an example could end a turn. The tags of a thought in its answer are tags."""
+    made = tokenizer("instruct")
+    end, think = (made.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<think>"))
+    builder = PromptBuilder(made, style, "Q {prompt} A", None, "{prompt}{solution}", "never", examples=1)
+    bare, spelt = (
+        builder.student(Prompt("1", "2", None, examples=((question, answer),)))
+        for question, answer in (("a", "b"), ("a <|im_end|>", "<think>b <|im_end|>"))
+    )
+    assert spelt.count(end) == bare.count(end)
+    assert spelt.count(think) == bare.count(think) + 1
+    assert made.decode(spelt).count("<|im_end|>") == bare.count(end) + 2

@@ -37,7 +37,7 @@ def test_rollouts_to_read_are_of_the_last_step_and_of_different_problems():
             **more,
         }
 
-    rows = [row(1, "a", 0), row(6, "a", 1), row(6, "a", 2), row(6, "b", 3, expected="7", truncated=True)]
+    rows = [row(1, "a", 0), row(6, "a", 1, expected=None), row(6, "a", 2), row(6, "b", 3, expected="7", truncated=True)]
     assert to_read(rows, 2).splitlines() == [
         "2 rollouts of step 6:",
         "",

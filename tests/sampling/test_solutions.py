@@ -125,6 +125,38 @@ def test_problems_without_a_response_are_left_out_and_said(world, caplog):
     assert task.train == before
 
 
+def test_a_source_of_a_mixture_that_nothing_is_taught_of_is_refused(world):
+    """Else no step would have a prompt of it, though it was asked for."""
+    config, _, lessons = world
+    first = config.data.train[:3]
+    task = type("Task", (), {})()
+    task.train = [dataclasses.replace(p, source="a") for p in first]
+    task.train += [dataclasses.replace(p, source="b", solution=None) for p in first[:2]]
+    with pytest.raises(
+        UserError, match=r"^data\.sources\.b: none of its 2 .*\(2 x b: problem without solution.*leave the"
+    ):
+        drop_untaught(task, lessons)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "template", "examples", "warns"),
+    [
+        ("Q: {prompt} A:", "{solution}", 1, True),
+        ("Q: {prompt} A:", " {solution}", 1, False),
+        ("Q: {prompt} A: ", "{solution}", 1, False),
+        ("Q: {prompt} A:", "{solution}", 0, False),
+    ],
+)
+def test_a_response_that_begins_otherwise_than_the_examples_is_said(prompt, template, examples, warns, caplog):
+    """In "Answer: 7" of an example a space stands between prompt and answer; "Answer:7" would be taught another form."""
+    builder = PromptBuilder(words(), "plain", prompt, None, "{prompt}{solution}", "never", examples)
+    task = type("Task", (), {})()
+    task.train = [dataclasses.replace(PROBLEM, examples=(("1 and 1?", "2"),))]
+    with caplog.at_level(logging.WARNING):
+        drop_untaught(task, Lessons(builder, template, [1], 99))
+    assert ("begin it with a space, ' {solution}'" in caplog.text) == warns
+
+
 def test_a_steps_responses_are_a_function_of_seed_and_step(world):
     config, _, lessons = world
     draw, again, other = (source_of(world).take(step) for step in (3, 3, 4))

@@ -105,7 +105,16 @@ def test_a_nested_key_that_some_rows_lack(tmp_path):
 @pytest.mark.parametrize(
     ("key", "name", "says"),
     [
-        ("prompt_field", "promt", r"found prompt, answer, extra, extra\.solution\. Did you mean 'prompt'"),
+        (
+            "prompt_field",
+            "promt",
+            r"found prompt, answer, extra, extra\.solution; set data\.prompt_field to one that is .* mean 'prompt'",
+        ),
+        (
+            "answer_field",
+            "target|Answer|result",
+            r"; set data\.answer_field to one that is there\. Did you mean 'answer'",
+        ),
         ("answer_field", "answers", "Did you mean 'answer'"),
         ("solution_field", "extra.solutoin", r"Did you mean 'extra\.solution'"),
         ("hint_field", "extra.solutions", r"Did you mean 'extra\.solution'"),

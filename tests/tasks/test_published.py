@@ -106,8 +106,64 @@ def test_problems_with_a_larger_number_are_dropped_and_counted(tmp_path):
     assert data.report() == "2 x number over 9"
 
 
-def test_an_example_has_question_and_answer():
+@pytest.mark.parametrize(
+    ("name", "row", "says"),
+    [
+        (
+            "mawps",
+            {"id": "1", "problem": "3 and 4?", "result": "7"},
+            r"data\.prompt_field: expected a column 'input' or 'question' in row 1 of .*, found id, problem, result; "
+            r"set data\.prompt_field to one that is there\.",
+        ),
+        (
+            "mawps",
+            {"question": "3 and 4?", "results": "7"},
+            r"data\.answer_field: expected a column 'target' or 'result' in .*; set data\.answer_field to .* mean 'results'",
+        ),
+        (
+            "svamp",
+            {"body": "3 apples.", "Question": "3 and 4?", "Answer": "7"},
+            r"data\.prompt_field: expected a column 'Body' in .*, found body, .*; set data\.prompt_field to .* 'body'",
+        ),
+    ],
+)
+def test_columns_of_other_names_are_named_with_the_key_to_set(tmp_path, name, row, says):
+    """The hub's columns were never seen here: where they differ, one sentence says which came and which key to set."""
+    put(tmp_path, {"data/train-00000-of-00001.parquet": [row] * 3})
+    with pytest.raises(UserError, match=f"^{says}") as caught:
+        read(tmp_path, name)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_names_on_the_hub_are_named_with_the_key_to_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: str(tmp_path))
+    names = ["README.md", "main/train.parquet", "main/test.parquet"]
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda *a, **k: names)
+    with pytest.raises(
+        UserError, match=r"^data\.files: .* found none among main/train\.parquet, main/test\.parquet\.$"
+    ):
+        read("MU-NLPC/Calc-mawps", "mawps")
+
+    def fail(*a, **k):
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", fail)
+    with pytest.raises(UserError, match="found none among no table at all"):
+        read("MU-NLPC/Calc-mawps", "mawps")
+
+
+@pytest.mark.parametrize("example", ["{question: 'How many?', reply: '7'}", "{question: 'How many?', answer: ' '}"])
+def test_an_example_has_question_and_answer(example):
     with pytest.raises(
         UserError, match=r"data\.examples: expected \{question: TEXT, answer: TEXT\} for each example, got"
     ):
-        settings("data=file", "data.path=x.jsonl", "data.examples=[{question: 'How many?', reply: '7'}]")
+        settings("data=file", "data.path=x.jsonl", f"data.examples=[{example}]")
+
+
+@pytest.mark.parametrize("value", ["[{question: 1, answer: 2}]", "[abc]", "3", "null"])
+def test_examples_of_another_type_are_told_what_an_example_is(value):
+    """``a list [A,B]`` would say nothing to who typed a list."""
+    with pytest.raises(
+        UserError, match=r"^data\.examples: expected a list of mappings with texts .*, numbers in quotes too"
+    ):
+        settings("data=file", "data.path=x.jsonl", f"data.examples={value}")

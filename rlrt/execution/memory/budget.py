@@ -10,7 +10,7 @@ from typing import Any
 from rlrt.config.schema import LARGEST_BUDGET, Settings
 from rlrt.errors import amount
 from rlrt.execution.memory.estimate import Layout, Lengths, estimate
-from rlrt.execution.memory.free import share_of_device
+from rlrt.execution.memory.free import share_of_device, whole_device
 from rlrt.execution.memory.lengths import lengths_of
 from rlrt.execution.memory.sizes import Sizes, sizes_of
 from rlrt.model.prompting import PromptBuilder
@@ -60,24 +60,37 @@ def settled(
         model: the model that is trained, on its device.
         prompts, builder, context: as for ``lengths_of``.
         processes: number of the run's processes.
-        earlier: budget of the run's earlier life, 0 for none. It is kept where it still fits, so that a run that goes on
-            computes what it would have computed.
+        earlier: budget of the run's earlier life, 0 for none. It is kept, whatever is free now, so that a run that goes on
+            computes what it would have computed; not on a device that is too small for it even when empty.
     """
     config, device = settings.model, next(model.parameters()).device
     sizes = sizes_of(model.config, config.attn_implementation, config.lora, config.lora_targets, config.lora_alpha)
     layout = Layout(device.type, processes, processes > 1 and settings.distributed.strategy == "fsdp")
-    free = share_of_device(device)
-    chosen, peak = fitting(sizes, settings, lengths_of(settings, prompts, builder, context)[0], layout, free)
-    tokens = min(earlier or LARGEST_BUDGET, chosen.train.budget)
-    found = f"train.token_budget=auto is {tokens} tokens here"
+    lengths, free = lengths_of(settings, prompts, builder, context)[0], share_of_device(device)
+    chosen, peak = fitting(sizes, settings, lengths, layout, free)
+    name = "train.token_budget=auto"
+    if 0 < earlier <= LARGEST_BUDGET:
+        needed = estimate(sizes, fixed(settings, earlier), lengths, layout).peak
+        if needed <= whole_device(device):
+            chosen, peak, name = fixed(settings, earlier), needed, f"{name}, which this run settled when it began,"
+        else:
+            log.warning(
+                "%s was %d tokens when this run began, which need an estimated %s, more than this device has; from here on its "
+                "numbers differ in rounding from those of a run that was never moved",
+                name,
+                earlier,
+                amount(needed),
+            )
+    tokens = chosen.train.budget
     if peak > USED * free:
         log.warning(
-            "%s, the least there is, and the run may still need %s of the %s that are free; the kernel may kill it. "
+            "%s is %d tokens, and the run may need %s of the %s that are free; the kernel may kill it. "
             "python -m rlrt.preflight says which key helps",
-            found,
+            name,
+            tokens,
             amount(peak),
             amount(free),
         )
     else:
-        log.info("%s: an estimated %s of the %s that are free", found, amount(peak), amount(free))
+        log.info("%s is %d tokens: an estimated %s of the %s that are free", name, tokens, amount(peak), amount(free))
     return tokens

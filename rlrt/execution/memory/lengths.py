@@ -39,7 +39,11 @@ def lengths_of(
     # a longer prompt of the teacher leaves a shorter response, so the sequence is no longer than with this one
     context = limit = min(settings.teacher.max_context_tokens, room)
     if not isinstance(teacher_context, FromData):
-        context = prompt + settings.engine.max_new_tokens + TEMPLATE
+        asked = prompt + TEMPLATE
+        if builder is not None and prompts:  # a template may repeat the question
+            longest = sorted(prompts, key=builder.letters)[-TRIED:]
+            asked = max(asked, *(len(builder.teacher(p, "0")) for p in longest))
+        context = asked + settings.engine.max_new_tokens
     elif builder is not None and prompts:
         pairs = sorted(((p, teacher_context.text_of(p) or "") for p in prompts), key=lambda pair: len(pair[1]))[-TRIED:]
         context = max(len(builder.teacher(p, text, teacher_context.question(p))) for p, text in pairs)
