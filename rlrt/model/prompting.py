@@ -95,10 +95,11 @@ class PromptBuilder:
         """Return the token ids of the teacher's prompt; an empty solution gives the student's prompt, without the template.
 
         Args:
-            solution: the teacher context.
+            solution: the teacher context; shown without the white space around it, such as the newline that ended a response.
             question: the question in the teacher's prompt; None for the student's own question.
         """
-        if not solution.strip():
+        solution = solution.strip()
+        if not solution:
             return self.student(prompt)
         question = prompt.text if question is None else question
         guard, encode = self._texts.marks()

@@ -47,6 +47,11 @@ def test_plain_style():
     assert text(builder.teacher(PROMPT, "4{prompt}")) == "<2+{solution}?|4{prompt}>"  # braces in texts stay text
 
 
+def test_a_response_is_shown_without_the_white_space_that_began_and_ended_it():
+    builder = PromptBuilder(Letters(), "plain", "{prompt}", None, "{prompt}|{solution}|")
+    assert text(builder.teacher(PROMPT, " 2 + 2\n= 4 \n")) == "2+{solution}?|2 + 2\n= 4|"
+
+
 def test_an_empty_solution_gives_the_students_prompt():
     builder = PromptBuilder(Letters(), "plain", "<{prompt}>", None, "{prompt}|{solution}")
     assert builder.teacher(PROMPT, "") == builder.student(PROMPT)
