@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rlrt.config.compose import composer, study_sweeper
-from rlrt.paths import SWEEPS
+from rlrt.paths import SMOLLM2, SWEEPS
 from rlrt.sweep.command import configs
 from rlrt.sweep.jobs import plain
 from tests.helpers import MODELS, settings
@@ -28,7 +28,8 @@ def cost(study):
 @pytest.mark.parametrize("study", [s for s in STUDIES if s not in PAPER])
 def test_a_study_says_its_question_and_cost(study):
     shown = configs([f"+sweep={study}"])
-    assert all("path: embedded" in config for _, config in shown)
+    path = SMOLLM2 if study == "real" else "embedded"
+    assert all(f"path: {path}" in config for _, config in shown)
     if study_sweeper([f"+sweep={study}"]) == ["hydra/sweeper=optuna"]:
         with composer() as compose:
             composed = compose([f"+sweep={study}"])
