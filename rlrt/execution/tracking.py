@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.load import section
+from rlrt.config.options import content
 from rlrt.config.schema import Settings, Tracking
 from rlrt.errors import UserError
 from rlrt.execution.monitor import Monitor
 from rlrt.keys import leaves
-from rlrt.paths import local_folder
+from rlrt.paths import CONFIG, local_folder
 from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json, resolved
 from rlrt.records.folder import RunFolder
@@ -39,6 +40,8 @@ CREDENTIALS = tuple(f"MLFLOW_TRACKING_{name}" for name in ("TOKEN", "USERNAME", 
 
 PARENT = "mlflow.parentRunId"
 """MLflow's tag for the run under which its page shows another one."""
+TODAYS = CONFIG / "tracking" / "mlflow.yaml"
+"""Today's values of the section's keys."""
 ARTIFACTS = "outputs/mlartifacts"
 """Where a new SQLite store keeps its files, as in conf/config.yaml."""
 FILES = (".mlflow/credentials",)
@@ -109,6 +112,8 @@ def stored_tracking(path: Path, values: Any, uri: str | None, trust: bool, typed
     Raises:
         UserError: as ``stored``.
     """
+    if isinstance(values, Mapping):  # one that was stored before a key was there
+        values = {k: v for k, v in content(TODAYS).items() if k != "uri"} | dict(values)
     tracking = section("tracking", values)
     tracking = dataclasses.replace(tracking, uri=uri or typed or tracking.uri)
     if tracking.uri is not None:

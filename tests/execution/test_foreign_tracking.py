@@ -188,6 +188,6 @@ def test_a_link_to_a_file_of_yours_is_not_sent(gift, tmp_cwd, kind):
     else:
         with (gift / "manifest.json").open("wb") as file:
             file.truncate(10**9)
-    how = Tracking(uri="x", experiment="e", artifacts="a", samples_every=0, samples=0)
+    how = Tracking(uri="x", experiment="e", artifacts="a", samples_every=0, samples=0, show_samples=0)
     Monitor(how, RunFolder(gift), tracker, lambda *words: None, print).close("FINISHED")
     assert sent == ["config.yaml", "summary.json"]

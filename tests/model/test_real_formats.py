@@ -141,7 +141,7 @@ def served_as_transformers_would(checkpoint):
         0, ids.shape[1] :
     ].tolist()
     mine, _ = load(str(checkpoint), None, "sdpa")
-    engine = HfEngine(max_new_tokens=16, temperature=1.0, max_rows=4)
+    engine = HfEngine(max_new_tokens=16, grade_truncated=False, temperature=1.0, max_rows=4)
     engine.load(mine, mine.generation_config.eos_token_id, 0)
     ((_, _, greedy),) = engine.sample([ids[0].tolist()], [[0]], Sampling(0.0))
     assert out == greedy.token_ids
