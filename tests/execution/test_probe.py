@@ -39,7 +39,7 @@ class Nothing(FromData):
 def world():
     """Settings, learner, sampler and the student's rollouts of 16 prompts of the embedded model."""
     made = settings("train.prompts_per_step=8", *QUIET)
-    parts, learner = prepared(made, ALONE)
+    made, parts, learner = prepared(made, ALONE)
     sampler = Sampler(parts.engine, learner.policy, learner.builder, parts.task, made.seed)
     prompts = probe.prompts_for(made, parts.task)
     assert len(prompts) == 16

@@ -52,7 +52,7 @@ def test_the_union_of_grids_has_each_identity_once():
 
 def test_configs_of_a_study():
     shown = configs(["+sweep=methods", "seed=7"])
-    assert len(shown) == len(METHODS)
+    assert len(shown) == len(set(METHODS) - {"sft"})  # a supervised start is no method to compare with
     assert all("seed: 7" in config for _, config in shown)
 
 
