@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
+from rlrt.tasks.base import Task
 from rlrt.types import Grade, Prompt
 
 EMBEDDED = Path(__file__).parents[2] / "rlrt" / "embedded"
@@ -71,10 +72,8 @@ def random_qwen3(folder: Path, hidden: int, inner: int, layers: int, heads: int,
     return folder
 
 
-class Coin:
+class Coin(Task):
     """A task's prompts with a verifier that tosses a coin."""
-
-    max_prompt_tokens = None
 
     def __init__(self, task: Any) -> None:
         self.train, self.heldout = task.train, task.heldout
