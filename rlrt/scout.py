@@ -30,7 +30,7 @@ from rlrt.records.streams import mask_streams
 from rlrt.reporting.scouted import Cell, page, table_of, verdict, verdict_of
 from rlrt.reporting.terminal import count, say, table
 from rlrt.sweep.jobs import grid_planned, group_folders, plain
-from rlrt.sweep.plan import is_axis
+from rlrt.sweep.plan import of_the_whole
 
 log = logging.getLogger("rlrt")
 SCOUTS = Path("outputs/scouts")
@@ -43,7 +43,7 @@ def evaluations_of(overrides: Sequence[str], how: Reading) -> list[Evaluation]:
         UserError: for a search, axes that cannot be combined, or a config that cannot work; nothing has been measured.
     """
     with composer(how.config_dirs) as compose:
-        base = compose([o for o in overrides if not is_axis(o)])
+        base = compose(of_the_whole(overrides))
         values = plain(base.hydra.sweeper)
         if values.pop("kind", None) != "grid":
             raise UserError("hydra/sweeper: a scout compares the combinations of a grid; leave hydra/sweeper out.")

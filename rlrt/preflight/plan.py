@@ -15,7 +15,7 @@ from rlrt.errors import UserError
 from rlrt.execution.parts import Parts
 from rlrt.records.names import name_sweep
 from rlrt.sweep.jobs import assign_folders, job_of, job_overrides, plain, planned, with_gpus
-from rlrt.sweep.plan import Job, is_axis
+from rlrt.sweep.plan import Job, of_the_whole
 from rlrt.sweep.settings import launcher_of
 
 
@@ -49,7 +49,7 @@ def plan(arguments: Sequence[str], several: bool, config_dirs: Sequence[str] = (
     overrides = expand(arguments, config_dirs)
     name_sweep(overrides)
     with composer(config_dirs) as compose:
-        base = compose([o for o in overrides if not several or not is_axis(o)])
+        base = compose(of_the_whole(overrides) if several else overrides)
         launcher = launcher_of(plain(base.hydra.launcher))
         if several:
             folder = Path(str(base.hydra.sweep.dir))

@@ -34,7 +34,7 @@ from rlrt.sweep.jobs import (
 )
 from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
-from rlrt.sweep.plan import Job, is_axis
+from rlrt.sweep.plan import Job, of_the_whole
 from rlrt.sweep.sbatch import check_folder
 from rlrt.sweep.settings import launcher_of, search_of
 from rlrt.sweep.source import Grid, Source
@@ -55,7 +55,7 @@ def sweep(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> int:
         UserError: for an error that the user can correct; no job has been started.
     """
     with composer(config_dirs) as compose:
-        base = compose([o for o in overrides if not is_axis(o)])
+        base = compose(of_the_whole(overrides))
         folder = Path(str(base.hydra.sweep.dir))
         refuse_no_sweeps_folder(folder)
         launcher = launcher_of(plain(base.hydra.launcher))
@@ -166,5 +166,5 @@ def check_resume(job: Job) -> None:
 def configs(overrides: Sequence[str], config_dirs: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Return (overrides, config as YAML) of every job of a sweep, for ``--cfg job``; no job is run."""
     with composer(config_dirs) as compose:
-        jobs, _ = planned(compose([o for o in overrides if not is_axis(o)]), overrides, Path(), compose)
+        jobs, _ = planned(compose(of_the_whole(overrides)), overrides, Path(), compose)
     return [(" ".join(job.overrides), config_text(redacted(dict(job.plain)))) for job in jobs]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rlrt.config.compose import GROUPS
 from rlrt.config.overrides import parsed, written
 from rlrt.errors import UserError, shown
 from rlrt.keys import LARGEST, finite
@@ -95,6 +96,21 @@ def is_axis(argument: str) -> bool:
     """True if an override has several values."""
     (override,) = parsed([argument])
     return bool(override.is_sweep_override())
+
+
+def of_the_whole(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of which the config that a whole sweep shares is composed: those with one value, and of each axis
+    over a config group its first option, since other overrides may name keys that only such options have."""
+    shared = []
+    for argument in overrides:
+        (override,) = parsed([argument])
+        name = argument.split("=", 1)[0]
+        if not override.is_sweep_override():
+            shared.append(argument)
+        elif override.is_choice_sweep() and name.lstrip("+~") in GROUPS:
+            options = [str(option) for option in override.sweep_iterator()]
+            shared.append(f"{name}={options[0]}")
+    return shared
 
 
 def axes_of(arguments: Sequence[str], params: Mapping[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from rlrt.errors import UserError
 from rlrt.sweep.command import configs
-from rlrt.sweep.plan import Job, combinations, grid_jobs, is_axis, parse_axes
+from rlrt.sweep.plan import Job, combinations, grid_jobs, is_axis, of_the_whole, parse_axes
 from rlrt.sweep.settings import grid_of, launcher_of
 from tests.helpers import METHODS
 
@@ -48,6 +48,17 @@ def test_the_union_of_grids_has_each_identity_once():
         "a=3|seed=0",
         "a=3|seed=1",
     ]
+
+
+def test_a_key_that_only_the_options_of_an_axis_have_is_taken(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
+    shown = configs(["data=svamp,file", f"data.path={tmp_path}"])
+    assert [config.count(f"path: {tmp_path}") for _, config in shown] == [1, 1]
+    assert of_the_whole(["method=grpo,rlrt", "seed=1,2", "+data=choice(file,svamp)", "data=glob(m*)", "seed=3"]) == [
+        "method=grpo", "+data=file", "seed=3",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.path: data countdown has no such key"):
+        configs(["data=countdown,svamp", "data.path=x"])
 
 
 def test_configs_of_a_study():
