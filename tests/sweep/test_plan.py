@@ -54,9 +54,11 @@ def test_a_key_that_only_the_options_of_an_axis_have_is_taken(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     shown = configs(["data=svamp,file", f"data.path={tmp_path}"])
     assert [config.count(f"path: {tmp_path}") for _, config in shown] == [1, 1]
-    assert of_the_whole(["method=grpo,rlrt", "seed=1,2", "+data=choice(file,svamp)", "data=glob(m*)", "seed=3"]) == [
-        "method=grpo", "+data=file", "seed=3",
-    ]  # fmt: skip
+    assert of_the_whole(["method=grpo,rlrt", "seed=1,2", "+data=choice(file,svamp)", "seed=3"]) == [
+        "method=grpo",
+        "+data=file",
+        "seed=3",
+    ]
     with pytest.raises(UserError, match=r"data\.path: data countdown has no such key"):
         configs(["data=countdown,svamp", "data.path=x"])
 
