@@ -51,7 +51,8 @@ def quick() -> None:
 def real(data: Path, model: Path) -> Case:
     """SmolLM2-135M on the word problems of MAWPS with numbers up to 20; a coin rewards, so that every group has a signal.
 
-    Eight prompts would take more memory than a machine of 24 GB has for TRL and this project side by side."""
+    Eight prompts would take more memory than a machine of 24 GB has for TRL and this project side by side.
+    """
     chosen = (
         "model=smollm2_135m",
         "data=mawps",
