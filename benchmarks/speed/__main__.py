@@ -8,6 +8,7 @@ the machine and the date; that takes about twenty minutes, most of it TRL in bfl
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,12 @@ def whole(out: Path, only: Sequence[str], data: Path | None, model: Path) -> Non
             before = matrix_rate(case.threads)
             ours, theirs = against(case, "grpo", 5, 1)
             report.against("GRPO", case, ours, theirs)
-            report.shares(ours, theirs, update_rate(case, ours), max(before, matrix_rate(case.threads)))
+            report.peaks(ours, theirs)
+            twice = dataclasses.replace(case, prompts=2 * case.prompts)
+            (alone,) = interleaved([Side("ours", twice, "grpo")], 4, 1)
+            matrix = max(before, matrix_rate(case.threads))
+            for shape, figures in ((case, ours), (twice, alone)):
+                report.arithmetic(shape, figures, update_rate(shape, figures), matrix)
             report.decode(case, *decode(case, 5))
 
         parts = {"trl": trl, "bf16": bf16, "rlrt": rlrt, "decode": decoding}

@@ -88,15 +88,19 @@ class Report:
             self._say(f"| {who} | {f.seconds:.3f} | {f.length:.1f} | {f.no_signal:.2f} |")
         self._say(f"\n**{name} vs TRL: {theirs.seconds / ours.seconds:.2f}x**\n")
 
-    def shares(self, ours: Figures, theirs: Figures, update: float, matrix: float) -> None:
-        """Memory beside TRL's, and an update's arithmetic beside a matrix product's."""
+    def peaks(self, ours: Figures, theirs: Figures) -> None:
+        """Memory beside TRL's."""
         self._say(f"Peak memory: rlrt {ours.peak / 1e9:.1f} GB, TRL {theirs.peak / 1e9:.1f} GB.\n")
         self._say(f"**peak memory vs TRL: {ours.peak / theirs.peak:.2f}x**\n")
+
+    def arithmetic(self, case: Case, ours: Figures, update: float, matrix: float) -> None:
+        """An update's arithmetic beside a matrix product's."""
         self._say(
-            f"Update: {update / 1e9:.0f} of {matrix / 1e9:.0f} GFLOPS that float32 products of its matrices' shapes reach; "
-            "each prompt run once, attention not counted.\n"
+            f"{case.prompts} x {case.samples} rollouts: a step takes {ours.seconds:.1f} s, its update "
+            f"{ours.phases['time/update_s']:.1f} s, at {update / 1e9:.0f} of the {matrix / 1e9:.0f} GFLOPS that float32 "
+            "products of its matrices' shapes reach (each prompt run once; attention and optimiser not counted).\n"
         )
-        self._say(f"**update vs matrix product: {update / matrix:.2f}x**\n")
+        self._say(f"**update vs matrix product, {case.prompts} prompts: {update / matrix:.2f}x**\n")
 
     def methods(self, case: Case, found: Mapping[str, Figures]) -> None:
         """What RLRT adds to GRPO."""
