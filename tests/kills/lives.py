@@ -102,7 +102,8 @@ def arm(moment: Moment, folder: Path) -> None:
 
 
 def count_calls(moment: Moment, die: Callable[[], None]) -> None:
-    module = rlrt.sampling.source if moment.name == "step_prompts" else rlrt.training.loop  # where it is called
+    sources = moment.name in ("step_prompts", "rollout_metrics")
+    module = rlrt.sampling.source if sources else rlrt.training.loop  # where it is called
     function, left = getattr(module, moment.name), [moment.count]
 
     def counted(*args: Any, **more: Any) -> Any:
