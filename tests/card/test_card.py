@@ -14,7 +14,8 @@ from tests.helpers import METHODS
 pytestmark = pytest.mark.card
 LORA, KL = "method=rlrt model.lora=4", "method=grpo train.kl_coef=0.1"
 CASES = [
-    *(f"method={name}" for name in METHODS),
+    *(f"method={name}" for name in METHODS if name != "sft"),
+    "method=sft train.rollouts_per_prompt=1",
     LORA,
     KL,
     "method=rlrt train.minibatches=2",
