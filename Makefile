@@ -25,10 +25,11 @@ method: setup
 gym:
 	@$(MAKE) --no-print-directory setup EXTRAS=gym
 
-# a small real model on real word problems: sets up, makes the model, trains RLRT, shows what came of it. DATA: a folder with the
-# files of MAWPS (docs/models.md); ARGS: more of what python -m rlrt.run takes
+# a small real model on real word problems: sets up, makes the model and its supervised start, trains RLRT, shows what came of it. DATA: a
+# folder with SVAMP's file (docs/models.md); ARGS: more of what python -m rlrt.run takes
 real: setup-real
 	$(BIN)/python -m rlrt.smollm2
+	$(BIN)/python -m rlrt.sft experiment=real_start $(if $(DATA),data.path='$(DATA)')
 	$(BIN)/python -m rlrt.run experiment=real $(if $(DATA),data.path='$(DATA)') $(ARGS)
 
 setup-real:

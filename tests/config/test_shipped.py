@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from rlrt.config.compose import composer
 from rlrt.config.load import fields_of
 from rlrt.config.schema import SECTIONS, Top
 from rlrt.paths import CONFIG
@@ -63,7 +64,7 @@ def test_pairs_with_defaults_of_their_own_are_among_those_tried():
         f"{g}={o}"
         for g in ("engine", "teacher", "tracking", "eval", "data", "experiment")
         for o in GROUPS.get(g, [])
-        if o != "real"
+        if not o.startswith("real")
     ],
 )
 def test_every_other_option(choice):
@@ -90,10 +91,15 @@ def test_every_other_option(choice):
     assert made.plain[section]
 
 
-def test_the_experiment_of_make_real_is_the_small_real_model_on_its_data():
-    made = settings("experiment=real")
-    assert made.model.path == settings("model=smollm2_135m").model.path
-    assert (made.data.max_number, made.method.name, made.tracking.show_samples) == (20, "rlrt", 5)
+def test_the_experiments_of_make_real_are_a_start_and_what_begins_there():
+    start, made = settings("experiment=real_start"), settings("experiment=real")
+    assert start.model.path == settings("model=smollm2_135m").model.path
+    with composer() as compose:
+        assert compose(["experiment=real_start"]).hydra.run.dir == made.model.path
+    assert (start.method.name, start.train.lr, made.method.name, made.tracking.show_samples) == ("sft", 2e-5, "rlrt", 5)
+    assert type(start.data) is type(made.data)
+    assert (start.model.examples, start.data.answer_field) == (made.model.examples, made.data.answer_field)
+    assert start.engine.max_new_tokens == made.engine.max_new_tokens
     assert made.train.steps % made.tracking.samples_every == 0  # so that rollouts of the last step are there to read
 
 
