@@ -93,9 +93,7 @@ def settings_of(case: Case, *overrides: str) -> Any:
     Raises:
         UserError: for a case that the config refuses.
     """
-    from omegaconf import OmegaConf
-
-    from rlrt.config.compose import composer
+    from rlrt.config.compose import composer, plain_of
     from rlrt.config.load import load
 
     fixed = [
@@ -109,10 +107,7 @@ def settings_of(case: Case, *overrides: str) -> Any:
     fixed += [f"train.rollouts_per_prompt={case.samples}", f"train.lr={STILL}", "train.steps=100000"]
     fixed += ["train.eval_every=0", "train.save_every=0", *overrides]
     with composer() as compose:
-        composed = compose(fixed)
-    keys = [k for k in composed if k != "hydra"]
-    plain: Any = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
-    settings = load(plain)
+        settings = load(plain_of(compose(fixed))[0])
     if not hasattr(settings.data, "prepare"):
         raise UserError("benchmarks/speed: expected a task that can be read beforehand.")
     settings.data.prepare()

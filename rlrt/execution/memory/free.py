@@ -37,19 +37,19 @@ def share_of_device(device: torch.device) -> int:
         import torch
 
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    return (ram()[0] + resident()) // processes_here()
+    return (ram()[0] + resident()) // (ranks_here() * max(1, int(os.environ.get(SHARING) or 1)))
 
 
 def whole_device(device: torch.device) -> int:
     """Return the bytes that a device would have for this process and those of its run beside it, were nothing else there."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
-    return ram()[1] // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
+    return ram()[1] // ranks_here()
 
 
-def processes_here() -> int:
-    """Return how many processes take memory of this machine at the same moment: those of the run, times the sweep's jobs."""
-    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)) * max(1, int(os.environ.get(SHARING) or 1))
+def ranks_here() -> int:
+    """Return how many processes of this run are on this machine."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1))
 
 
 def resident(proc: Path = Path("/proc/self/statm")) -> int:
