@@ -38,6 +38,8 @@ PEAKS = {"H100": (989e12, 3.35e12), "H200": (989e12, 4.8e12), "A100": (312e12, 2
 PROMPT = 128
 """Tokens of a prompt."""
 PROMPTS, GROUP = 32, 8
+PARTS = ("checks", "phases")
+"""Parts of the page."""
 FEW = "rollout of one prompt"
 """Phase that is measured beside the table: one group alone, which takes the time of launches."""
 
@@ -94,6 +96,7 @@ def arguments() -> Given:
     parser.add_argument("--tokens", type=int, default=1024, help="new tokens of a rollout")
     parser.add_argument("--token-budget", type=int, default=8192, help="train.token_budget")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--only", choices=PARTS, help="one part; the page keeps the other as it was")
     parser.add_argument(
         "--rates", type=Path, help="write the measured rates here, for rlrt.preflight and benchmarks.throughput"
     )

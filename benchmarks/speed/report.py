@@ -53,8 +53,8 @@ def machine() -> str:
 class Report:
     """Parts of the page, gathered while measuring; parts of an earlier page that are not measured now stay."""
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, introduction: str = INTRODUCTION) -> None:
+        self.out, self.introduction = out, introduction
         pieces = MARK.split(out.read_text()) if out.exists() else [""]
         self._parts = {name: text.strip() for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
         self._lines: list[str] = []
@@ -70,7 +70,7 @@ class Report:
         """Put a part into the page, and write the page."""
         self._parts[name] = text.strip()
         texts = [f"<!-- {name} -->\n\n{text}\n" for name, text in self._parts.items()]
-        self.out.write_text("\n".join([INTRODUCTION, *texts]))
+        self.out.write_text("\n".join([self.introduction, *texts]))
 
     def _say(self, line: str) -> None:
         print(line, flush=True)

@@ -44,10 +44,10 @@ def machine() -> str:
     return hashlib.sha256("\n".join([*lines, build]).encode()).hexdigest()[:16]
 
 
-def config(method: str) -> Any:
+def config(method: str, *overrides: str) -> Any:
     """Two mini-batches, so that old and new weights differ; a moving teacher where the method has one."""
     more = ["teacher.weights=ema"] if method == "sd" else []
-    return settings(f"method={method}", "train.minibatches=2", "train.lr=1e-3", *more)
+    return settings(f"method={method}", "train.minibatches=2", "train.lr=1e-3", *more, *overrides)
 
 
 def record_rollouts() -> list[dict[str, Any]]:
@@ -84,9 +84,9 @@ def committed_rollouts(task: Any) -> list[Rollout]:
     return rollouts
 
 
-def three_updates(method: str) -> list[dict[str, float]]:
+def three_updates(method: str, *overrides: str) -> list[dict[str, float]]:
     """Metrics of three updates."""
-    made = config(method)
+    made = config(method, *overrides)
     made.data.prepare()
     learner = build_learner(made)
     rollouts = committed_rollouts(made.data)
