@@ -1,6 +1,6 @@
 """Checks of packed attention on a card: the flash kernel's causality, and its values and gradients beside the plain path.
 
-What they decide was never run on a card: ``rlrt.model.packed.flash`` relies on causality that is aligned to the bottom right.
+``rlrt.model.packed.flash`` relies on causality that is aligned to the bottom right.
 """
 
 from __future__ import annotations

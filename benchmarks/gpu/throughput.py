@@ -149,7 +149,10 @@ class Table:
 
 
 def three_steps(given: Given) -> tuple[Table, int, int]:
-    """The table with the seconds of each phase; preflight's bytes for the update, and those that it took (0: on a CPU)."""
+    """The table with the seconds of each phase; preflight's bytes for the update, and those that it took.
+
+    0: on a CPU, or after one step alone, since the optimiser has no moments before its first.
+    """
     device = torch.device(given.device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     model = build(given.config, device)
@@ -189,7 +192,7 @@ def three_steps(given: Given) -> tuple[Table, int, int]:
             table.line(step, phase, took, tokens, 1)
         took = measured(device, lambda rows=rows: update(model, optimiser, rows, given.token_budget))
         table.line(step, "update", took, tokens, 3)
-        peak_bytes = int(took[1] * 2**30)
+        peak_bytes = int(took[1] * 2**30) if step > 1 else 0
     if device.type == "cuda" and importlib.util.find_spec("vllm") is not None:
         optimiser.zero_grad(set_to_none=True)
         rollouts_by_vllm(table, model, prompts, seeds, given)

@@ -186,8 +186,8 @@ def flash(*tensors: Any, **options: Any) -> Tensor:
     """Return the output of ``torch.nn.attention.varlen.varlen_attn``, which has no CPU kernel: tests put a reference here.
 
     Under ``window_size=(-1, 0)`` causality is aligned to the bottom right, as in flash-attn since 2.1: the last query of a
-    sequence sees its last key, so query i of a response of n tokens behind a prefix of p sees keys 0..p + i. Never run on a
-    card here; ``benchmarks/gpu/packing.py`` compares it with the plain path, forward and gradients.
+    sequence sees its last key, so query i of a response of n tokens behind a prefix of p sees keys 0..p + i.
+    ``benchmarks/gpu/packing.py`` compares it on a card with the plain path, forward and gradients (docs/gpu.md).
     """
     from torch.nn.attention.varlen import varlen_attn
 

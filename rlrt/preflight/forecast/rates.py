@@ -1,7 +1,7 @@
 """What a card reaches: the table of rates that a forecast multiplies with, each with its source.
 
-No GPU was at hand when the table was written: every rate of a card is assumed, never measured, unless its source says
-otherwise. ``python -m benchmarks.gpu --rates FILE`` measures some of them on a card and writes FILE, which
+Every rate of a card is assumed, never measured, unless its source says otherwise; an H200's are those of Qwen3-1.7B on the one
+card that was ever at hand (docs/gpu.md). ``python -m benchmarks.gpu --rates FILE`` measures some of them on a card and writes FILE, which
 ``python -m rlrt.preflight --rates FILE`` and ``python -m benchmarks.throughput --rates FILE`` take in their place.
 """
 
@@ -140,7 +140,16 @@ def scaled(card: str) -> Rates:
     )
 
 
-RATES: Mapping[str, Rates] = {"H100": H100, **{card: scaled(card) for card in PER_H100}}
+SEEN = "measured by python -m benchmarks.gpu on 2026-11-27"
+"""Source of an H200's rates."""
+H200 = dataclasses.replace(
+    scaled("H200"),
+    linear_bf16=Rate(262e12, SEEN),
+    causal_bf16=Rate(94e12, SEEN),
+    hf_share=Rate(0.276, SEEN),
+    hf_layer_s=Rate(3.4e-4, SEEN),
+)
+RATES: Mapping[str, Rates] = {"H100": H100, **{card: scaled(card) for card in PER_H100}, "H200": H200}
 """The table, by a word of the card's name."""
 
 
