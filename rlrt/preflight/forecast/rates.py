@@ -1,8 +1,8 @@
 """What a card reaches: the table of rates that a forecast multiplies with, each with its source.
 
 Every rate of a card is assumed, never measured, unless its source says otherwise; an H200's are those of Qwen3-1.7B on the one
-card that was ever at hand (docs/gpu.md). ``python -m benchmarks.gpu --rates FILE`` measures some of them on a card and writes FILE, which
-``python -m rlrt.preflight --rates FILE`` and ``python -m benchmarks.throughput --rates FILE`` take in their place.
+card that was ever at hand (docs/gpu.md). ``python -m benchmarks.gpu --rates FILE`` measures some of them on a card and writes
+FILE, which ``python -m rlrt.preflight --rates FILE`` and ``python -m benchmarks.throughput --rates FILE`` take in their place.
 """
 
 from __future__ import annotations
