@@ -7,6 +7,7 @@ import csv
 import io
 import itertools
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -53,9 +54,15 @@ def rows_of(file: Path, key: str) -> Iterator[tuple[str, Row]]:
 
 
 def read(file: Path, key: str) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a file of any format."""
-    with file.open("rb") as handle:
+    """Yield the rows of a file of any format.
+
+    Raises:
+        OSError: for a file that would keep its reader waiting, as some below /proc.
+    """
+    with open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as handle:
         head = handle.read(len(ARROW_FILE))
+        if head is None:
+            raise OSError("it has nothing to read now, and would be waited for")
         if head.startswith(PARQUET):
             yield from numbered(from_parquet(file), file)
             return

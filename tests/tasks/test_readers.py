@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import tarfile
 import zipfile
 
@@ -394,3 +395,19 @@ def test_rows_name_their_places(tmp_path):
     assert [where.split(" of ")[0] for where, _ in rows_of(indented, "data.path")] == ["line 1", "line 5"]
     table = put(tmp_path / "c.csv", table_csv())
     assert [where.split(" of ")[0] for where, _ in rows_of(table, "data.path")][:2] == ["row 1", "row 2"]
+
+
+def test_a_file_that_would_keep_its_reader_waiting_is_refused(tmp_path):
+    """Such as /proc/kmsg; here a pipe that somebody holds open and writes nothing into."""
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(pipe, os.O_WRONLY)
+    try:
+        with pytest.raises(
+            UserError, match=r"data\.path: .*pipe\.jsonl.* could not be read .*it has nothing to read now"
+        ):
+            next(rows_of(pipe, "data.path"))
+    finally:
+        os.close(writer)
+        os.close(reader)
