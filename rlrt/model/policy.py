@@ -104,9 +104,8 @@ class Policy:
 def adamw(model: Any, lr: float, betas: tuple[float, float], weight_decay: float) -> torch.optim.Optimizer:
     """Return AdamW over all trained weights: the adapters alone, if the model has any.
 
-    On CUDA the fused kernel: the same arithmetic to rounding, without a temporary copy of the weights.
+    On CPUs and CUDA the fused kernel: the same arithmetic to rounding, in one pass over the weights and without a copy of them.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.AdamW(
-        trained, lr=lr, betas=betas, weight_decay=weight_decay, fused=trained[0].device.type == "cuda" or None
-    )
+    fused = trained[0].device.type in ("cpu", "cuda") or None
+    return torch.optim.AdamW(trained, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
