@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ BEAT_S = 2.0
 BEATS = 3
 """Beats that are awaited before a process counts as gone."""
 LAG_S = 30.0
-"""Seconds by which another machine may see a file's change late; they are awaited besides, unless the process was on this one."""
+"""Seconds by which one machine may see another one's change late; awaited besides, unless the process was on this one."""
 SLACK = 24
 """Bytes for which a note is padded: a beat is written over the last one, so that its file stays the same one."""
 PROC = Path("/proc")
@@ -63,7 +63,7 @@ def started(pid: int) -> str:
         return ""
 
 
-def is_gone(note: dict[str, Any]) -> bool:
+def is_gone(note: Mapping[str, Any]) -> bool:
     """True if a note's process was on this machine and is there no more; another process may have got its number since."""
     pid, here = note.get("pid"), note.get("machine") == machine()
     return here and PROC.is_dir() and isinstance(pid, int) and started(pid) != note.get("started")
@@ -75,18 +75,17 @@ def file_of(path: Path, number: int) -> Path:
 
 
 def newest(path: Path) -> int:
-    """Return the number of the newest claim; 0 if there is none. The folder is listed anew, which caches of names do not hide."""
+    """Return the number of the newest claim; 0 if there is none. The folder is listed, which a cache of names does not hide."""
     with contextlib.suppress(OSError):
         pattern = re.compile(rf"{re.escape(path.name)}\.([1-9][0-9]{{0,8}})")
         return max((int(m[1]) for name in os.listdir(path.parent) if (m := pattern.fullmatch(name))), default=0)
     return 0
 
 
-def pulse(path: Path) -> str:
-    """Return a text that changes while a process holds a claim and lives; "" without a claim."""
+def note_of(path: Path) -> dict[str, Any]:
+    """Return the note of the newest claim; {} if there is none. Its ``nonce`` and ``beat`` change while its process lives."""
     number = newest(path)
-    note = read_json(file_of(path, number)) if number else {}
-    return f"{note.get('nonce')} {note.get('beat')}" if note else ""
+    return read_json(file_of(path, number)) if number else {}
 
 
 class Claim:

@@ -93,8 +93,8 @@ def warn_unshared(path: Path, note: Mapping[str, Any]) -> None:
         UNSHARED.add(path)
         who = f"process {one_line(note.get('pid'), 20)} on {one_line(note.get('host'), 80)}"
         print(
-            f"WARNING: file locks do not hold in {path.parent}: {who} works there, and its lock is free; where several machines "
-            "use it, its file system must share locks (NFS without local_lock and nolock, Lustre with flock), see docs/sweeps.md",
+            f"WARNING: file locks do not hold in {path.parent}: {who} works there, and its lock is free; a file system of "
+            "several machines must share locks (NFS without local_lock and nolock, Lustre with flock), see docs/sweeps.md",
             file=sys.stderr,
             flush=True,
         )
