@@ -22,7 +22,8 @@ class Patience:
     """Waits before jobs count as lost.
 
     Only a process that ended by itself is COMPLETED for SLURM: it has written how it ended, which can be seen late, or found
-    that another process runs the job. Where neither SLURM nor this machine knows a job's process, its claim says whether it lives.
+    that another process runs the job. Where neither SLURM nor this machine knows a job's process, its claim says whether it
+    lives.
 
     Args:
         clock: seconds; tests replace it.

@@ -11,7 +11,7 @@ from rlrt.records.files import Unreadable, opened
 from rlrt.records.printable import one_line
 from rlrt.sweep.names import slurm_id
 
-ENDS = re.compile(rb"^(?:srun: )?error: ([\w.-]{1,64}): tasks? ([0-9,-]{1,64}): ([^\r\n]{1,80})", re.MULTILINE)
+ENDS = re.compile(rb"^(?:srun: )?error: ([\w.-]{1,64}): (tasks? [0-9,-]{1,64}): ([^\r\n]{1,80})", re.MULTILINE)
 """srun's line about tasks that did not end by themselves: the node, the tasks, and how."""
 CONSEQUENCE = (b"Terminated", b"Exited with exit code 143")
 """How tasks end that srun itself ends, since another one is gone."""
@@ -40,4 +40,4 @@ def lost_task(folder: Path, spec: Mapping[str, Any]) -> str:
     if not causes:
         return ""
     node, tasks, how = (one_line(part.decode("utf-8", "replace"), 80) for part in causes[-1])
-    return f"task {tasks} of the job ended on {node}: {how} (submitit/{file.name})"
+    return f"{tasks} of the job ended on {node}: {how} (submitit/{file.name})"

@@ -91,7 +91,7 @@ def test_two_processes_of_a_job(job, tmp_cwd, uri, unlocked):
 
 
 def test_a_job_that_comes_back_after_it_was_run_elsewhere(job, tmp_cwd, uri, unlocked):
-    """It stood still in the middle of a step, as behind a cut cable, and goes on once another one has taken over and finished."""
+    """It stood still within a step, as behind a cut cable, and goes on once another one has taken over and finished."""
     folder, hold = job
     first = work(folder, tmp_cwd, unlocked)
     wait_for(hold.waiting)
