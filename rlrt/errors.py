@@ -24,6 +24,10 @@ class FolderRemoved(FolderLost):
     """The folder was removed while it was in use."""
 
 
+class Replaced(FolderLost):
+    """Another process has taken over the folder; this one must write nothing more there."""
+
+
 class DiskFull(FolderLost):
     """The disk takes no more bytes."""
 

@@ -24,8 +24,9 @@ from rlrt.records.stored_config import stored_config
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import positive, say
 from rlrt.sweep.launchers import slurm_states
+from rlrt.sweep.names import submitted
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, slurm_id, sweep_folder
+from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder
 from rlrt.sweep.table import Row, counted, table
 
 WATCH_S = 2.0
@@ -39,10 +40,9 @@ RUNS = Path("outputs/runs")
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
     """Return (state and planned steps of every job, True if SLURM was queried and did not answer)."""
     specs = {f: read_json(f / SPEC) for f in folders}
-    ids = {f: i for f, s in specs.items() if (i := slurm_id(s))}
-    open_ids = [i for f, i in ids.items() if read_json(f / "summary.json").get("state") not in DONE]
-    slurm = slurm_states(open_ids)
-    external = {} if slurm is None else {f: slurm[i] for f, i in ids.items() if i in slurm}
+    jobs = {f: job for f, s in specs.items() if (job := submitted(s))}
+    slurm = slurm_states([job for f, job in jobs.items() if read_json(f / "summary.json").get("state") not in DONE])
+    external = {} if slurm is None else {f: slurm[job] for f, job in jobs.items() if job in slurm}
     steps = {f: whole(mapping(mapping(s.get("plain")).get("train")).get("steps")) for f, s in specs.items()}
     return {f: (job_state(f, external.get(f), specs[f]), steps[f]) for f in folders}, slurm is None
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from hydra.core.global_hydra import GlobalHydra
 
-import rlrt.sweep.driver
+import rlrt.sweep.ending
 from rlrt.sweep.launchers import LocalLauncher
 
 
@@ -84,7 +84,7 @@ def _command(
         _like_a_fresh_process(cwd, environment, out, err)
         LocalLauncher.submit = submit_forks  # type: ignore[method-assign]
         if not report:
-            rlrt.sweep.driver.closing_report = lambda *_: None
+            rlrt.sweep.ending.closing_report = lambda *_: None
         sys.argv = [f"rlrt.{module}", *arguments]
         code = main_of(module)()
     except SystemExit as error:

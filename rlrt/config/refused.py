@@ -26,6 +26,8 @@ SHOWS = ("--cfg", "-c", "--help", "-h", "--hydra-help", "--info", "-i", "--versi
 """Options with which Hydra shows something and runs nothing."""
 OF_SWEEPS = re.compile(r"hydra([./](launcher|sweeper)|\.sweep)([./@].*)?")
 """Names of keys and groups that a single run does not read."""
+OPTIONS = "hydra.launcher.additional_parameters."
+"""Beginning of the names of keys that are sbatch's."""
 OF_RUNS = {
     "hydra.run.dir": "give the sweep's folder as hydra.sweep.dir=FOLDER",
     "hydra.sweep.subdir": "a job's folder is named after what tells it from the others",
@@ -66,6 +68,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         others = of_another_option(name, arguments)
         if others:
             return f"{name}: {others}"
+        if name.startswith(OPTIONS):
+            return f"{name}: an option of sbatch is added with a plus: +{name}=VALUE."
         known = known_names(arguments)
         if name in known:
             return (

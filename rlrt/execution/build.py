@@ -288,6 +288,7 @@ def assemble(
     engine.asked_to_end = asked_to_end  # type: ignore[method-assign]
 
     def save(step: int) -> None:
+        folder.check_mine()
         folder.record.sync()
         folder.samples.sync()
         saver.save(step, source.state())

@@ -19,7 +19,7 @@ from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
 from rlrt.distributed.world import World, connect
-from rlrt.errors import FolderLost, FolderRemoved, UserError
+from rlrt.errors import FolderLost, FolderRemoved, Replaced, UserError
 from rlrt.execution.build import assemble, build_learner, lessons_of
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, drop_untaught, prepare_data, prompts_of
 from rlrt.execution.memory.budget import fixed, settled
@@ -243,10 +243,15 @@ def failing(settings: Settings, folder: RunFolder, monitor: Monitor | None, worl
 
     Raises:
         FolderLost: instead of an error that says that the folder takes nothing more.
+        Replaced: where another process has taken over the folder; nothing is written then.
         RankLost: instead of a collective that failed because another rank is gone.
     """
 
     def note(state: str, lost: BaseException | None = None, **more: str) -> None:
+        if isinstance(lost, Replaced):
+            if monitor is not None:
+                monitor.abandon()
+            return
         if isinstance(lost, FolderRemoved):
             if monitor is not None:
                 folder.forget_remains()

@@ -89,7 +89,7 @@ class Monitor:
         """One step's numbers, everywhere.
 
         Raises:
-            FolderLost: if the run's folder was removed.
+            FolderLost: if the run's folder was removed, or another process has taken it over.
         """
         self._folder.check_there()
         self._folder.record.append([{"step": step, **metrics}])
@@ -128,6 +128,7 @@ class Monitor:
             return
         if step != 1 and step % tracking.samples_every:
             return
+        self._folder.check_mine()
         rows = []
         for i, rollout in enumerate(rollouts[: tracking.samples]):
             row = sample(step, rollout, {k: v[i] for k, v in result.tokens.items()})
@@ -157,6 +158,11 @@ class Monitor:
         self.tracker.tag("rlrt.state", str(self._folder.summary().get("state")))
         self.complete = self.tracker.close(status, seconds)
         self._note_run_id()
+
+    def abandon(self) -> None:
+        """Leave the run in MLflow as it is: another process goes on with it."""
+        if self.tracker is not None:
+            self.tracker.abandon()
 
     def _note_run_id(self) -> None:
         tracker = self.tracker

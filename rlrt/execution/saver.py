@@ -21,7 +21,7 @@ import torch
 from rlrt.config.schema import Train
 from rlrt.distributed.sharding import is_share
 from rlrt.distributed.world import parts
-from rlrt.errors import RankLost, UserError, amount
+from rlrt.errors import RankLost, Replaced, UserError, amount
 from rlrt.execution.snapshot import WEIGHTS, trainer_tensors, trainer_values
 from rlrt.execution.stop import Pace
 from rlrt.model import hub
@@ -29,6 +29,8 @@ from rlrt.model.files import INDEX
 from rlrt.model.lora import adapters
 from rlrt.paths import STATE, TRAINER
 from rlrt.records import checkpoints
+from rlrt.records.claims import refuse_replaced
+from rlrt.records.lease import LEASE
 from rlrt.records.shards import Piece, Stopped, pieces_of, write_bytes, write_pieces
 from rlrt.training.learner import Learner
 
@@ -189,8 +191,8 @@ class Saver:
         if error is None:
             self.wait()
             return
-        if self._world.size > 1 or not isinstance(error, Exception):
-            self._hurry.set()  # another rank may be gone, or a person is in a hurry
+        if self._world.size > 1 or isinstance(error, Replaced) or not isinstance(error, Exception):
+            self._hurry.set()  # another rank may be gone, the folder be another process's, or a person be in a hurry
         if self._job is not None and self._job.thread is not None:
             self._job.thread.join()
 
@@ -258,6 +260,7 @@ class Saver:
             self._world.note(name, json.dumps({"digests": job.digests, "bytes": job.bytes}))
             if self._world.main:
                 self._collect(job, name)
+                refuse_replaced(self._folder.parent / LEASE)
                 checkpoints.commit(job.work, job.digests, self._train.keep_last, job.best)
         except FileNotFoundError as error:
             job.error = error if rank == 0 else unseen(rank, job.work)

@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import FolderLost
+from rlrt.records.claims import refuse_replaced
 from rlrt.records.files import read_json, resolved, write_json
 from rlrt.records.jsonlines import JsonLines
+from rlrt.records.lease import LEASE
 from rlrt.records.secrets import masked, without_known
 from rlrt.records.storage import DENIED, FULL, removed
 
 PRUNE = "prune"
 STAYS = ("log.txt", "lease.lock", "lease.json")
-"""Files of a run's folder that stay in place when an earlier run is moved away, since they are in use."""
+"""Files of a run's folder that stay in place when an earlier run is moved away, since they are in use; and so do claims."""
+CLAIM = re.compile(r"lease\.[0-9]+")
 log = logging.getLogger("rlrt")
 
 
@@ -61,7 +64,12 @@ class RunFolder:
         self.note(state=state, changed=time.time(), **extra, **more)
 
     def note(self, **more: Any) -> None:
-        """Update ``summary.json`` without changing the state."""
+        """Update ``summary.json`` without changing the state.
+
+        Raises:
+            Replaced: if another process has taken over the folder from this one.
+        """
+        self.check_mine()
         file, values = self.path / "summary.json", self.summary() | more
         try:
             write_json(file, values)
@@ -70,12 +78,22 @@ class RunFolder:
                 raise
             write_in_place(file, json.dumps(values, default=str))
 
+    def check_mine(self) -> None:
+        """Refuse to write in a folder whose lease this process held until another one took it over.
+
+        Raises:
+            Replaced: naming the other process.
+        """
+        refuse_replaced(self.path / LEASE)
+
     def check_there(self) -> None:
-        """Refuse to go on in a folder that was removed, even if a part of it was made anew.
+        """Refuse to go on in a folder that was taken over, or removed, even if a part of it was made anew.
 
         Raises:
             FolderLost: if the manifest, which every run begins with, is not there.
+            Replaced: if another process has taken over the folder from this one.
         """
+        self.check_mine()
         if not (self.path / "manifest.json").is_file():
             raise removed(self.path)
 
@@ -111,7 +129,8 @@ class RunFolder:
         return read_json(self.path / "manifest.json")
 
     def write_manifest(self, **values: Any) -> None:
-        """Update ``manifest.json``."""
+        """Update ``manifest.json``; errors as ``note``."""
+        self.check_mine()
         write_json(self.path / "manifest.json", self.manifest() | values)
 
     def key(self) -> str:
@@ -141,7 +160,7 @@ class RunFolder:
             number += 1
         target.mkdir()
         for item in list(folder.iterdir()):
-            if item.name not in STAYS:
+            if item.name not in STAYS and not CLAIM.fullmatch(item.name):
                 item.rename(target / item.name)
         return target
 

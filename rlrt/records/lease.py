@@ -1,4 +1,8 @@
-"""Leases: which process runs a run or drives a sweep. A lock that ends with its process, and a note that names the process."""
+"""Leases: which process runs a run or drives a sweep.
+
+A lock that ends with its process, and a note that names the process. Where machines do not share locks, a claim with a beat
+(``records.claims``) tells them apart.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ import errno
 import fcntl
 import os
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from rlrt.errors import UserError
-from rlrt.records.files import Unreadable, opened, read_json, write_json
+from rlrt.records.claims import Moves, claimed
+from rlrt.records.files import Unreadable, opened, read_json
+from rlrt.records.printable import one_line
 
 LEASE = "lease"
 """Name of the lease in a run's folder."""
@@ -49,26 +56,48 @@ def _try(path: Path) -> IO[str] | None:
 
 @contextlib.contextmanager
 def hold_lease(path: Path) -> Iterator[None]:
-    """Hold ``path.lock`` while the block runs, with a note about this process in ``path.json``.
+    """Hold ``path.lock`` and a claim while the block runs, with a note about this process in ``path.json``.
 
-    The kernel releases the lock when the process ends, however it ends; process ids alone are never trusted.
+    The kernel releases the lock when the process ends, however it ends; process ids alone are never trusted. Of a process that
+    was killed the claim stays: if it was on this machine, it is seen to be gone at once, and else after half a minute.
 
     Raises:
         LeaseTaken: if another process holds it.
     """
-    lock, note = path.with_suffix(".lock"), path.with_suffix(".json")
+    lock = path.with_suffix(".lock")
     end = time.monotonic() + PATIENCE_S
     while (handle := _try(lock)) is None:
         if time.monotonic() > end:
-            raise LeaseTaken(read_json(note))
+            raise LeaseTaken(holder(path))
         time.sleep(0.05)
     try:
-        holder_note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
-        with contextlib.suppress(OSError):  # on a full disk the lock works without its note
-            write_json(note, holder_note)
-        yield
+        with contextlib.ExitStack() as stack:
+            note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
+            try:
+                stack.enter_context(claimed(path, note))
+            except Moves as moves:
+                warn_unshared(path, moves.note)
+                raise LeaseTaken(moves.note) from None
+            yield
     finally:
         handle.close()
+
+
+UNSHARED: set[Path] = set()
+"""Folders of which this process has said that locks are not shared there."""
+
+
+def warn_unshared(path: Path, note: Mapping[str, Any]) -> None:
+    """Warn once that another process lives that holds a lease although the lease's lock is free."""
+    if path not in UNSHARED:
+        UNSHARED.add(path)
+        who = f"process {one_line(note.get('pid'), 20)} on {one_line(note.get('host'), 80)}"
+        print(
+            f"WARNING: file locks do not hold in {path.parent}: {who} works there, and its lock is free; a file system of "
+            "several machines must share locks (NFS without local_lock and nolock, Lustre with flock), see docs/sweeps.md",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def slurm_job() -> str | None:

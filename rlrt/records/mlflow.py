@@ -82,7 +82,7 @@ class MlflowTracker:
         self._client: Any = None
         self._logged, self._renamed = -1, False
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._ready = threading.Event()
+        self._ready, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -119,6 +119,11 @@ class MlflowTracker:
             self._fail(TimeoutError(f"no answer within {seconds:g} s"))
         return not self.failed
 
+    def abandon(self) -> None:
+        """Send nothing more, and leave the run as it is: another process goes on with it."""
+        self._abandoned.set()
+        self._queue.put(("end", ""))
+
     def _work(self) -> None:
         try:
             self._start()
@@ -126,6 +131,8 @@ class MlflowTracker:
             pending: list[Any] = []
             while True:
                 kind, value = self._queue.get()
+                if self._abandoned.is_set():
+                    return
                 if kind == "metrics":
                     pending.append(value)
                 if pending and (kind != "metrics" or self._queue.empty()):

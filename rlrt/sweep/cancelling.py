@@ -13,18 +13,19 @@ from rlrt.records.files import read_json
 from rlrt.records.lease import LEASE, holder, is_held, process_of
 from rlrt.records.printable import one_line
 from rlrt.sweep.launchers import slurm_states
+from rlrt.sweep.names import Submitted, slurm_id, submitted
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import ENDED, job_state, slurm_id, slurm_name
+from rlrt.sweep.state import ENDED, job_state
 
 
-def scancel(ids: Sequence[tuple[str, str]]) -> None:
-    """Cancel SLURM jobs or elements of job arrays, given as (name, id).
+def scancel(jobs: Sequence[Submitted]) -> None:
+    """Cancel SLURM jobs or elements of job arrays.
 
     SLURM cancels only those that have the name under which rlrt submitted them: a job's folder cannot have another job of the
     user cancelled.
     """
-    for name in dict.fromkeys(name for name, _ in ids):
-        these = [slurm for other, slurm in ids if other == name]
+    for name in dict.fromkeys(name for _, name in jobs):
+        these = [number for number, other in jobs if other == name]
         subprocess.run(["scancel", f"--name={name}", *these], capture_output=True, check=False)
 
 
@@ -36,13 +37,13 @@ def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
     """
     specs = {f: read_json(f / SPEC) for f in folders}
     ids = {f: i for f, spec in specs.items() if (i := slurm_id(spec)) and not job_state(f, None, spec).done}
-    states = slurm_states(list(ids.values()))
-    active = [(slurm_name(specs[f]), i) for f, i in ids.items() if states is None or states[i] not in ENDED]
-    named = [(name, i) for name, i in active if name]
-    for i in [i for name, i in active if not name]:
-        say(f"job {i} on SLURM is not cancelled: its job.json lacks the name under which it was submitted")
-    scancel(named)
-    asked = len(named)
+    jobs = {f: job for f in ids if (job := submitted(specs[f])) is not None}
+    states = slurm_states(list(jobs.values()))
+    for number in [number for f, number in ids.items() if f not in jobs]:
+        say(f"job {number} on SLURM is not cancelled: its job.json lacks the name under which it was submitted")
+    active = [job for job in jobs.values() if states is None or states[job] not in ENDED]
+    scancel(active)
+    asked = len(active)
     for folder in folders:
         if folder not in ids and job_state(folder).name == "running":
             asked += terminate(folder, say)

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from rlrt.errors import FolderLost, UserError
+from rlrt.errors import FolderLost, Replaced, UserError
 from rlrt.records.files import is_file, read_json, whole
 from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
 from rlrt.records.storage import storing
 from rlrt.sweep.cancelling import scancel, terminate
-from rlrt.sweep.ending import print_end, print_way_on
+from rlrt.sweep.ending import end_in_mlflow, print_end, print_way_on
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
@@ -35,10 +35,12 @@ from rlrt.sweep.launchers import (
     submitted_as,
 )
 from rlrt.sweep.limit import LIMIT, PAUSE_S, Limit, Refused, submit_all
-from rlrt.sweep.parent import bring_next, closing_report, end_parent, job_tags, open_parent
+from rlrt.sweep.names import slurm_name, submitted
+from rlrt.sweep.parent import bring_next, job_tags, open_parent
+from rlrt.sweep.patience import Patience
 from rlrt.sweep.plan import SPEC, Job, refuse_anothers
 from rlrt.sweep.source import Closing, Source
-from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps, slurm_id, slurm_name
+from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.table import Live, Row
 from rlrt.sweep.taken import as_state, check_sweep, lost_job, seen, write_spec
 
@@ -92,7 +94,7 @@ class Driver:
         self._rows: dict[Path, Row] = {}
         self._tags: dict[str, str] = {}
         self._queue: list[Path] = []
-        self._stop, self._slurm = 0, SlurmView()
+        self._stop, self._slurm, self._patience = 0, SlurmView(), Patience()
         self._limit, self._submitted = Limit(PAUSE_S), False
         self._live = Live(self.out)
 
@@ -103,11 +105,13 @@ class Driver:
             0 if all jobs finished (or were pruned), 1 if one failed, 130 after a Ctrl-C.
 
         Raises:
-            UserError: if another driver drives this sweep, its folder is lost, or SLURM refuses the jobs.
+            UserError: if another driver drives this sweep or took it over, its folder is lost, or SLURM refuses the jobs.
         """
         try:
             with storing(self.sweep), hold_lease(self.sweep / "driver"), self._handling_sigint():
                 return self._drive()
+        except Replaced:
+            raise
         except FolderLost:
             self.launcher.settle()
             raise
@@ -138,7 +142,7 @@ class Driver:
             self.sweep, self.tracking, lambda text: print(f"WARNING: {text}", file=sys.stderr, flush=True)
         )
         self._tags = job_tags(self.sweep, parent)
-        closing = Closing([], 1)
+        closing: Closing | None = Closing([], 1)
         try:
             self._add(self.source.begin())
             self._recover()
@@ -148,14 +152,12 @@ class Driver:
                 bring_next(self._queue, self._live.say)
             closing = self.source.close(self._ended)
             return self._close(closing)
+        except Replaced:
+            closing = None
+            raise
         finally:
             self._live.end()
-            if not self._alive and self.sweep.is_dir():
-                closing_report(self.sweep, parent, self._live.say)
-            if parent is not None:
-                how = "KILLED" if self._stop else "FAILED" if closing.code else "FINISHED"
-                words = {"tags": closing.tags, "metrics": closing.metrics, "step": closing.step}
-                end_parent(self.sweep, parent, "RUNNING" if self._alive else how, words)
+            end_in_mlflow(self.sweep, parent, closing, bool(self._alive), bool(self._stop), self._live.say)
 
     def _loop(self) -> None:
         while True:
@@ -212,7 +214,7 @@ class Driver:
         """Under ``resume=never``, move an earlier run away. Only the driver does so, once: a retried job must resume."""
         if job.plain["resume"] != "never" or not job.folder.is_dir():
             return
-        known = slurm_id(read_json(job.folder / SPEC))
+        known = submitted(read_json(job.folder / SPEC))
         slurm_state = (slurm_states([known]) or {known: "PENDING"})[known] if known else None
         if job_state(job.folder, slurm_state).alive:
             return
@@ -250,7 +252,8 @@ class Driver:
         """Update the state of the active jobs; move those that ended to the waiting or the ended ones."""
         states = self._external_states()
         for folder, entry in list(self._alive.items()):
-            state = seen(folder, job_state(folder, states.get(folder), entry.spec))
+            external = states.get(folder)
+            state = seen(folder, self._patience.awaited(folder, job_state(folder, external, entry.spec), external))
             if state.name in ("failed", "lost"):
                 state = self._with_progress(folder, state)
             if state.name != entry.state.name:
@@ -260,7 +263,7 @@ class Driver:
                 entry.watched = True
                 continue
             del self._alive[folder]
-            if self._should_start(entry, state, states.get(folder)):
+            if self._should_start(entry, state, external):
                 self._waiting[folder] = entry
             else:
                 self._end(folder, state)
@@ -297,9 +300,9 @@ class Driver:
 
     def _external_states(self) -> dict[Path, str]:
         """Return the state that SLURM or this machine's processes give for each submitted job."""
-        ids = {f: i for f, e in self._alive.items() if (i := slurm_id(e.spec))}
-        states = self._slurm.states(list(ids.values()), self._live.say)
-        return {f: states[i] for f, i in ids.items()} | self.launcher.process_states()
+        jobs = {f: job for f, e in self._alive.items() if (job := submitted(e.spec))}
+        states = self._slurm.states(list(jobs.values()), self._live.say)
+        return {f: states[job] for f, job in jobs.items()} | self.launcher.process_states()
 
     def _start(self) -> None:
         """Start waiting jobs and ask the source for more, as far as the launcher has room."""
@@ -326,8 +329,8 @@ class Driver:
 
     def _submit(self, folders: Sequence[Path]) -> None:
         """Start jobs; on SLURM as one array. Its name is stored before the submission, its ids afterwards."""
-        slurm = self.launcher.outlives_driver
-        name = new_name(self.sweep)
+        check_sweep(self.sweep)
+        slurm, name = self.launcher.outlives_driver, new_name(self.sweep)
         for folder in folders:
             if lost := self._note(
                 folder, slurm_id=None, place=self.launcher.limits(), slurm_name=name if slurm else None
@@ -363,18 +366,15 @@ class Driver:
 
     def _prune(self, folder: Path) -> None:
         """Stop a job for good: a running job sees the prune mark at its next step, a waiting job never starts."""
-        if folder in self._ended:
+        if folder in self._ended or not folder.is_dir():  # the next poll ends one that is not there
             return
         entry = self._entries[folder]
-        if not folder.is_dir():
-            return  # the next poll ends it
         run_folder = RunFolder(folder)
         run_folder.ask_to_prune()
         if folder in self._alive and entry.state.name == "running":
             return
-        known, name = slurm_id(entry.spec), slurm_name(entry.spec)
-        if folder in self._alive and known and name:
-            scancel([(name, known)])
+        if folder in self._alive and (known := submitted(entry.spec)):
+            scancel([known])
         run_folder.set_state("pruned", step=entry.state.step)
         self._alive.pop(folder, None)
         self._waiting.pop(folder, None)

@@ -1,11 +1,13 @@
-"""What a driver prints at its end: the jobs, why some of them failed, and how to go on."""
+"""How a driver ends: its report and run in MLflow, and what it prints: the jobs, why some failed, and how to go on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from rlrt.records.mlflow import MlflowTracker
+from rlrt.sweep.parent import closing_report, end_parent
 from rlrt.sweep.source import Closing
 from rlrt.sweep.state import JobState, why
 from rlrt.sweep.table import Row, counted, table
@@ -34,3 +36,30 @@ def print_way_on(out: TextIO, sweep: Path, stopped: bool, waiting: int, alive: b
         print(f"{waiting} jobs are not submitted yet; the same command submits them", file=out)
     if alive:
         print(f"watch: python -m rlrt.status {sweep}; the same command drives it again", file=out)
+
+
+def end_in_mlflow(
+    sweep: Path,
+    parent: MlflowTracker | None,
+    closing: Closing | None,
+    alive: bool,
+    stopped: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Write a sweep's report, and end its parent run in MLflow, unless another driver goes on with both.
+
+    Args:
+        closing: how the sweep ended; None if another driver took it over.
+        alive: True if jobs run on.
+        stopped: True after a Ctrl-C.
+    """
+    if closing is None:
+        if parent is not None:
+            parent.abandon()
+        return
+    if not alive and sweep.is_dir():
+        closing_report(sweep, parent, say)
+    if parent is not None:
+        how = "KILLED" if stopped else "FAILED" if closing.code else "FINISHED"
+        words = {"tags": closing.tags, "metrics": closing.metrics, "step": closing.step}
+        end_parent(sweep, parent, "RUNNING" if alive else how, words)

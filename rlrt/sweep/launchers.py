@@ -28,6 +28,7 @@ from rlrt.records.files import resolved
 from rlrt.records.secrets import masked
 from rlrt.sweep import worker
 from rlrt.sweep.limit import Refused
+from rlrt.sweep.names import Submitted
 from rlrt.sweep.sbatch import check_texts, options
 
 SLURM_POLL_S = 2.0
@@ -244,10 +245,16 @@ class SlurmLauncher:
             ],
             "additional_parameters": options({"requeue": True, **self.additional_parameters}),
             "stderr_to_stdout": True,
-            "srun_args": ["--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else None,
+            "srun_args": self.srun_arguments(),
         }
         executor.update_parameters(**{k: v for k, v in parameters.items() if v is not None})
         return executor
+
+    def srun_arguments(self) -> list[str]:
+        """Return srun's own options: SLURM 22.05 to 23.02 do not tell it the CPUs of a task that sbatch got."""
+        typed = {name.replace("_", "-"): value for name, value in options(self.additional_parameters).items()}
+        cpus = [f"--cpus-per-task={typed.get('cpus-per-task', self.cpus_per_task)}"]
+        return [*cpus, "--kill-on-bad-exit=1"] if self.nodes * self.tasks_per_node > 1 else cpus
 
     def script(self, jobs: int, sweep: Path) -> str:
         """Return the sbatch script of an array of ``jobs`` jobs."""
@@ -320,42 +327,44 @@ def squeue(*options: str) -> list[str] | None:
     return done.stdout.splitlines() if done.returncode == 0 else None
 
 
-def slurm_states(ids: Sequence[str]) -> dict[str, str] | None:
-    """Return the state of SLURM jobs by id, "" for jobs that SLURM no longer knows; None if SLURM does not answer.
+def slurm_states(jobs: Sequence[Submitted]) -> dict[Submitted, str] | None:
+    """Return the state of SLURM jobs, "" for jobs that SLURM no longer knows; None if SLURM does not answer.
 
-    It queries all jobs of the user: SLURM refuses a query by id if one of the ids is too old.
+    It queries all jobs of the user: SLURM refuses a query by id if one of the ids is too old. A cluster whose state was lost,
+    or another cluster, gives the ids anew: a job of that id and another name is not the one that was submitted.
     """
-    if not ids:
+    if not jobs:
         return {}
-    lines = squeue("-r", "-u", str(os.getuid()), "-o", "%i|%T")
+    lines = squeue("-r", "-u", str(os.getuid()), "-o", "%i|%T|%j")
     if lines is None:
         return None
-    states = dict(line.split("|", 1) for line in lines if "|" in line)
-    return {job: states.get(job, "") for job in ids}
+    found = (line.split("|", 2) for line in lines if line.count("|") >= 2)
+    states = {(number, name): state for number, state, name in found}
+    return {job: states.get(job, "") for job in jobs}
 
 
 class SlurmView:
     """Cached states of SLURM jobs: one query for all jobs every two seconds; without an answer the states stay as they are."""
 
     def __init__(self) -> None:
-        self._states: dict[str, str] = {}
+        self._states: dict[Submitted, str] = {}
         self._asked_at, self._answered_at, self._warned = -SLURM_POLL_S, time.monotonic(), False
 
     def ask_anew(self) -> None:
         """Query SLURM at the next poll, since jobs were submitted."""
         self._asked_at = -SLURM_POLL_S
 
-    def states(self, ids: Sequence[str], say: Callable[[str], None]) -> dict[str, str]:
+    def states(self, jobs: Sequence[Submitted], say: Callable[[str], None]) -> dict[Submitted, str]:
         """Return the last known state of every job; ``PENDING`` for a job without a known state."""
-        if ids and time.monotonic() - self._asked_at >= SLURM_POLL_S:
-            answer = slurm_states(ids)
+        if jobs and time.monotonic() - self._asked_at >= SLURM_POLL_S:
+            answer = slurm_states(jobs)
             if answer is not None:
                 self._states, self._answered_at, self._warned = answer, time.monotonic(), False
             elif time.monotonic() - self._answered_at > SILENCE_S and not self._warned:
                 say("WARNING: squeue has not answered for minutes; jobs on SLURM keep their last known states")
                 self._warned = True
             self._asked_at = time.monotonic()
-        return {i: self._states.get(i, "PENDING") for i in ids}
+        return {job: self._states.get(job, "PENDING") for job in jobs}
 
 
 def submitted_as(name: str) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from rlrt.records.killed import KILLED, why_gone
 from rlrt.records.lease import LEASE, is_held
 from rlrt.records.printable import one_line
 from rlrt.sweep.plan import SPEC
+from rlrt.sweep.said import lost_task
 
 OUT_OF_MEMORY = "SLURM ended it for using more memory than it asked for; raise hydra.launcher.mem_gb"
 LONGEST_STATE = 40
@@ -108,7 +108,8 @@ def job_state(folder: Path, external: str | None = None, spec: dict[str, Any] | 
         name, error, failure = "interrupted", "", ""
     elif name == "running" or (name == "queued" and external is not None):
         name = "lost"
-        error = "" if (reason := why_gone(summary)) == KILLED else reason  # of the others submitit's files may say more
+        reason = why_gone(summary)
+        error = lost_task(folder, spec) if reason == KILLED else reason
     if name == "lost" and external == "OUT_OF_MEMORY":
         name, failure, error = "failed", "memory", OUT_OF_MEMORY
     for file, values in (("summary.json", summary), (SPEC, spec or {})):
@@ -193,18 +194,6 @@ def job_folders(sweep: Path) -> list[Path]:
     be entered counts as one."""
     found = {*folders_with(sweep, SPEC), *closed_folders(sweep)}
     return sorted(p for p in found if not re.search(r"\.old-\d+$", p.name))
-
-
-def slurm_id(spec: Mapping[str, Any]) -> str | None:
-    """Return a job's SLURM id by its ``job.json``; None without one, and for a text that is none, as ``--signal``."""
-    value = spec.get("slurm_id")
-    return value if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}(_[0-9]{1,9})?", value) else None
-
-
-def slurm_name(spec: Mapping[str, Any]) -> str | None:
-    """Return the name under which a job was submitted to SLURM, by its ``job.json``; None for a text that is no such name."""
-    value = spec.get("slurm_name")
-    return value if isinstance(value, str) and re.fullmatch(r"rlrt-[A-Za-z0-9_.=-]{1,64}", value) else None
 
 
 SWEEPS = Path("outputs/sweeps")

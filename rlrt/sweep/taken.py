@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import DiskFull, FolderLost
+from rlrt.records.claims import refuse_replaced
 from rlrt.records.files import write_json
 from rlrt.records.storage import denied, loss, removed, writable
 from rlrt.sweep.plan import SPEC
@@ -55,11 +56,14 @@ def write_spec(folder: Path, spec: Mapping[str, Any]) -> FolderLost | None:
 
 
 def check_sweep(sweep: Path) -> None:
-    """Refuse to go on with a sweep whose folder was removed, even if a job has made a part of it anew.
+    """Refuse to go on with a sweep that another driver took over, or whose folder was removed, even if a job has made a part of
+    it anew.
 
     Raises:
-        FolderLost: saying so.
+        Replaced: naming the other driver.
+        FolderLost: saying that the folder was removed.
     """
+    refuse_replaced(sweep / "driver")
     if not (sweep / "driver.lock").is_file():
         raise FolderLost(
             f"hydra.sweep.dir: {sweep} was removed while its jobs ran; they end at their next step, and the same command "

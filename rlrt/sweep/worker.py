@@ -15,7 +15,7 @@ from typing import Any
 
 from rlrt.config.schema import Settings
 from rlrt.distributed.rank import EXIT, is_main
-from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, UserError
+from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, Replaced, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
 from rlrt.records.files import json_object, mapping, or_logged
@@ -120,6 +120,9 @@ def _run(path: Path, stop: StopFlag) -> str:
     except NoProgress as error:
         note(run_folder, failure="limit", error=str(error))
         log.error("%s", error)
+    except Replaced as error:  # log.txt is another process's now
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
     except FolderRemoved as error:
         log.error("%s", error)
     except FolderLost as error:

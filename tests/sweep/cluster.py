@@ -48,7 +48,7 @@ elif name == "squeue":
     if "-n" in words:
         print(*(i.split("_")[0] for i, job in jobs.items() if job["name"] == words[words.index("-n") + 1]), sep=chr(10))
     else:
-        print(*(f"{{i}}|{{job['state']}}" for i, job in jobs.items()), sep=chr(10))
+        print(*(f"{{i}}|{{job['state']}}|{{job['name']}}" for i, job in jobs.items()), sep=chr(10))
 elif name == "scontrol":
     print(f"MaxArraySize            = {{settings['array']}}")
 """

@@ -12,7 +12,7 @@ import pytest
 from rlrt import cancel as command
 from rlrt.records.lease import hold_lease, process_of
 from rlrt.sweep import cancelling
-from rlrt.sweep.state import slurm_id, slurm_name
+from rlrt.sweep.names import slurm_id, slurm_name
 
 
 def note(path, pid, host=None):
@@ -52,7 +52,7 @@ def test_a_job_is_cancelled_by_the_name_under_which_it_was_submitted(tmp_path, m
     """SLURM cancels what has both: a copied id of another job of the user has another name."""
     calls, said = [], []
     monkeypatch.setattr(cancelling.subprocess, "run", lambda words, **more: calls.append(words))
-    monkeypatch.setattr(cancelling, "slurm_states", lambda ids: dict.fromkeys(ids, "RUNNING"))
+    monkeypatch.setattr(cancelling, "slurm_states", lambda jobs: dict.fromkeys(jobs, "RUNNING"))
     specs = [
         ("7_0", "rlrt-a-12"),
         ("7_1", "rlrt-a-12"),

@@ -153,15 +153,16 @@ def test_jobs_on_slurm_are_not_run_again_where_nobody_can_ask(tmp_path, monkeypa
 
 
 def test_slurms_silence_changes_nothing(monkeypatch):
-    said, answers = [], iter([{"1": "RUNNING"}, None, {"1": "COMPLETED"}])
-    monkeypatch.setattr(launchers, "slurm_states", lambda ids: next(answers))
+    one, two = ("1", "rlrt-a"), ("2", "rlrt-a")
+    said, answers = [], iter([{one: "RUNNING"}, None, {one: "COMPLETED"}])
+    monkeypatch.setattr(launchers, "slurm_states", lambda jobs: next(answers))
     monkeypatch.setattr(launchers, "SLURM_POLL_S", 0.0)
     monkeypatch.setattr(launchers, "SILENCE_S", -1.0)
     view = SlurmView()
-    assert view.states(["1", "2"], said.append) == {"1": "RUNNING", "2": "PENDING"}
-    assert view.states(["1"], said.append) == {"1": "RUNNING"}
+    assert view.states([one, two], said.append) == {one: "RUNNING", two: "PENDING"}
+    assert view.states([one], said.append) == {one: "RUNNING"}
     assert len(said) == 1
-    assert view.states(["1"], said.append) == {"1": "COMPLETED"}
+    assert view.states([one], said.append) == {one: "COMPLETED"}
 
 
 @pytest.mark.parametrize(("seen", "given"), [(None, None), ("", ""), ("0,1", "0")])

@@ -39,6 +39,16 @@ def test_options_of_ones_own(tmp_path, words):
     assert "False" not in output
 
 
+def test_an_option_without_a_plus_is_told_so(tmp_path):
+    code, output = script(tmp_path, f"{MORE}.nodelist=x")
+    assert (code, output) == (
+        2,
+        f"error: {MORE}.nodelist: an option of sbatch is added with a plus: +{MORE}.nodelist=VALUE.\n",
+    )
+    code, output = script(tmp_path, f"{MORE}={{nodelist: x}}")
+    assert "#SBATCH --nodelist=x" in output.splitlines()
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
