@@ -20,7 +20,8 @@ from tests.distributed.hosts import ADDRESSES, Hosts
 from tests.distributed.ranks import ends
 
 pytestmark = pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/usr/bin/nsenter").exists(), reason="needs root and nsenter"
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or not Path("/usr/bin/nsenter").exists(),
+    reason="needs root and nsenter",
 )
 DEBIAN = (f"127.0.1.1 node0\n{ADDRESSES[1]} node1", f"127.0.1.1 node1\n{ADDRESSES[0]} node0")
 """What Debian writes: a machine's own name leads to itself alone."""

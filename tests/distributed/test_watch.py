@@ -172,7 +172,7 @@ def stopped_holder(store):
 
 
 def test_a_store_that_hangs_is_noticed_and_its_holder_named(stopped_holder, capfd):
-    """Power loss of rank 0's machine: no connection is closed, every call of the store hangs; the main thread hangs or fails."""
+    """Power loss of rank 0's machine: no connection is closed, every call of the store hangs, so may the main thread."""
     store, holder = stopped_holder
     words = []
     note(store, 0)
