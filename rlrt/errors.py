@@ -32,6 +32,10 @@ class DiskFull(FolderLost):
     """The disk takes no more bytes."""
 
 
+class NotMet(UserError):
+    """The ranks of a run could not meet. Unlike other user errors, not all ranks have it: each says its own."""
+
+
 class RankLost(RuntimeError):
     """Another rank died, failed, or kept the others waiting; the message names it. The run can be started again."""
 

@@ -15,7 +15,7 @@ from rlrt.config.overrides import mapping_opened
 from rlrt.config.refused import guarded, refuse_out_of_place
 from rlrt.config.rerun import expand
 from rlrt.distributed.rank import is_main, processes
-from rlrt.errors import RankLost, UserError, brief
+from rlrt.errors import NotMet, RankLost, UserError, brief
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import CONFIG, SWEEPS
 from rlrt.records.files import resolved
@@ -66,8 +66,9 @@ def job(config: Any, codes: Codes) -> float | None:
         typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # interpolations stay text
         return run_one(config, path, names, typed, codes)
     except UserError as error:
-        if main:  # all ranks get the same error
+        if main or isinstance(error, NotMet):  # all ranks get any other error alike
             print(f"error: {brief(masked(str(error)))}", file=sys.stderr)
+        if main:
             forget_empty(path)
         codes.codes.append(2)
     except RankLost as error:

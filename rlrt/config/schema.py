@@ -244,6 +244,10 @@ class Distributed:
     patience_s: float = key(
         "how long one process may keep the others waiting before the run ends and names it", "seconds", above=0
     )
+    meeting_s: float = key("how long processes wait for each other at the start of a run", "seconds", above=0)
+    interface: str | None = key(
+        "network interface by which processes speak to each other (gloo, NCCL), on every machine; null: they choose"
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import os
 
 EXIT = 3
 """Exit code of a process that ends because another rank of its run ended."""
+HOSTS = "RLRT_HOSTS"
+"""Environment variable: hosts of a job's tasks, separated by commas, each with as many ranks, in the order of ranks."""
 
 
 def processes() -> int:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from rlrt.distributed.ports import probed
+from rlrt.distributed.interface import interface_problem, settle_interface
+from rlrt.distributed.meeting import LINGER_S, Meeting, c10d, refuse_taken_port
 from rlrt.distributed.rank import processes
-from rlrt.distributed.watch import Watch
-from rlrt.errors import UserError
+from rlrt.distributed.watch import BEAT_S, Watch
+from rlrt.errors import NotMet, RankLost, UserError
 
 T = TypeVar("T")
+ADVICE = "set distributed.interface to the network interface by which the machines reach each other"
 
 
 class World:
@@ -166,15 +168,28 @@ ALONE = World()
 """The world of a run with one process."""
 
 
-def connect(patience_s: float, on_gpu: bool) -> World:
+def connect(
+    patience_s: float,
+    on_gpu: bool,
+    meeting_s: float = 300.0,
+    interface: str | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    last_words: Callable[[str], None] = lambda sentence: None,
+) -> World:
     """Connect this process to the other ranks of its run, given by torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, ...).
 
     Args:
         patience_s: how long a rank may keep the others waiting before the run ends, seconds.
         on_gpu: True if tensors on GPUs will be exchanged, through NCCL.
+        meeting_s: how long the ranks wait for each other here, seconds.
+        interface: network interface for gloo and NCCL; None: they choose.
+        stop: True once a signal asked this process to end.
+        last_words: stores why this process ends, where the main thread can do so no more.
 
     Raises:
-        UserError: if the other ranks cannot be reached, or the port is taken.
+        NotMet: if the other ranks cannot be reached, do not come, or cannot connect to each other.
+        RankLost: if one of them failed meanwhile.
+        UserError: if the port is taken, or a machine lacks the interface.
     """
     size = processes()
     if size == 1:
@@ -187,45 +202,38 @@ def connect(patience_s: float, on_gpu: bool) -> World:
         )
     rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
     refuse_taken_port(rank)
-    try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            rank=rank,
-            world_size=size,
-            timeout=datetime.timedelta(seconds=patience_s),
-        )
-    except (RuntimeError, ValueError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise UserError(
-            f"rank {rank} of {size} could not meet the others at {address} (MASTER_ADDR:MASTER_PORT): {first}; are all of them "
-            "started, and can this machine reach that one?"
-        ) from None
-    if on_gpu:
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
-    from torch.distributed.distributed_c10d import _get_default_store
-
-    watch = Watch(_get_default_store(), rank, size, patience_s)
+    meeting = Meeting(rank, size, meeting_s, stop)
+    store, notes = meeting.meet(interface_problem(interface))
+    settle_interface(interface, notes, rank)
+    watch = Watch(store, rank, size, patience_s, last_words=last_words, hurried=stop)
     watch.start()
-    return Several(rank, size, local_rank, dist.new_group(backend="gloo"), watch)
-
-
-def refuse_taken_port(rank: int) -> None:
-    """Refuse a rendezvous port that another program uses: the ranks would wait for each other in vain.
-
-    Raises:
-        UserError: naming the port.
-    """
-    if rank != 0 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun holds the port itself
-        return
-    port = int(os.environ["MASTER_PORT"])
+    stuck = f"{meeting.unconnected()} within {meeting_s:g} s (distributed.meeting_s); {ADVICE}"
     try:
-        probed("", port)
-    except OSError as error:
-        raise UserError(
-            f"MASTER_PORT: port {port} of {socket.gethostname()} is in use ({error.strerror}), and the processes of this "
-            "run were to meet there; set MASTER_PORT to a free one."
-        ) from None
+        with watch.connecting(meeting_s, stuck):
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                store=c10d.PrefixStore("default_pg", store),
+                rank=rank,
+                world_size=size,
+                timeout=datetime.timedelta(seconds=patience_s),
+            )
+            if on_gpu:
+                torch.cuda.set_device(local_rank % torch.cuda.device_count())
+            group = dist.new_group(backend="gloo")
+    except (RuntimeError, ValueError) as error:
+        raise unconnected(error, watch, meeting) from None
+    return Several(rank, size, local_rank, group, watch)
+
+
+def unconnected(error: Exception, watch: Watch, meeting: Meeting) -> Exception:
+    """Return the error for ranks that met and cannot connect to each other, after the others were told."""
+    lost = watch.lost()
+    found = NotMet(f"{meeting.unconnected()}: {(str(error).splitlines() or [type(error).__name__])[0]}; {ADVICE}")
+    watch.report(found)
+    if watch.rank == 0:
+        time.sleep(LINGER_S + BEAT_S)  # this rank holds the store in which the others read of it
+    watch.stop()
+    return RankLost(lost) if lost else found
 
 
 def parts(weights: Sequence[int], size: int) -> list[range]:

@@ -18,8 +18,8 @@ import torch
 from rlrt.config.checks import check_installed
 from rlrt.config.schema import Settings
 from rlrt.distributed.cards import refuse_shared_cards, see_own_card, visible_cards
-from rlrt.distributed.world import World, connect
-from rlrt.errors import FolderLost, FolderRemoved, Replaced, UserError
+from rlrt.distributed.world import World
+from rlrt.errors import FolderLost, FolderRemoved, RankLost, Replaced, UserError
 from rlrt.execution.build import assemble, build_learner, lessons_of
 from rlrt.execution.data import check_data, check_prompts, drop_long_prompts, drop_untaught, prepare_data, prompts_of
 from rlrt.execution.memory.budget import fixed, settled
@@ -29,6 +29,7 @@ from rlrt.execution.origin import origin_point
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.probe import ALARMS as PROBE_ALARMS
 from rlrt.execution.probe import probe
+from rlrt.execution.ranks import LastWords, connected
 from rlrt.execution.resume import refuse_another_run, starting_point
 from rlrt.execution.saver import Saver
 from rlrt.execution.snapshot import restore_checkpoint
@@ -97,7 +98,8 @@ def execute(
         see_own_card()
     on_gpu = resolve_device(settings.device).type == "cuda"
     refuse_shared_cards(cards if on_gpu else 0)
-    world = connect(settings.distributed.patience_s, on_gpu)
+    words = LastWords(path)
+    world = connected(settings.distributed, on_gpu, stop, words)
     folder = world.on_main(lambda: RunFolder(path)) if world.size > 1 else RunFolder(path)
     try:
         if world.on_main(lambda: is_over(settings, folder, say)):
@@ -111,6 +113,8 @@ def execute(
         lost = loss(cause, path) if world.main else None
         if lost is not None:
             raise lost from None
+        if isinstance(cause, RankLost):
+            words(str(cause))
         if cause is error:
             raise
         raise cause from error

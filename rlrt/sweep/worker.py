@@ -9,16 +9,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.distributed.rank import EXIT, is_main
+from rlrt.distributed.machine import reachable_name
+from rlrt.distributed.rank import EXIT, HOSTS, is_main, processes
 from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, Replaced, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
-from rlrt.records.files import json_object, mapping, or_logged
+from rlrt.records.files import json_object, mapping, or_logged, read_json
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
@@ -35,6 +37,8 @@ NO_PROGRESS = (
 )
 FIRST_PORT, PORTS = 15_000, 17_000
 """Range of rendezvous ports for the tasks of a SLURM job, below the ports that Linux gives to outgoing connections."""
+FIRST_WORD_S = 5.0
+"""Seconds for which another rank that failed waits for the main one's word."""
 
 
 def run(folder: str) -> str:
@@ -49,15 +53,28 @@ def run(folder: str) -> str:
     path = Path(folder)
     mask_streams()
     meet()
+    state = "failed"
     try:
         with StopFlag() as stop, hold_lease(path / LEASE) if is_main() else contextlib.nullcontext():
-            return _run(path, stop)  # nothing slow runs before this: every later signal is handled
+            state = _run(path, stop)  # nothing slow runs before this: every later signal is handled
     except LeaseTaken:
-        return "running"
+        state = "running"
     except Exception as error:  # submitit would store it, and print it as it is
         lost = loss(error, path)
         print(f"{lost}" if lost else traceback.format_exc(), file=sys.stderr, flush=True)
-        return "failed"
+    if state in ("failed", "running") and processes() > 1 and "SLURM_JOB_ID" in os.environ:
+        await_main(path)
+        sys.exit(EXIT)  # srun --kill-on-bad-exit then ends the tasks that would wait for this one
+    return state
+
+
+def await_main(path: Path) -> None:
+    """Give the main rank, which srun ends with this one, ``FIRST_WORD_S`` seconds to store its own error first."""
+    end = time.monotonic() + FIRST_WORD_S
+    while not is_main() and time.monotonic() < end:
+        if read_json(path / "summary.json").get("state", "queued") not in ("queued", "running"):
+            return
+        time.sleep(0.1)
 
 
 def meet() -> None:
@@ -72,13 +89,18 @@ def meet() -> None:
     job = submitit.JobEnvironment()
     if job.num_tasks == 1:
         return
+    first = reachable_name(
+        job.hostnames[0], os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
+    )  # srun's: it runs on the first node
     number = int(os.environ.get("SLURM_JOB_ID", "0"))
     os.environ.update(
         WORLD_SIZE=str(job.num_tasks),
         RANK=str(job.global_rank),
         LOCAL_RANK=str(job.local_rank),
-        MASTER_ADDR=job.hostnames[0] if "SLURM_JOB_ID" in os.environ else "127.0.0.1",
+        MASTER_ADDR=first if "SLURM_JOB_ID" in os.environ else "127.0.0.1",
     )
+    if "SLURM_JOB_ID" in os.environ:
+        os.environ[HOSTS] = ",".join(job.hostnames)
     if "SLURM_JOB_ID" not in os.environ:  # SLURM may show each task its own GPUs alone
         os.environ["LOCAL_WORLD_SIZE"] = str(job.num_tasks)
     os.environ.setdefault("MASTER_PORT", str(FIRST_PORT + number % PORTS))
@@ -113,10 +135,7 @@ def _run(path: Path, stop: StopFlag) -> str:
             requeue(stop.signal)
         return str(summary["state"])
     except RankLost as error:
-        note_loss(run_folder, str(error))
-        log.error("%s", error)
-        if "SLURM_JOB_ID" in os.environ:  # srun --kill-on-bad-exit then ends the tasks that would hang
-            sys.exit(EXIT)
+        log.error("%s", error)  # the first rank that could has stored it
     except NoProgress as error:
         note(run_folder, failure="limit", error=str(error))
         log.error("%s", error)
@@ -194,15 +213,6 @@ def note(run_folder: RunFolder, **reason: str) -> None:
         return
     with or_logged(run_folder.path / "summary.json"):
         run_folder.set_state("failed", **reason)
-
-
-def note_loss(run_folder: RunFolder, error: str) -> None:
-    """Store which rank was lost; if it was the main rank, the first other rank that gets its lease stores this."""
-    lease = contextlib.nullcontext() if is_main() else hold_lease(run_folder.path / LEASE)
-    with contextlib.suppress(LeaseTaken), lease:
-        if is_main() or run_folder.summary().get("state") == "running":
-            with or_logged(run_folder.path / "summary.json"):
-                run_folder.set_state("failed", failure="rank", error=error)
 
 
 def without_sqlite(settings: Settings) -> Settings:

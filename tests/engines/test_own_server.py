@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rlrt.distributed.cards import ASIDE, set_aside
-from rlrt.distributed.watch import alive
+from rlrt.distributed.machine import alive
 from rlrt.engines import own_server, vllm_common
 from rlrt.engines.door import TOKEN
 from rlrt.engines.own_server import OwnServer, Wanted, address

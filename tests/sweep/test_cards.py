@@ -129,7 +129,7 @@ def test_a_run_chooses_its_card_first(tmp_path, monkeypatch):
         calls.append("meet")
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(module, "connect", meet)
+    monkeypatch.setattr(module, "connected", meet)
     for engine in ("engine=hf", "engine=vllm"):
         with pytest.raises(RuntimeError, match="enough"):
             module.execute(settings(engine), tmp_path, lambda line: None, lambda: False)

@@ -13,7 +13,7 @@ import time
 import pytest
 from safetensors.torch import save_file
 
-from rlrt.distributed.watch import alive
+from rlrt.distributed.machine import alive
 from rlrt.engines import vllm_server as module
 from rlrt.engines.keeper import members_of
 from rlrt.engines.vllm_client import Server
