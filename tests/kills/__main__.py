@@ -1,4 +1,4 @@
-"""``python -m tests.kills [--kills 20] [--workers 2] [--log FILE]``: every method, killed at seeded moments (``make torture``)."""
+"""``python -m tests.kills [--kills 20] [--log FILE]``: every method, killed at 20 seeded moments (``make torture``)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def main() -> None:
     head = [
         "# Kills",
         "",
-        f"`make torture`, {datetime.date.today()}, {cpu_name()}, torch {torch.__version__}, {arguments.workers} processes of one "
-        f"thread, {(time.monotonic() - begin) / 60:.0f} min. Every row is a run of 6 steps, killed as told (SIGKILL; SIGXFSZ in "
-        "the middle of a write), started again, and compared with an uninterrupted one: record, samples, summary, and every "
+        f"`make torture`, {datetime.date.today()}, {cpu_name()}, torch {torch.__version__}, {arguments.workers} processes of "
+        f"one thread, {(time.monotonic() - begin) / 60:.0f} min. Every row is a run of 6 steps, killed as told (SIGKILL; SIGXFSZ "
+        "in the middle of a write), started again, and compared with an uninterrupted one: record, samples, summary, and every "
         f"file of every checkpoint, byte for byte. **{equal} of {len(rows)} are equal.**",
         "",
         "| method | kill | moment and signal | end |",

@@ -1,4 +1,4 @@
-"""Commands on the hosts of ``nodes.sh``: a SLURM of several nodes on this machine. Who asks is root; what runs there may be another user."""
+"""Commands on the hosts of ``nodes.sh``, a SLURM of several nodes on this machine. Root gives them, for a user to run."""
 
 from __future__ import annotations
 

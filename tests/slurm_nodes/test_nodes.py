@@ -41,7 +41,7 @@ def place(request):
 
 @pytest.fixture(scope="module")
 def together():
-    """The jobs of two runs of two nodes each, by strategy: two sweeps at one time, since a strategy makes no other experiment."""
+    """The jobs of two runs of two nodes each, by strategy: two sweeps, since a strategy makes no other experiment."""
     places = {name: hosts.folder(f"together_{name}") for name in ("ddp", "fsdp")}
     words = ("-m", *LEARNS, "train.steps=4", *TWO)
     drivers = [hosts.start(made, *words, f"distributed.strategy={name}") for name, made in places.items()]
