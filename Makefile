@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SMOLLM2 := outputs/models/smollm2_135m
 
-.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -97,6 +97,11 @@ fuzz: setup
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md
+
+# two sweeps of SLURM_NODES_USER (default nobody) on a SLURM of several nodes while a seeded plan kills, cuts and fills: MINUTES, SEED,
+# JOBS; needs root. Writes its part of docs/torture.md
+soak: setup
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --jobs $(or $(JOBS),30)
 
 # speed and memory beside TRL and transformers: all of it, written to docs/benchmarks.md (20 minutes); the main ratios (2)
 bench: trl

@@ -36,9 +36,9 @@ def main() -> None:
         "# Kills",
         "",
         f"`make torture`, {datetime.date.today()}, {cpu_name()}, torch {torch.__version__}, {arguments.workers} processes of "
-        f"one thread, {(time.monotonic() - begin) / 60:.0f} min. Every row is a run of 6 steps, killed as told (SIGKILL; SIGXFSZ "
-        "in the middle of a write), started again, and compared with an uninterrupted one: record, samples, summary, and every "
-        f"file of every checkpoint, byte for byte. **{equal} of {len(rows)} are equal.**",
+        f"one thread, {(time.monotonic() - begin) / 60:.0f} min. Every row is a run of 6 steps, killed as told (SIGKILL; "
+        "SIGXFSZ in the middle of a write), started again, and compared with an uninterrupted one: record, samples, summary, "
+        f"and every file of every checkpoint, byte for byte. **{equal} of {len(rows)} are equal.**",
         "",
         "| method | kill | moment and signal | end |",
         "|---|---|---|---|",
