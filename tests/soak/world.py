@@ -188,9 +188,9 @@ class World:
         return due
 
     @property
-    def troubled(self) -> bool:
-        """True while something that lasts does."""
-        return bool(self._right)
+    def lasting(self) -> set[str]:
+        """Kinds of what lasts now."""
+        return set(self._right)
 
     def _until(self, what: Disturbance, right: Callable[[], None]) -> None:
         self._right[what.kind] = (what.at + what.lasts, right)
