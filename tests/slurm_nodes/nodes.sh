@@ -37,7 +37,6 @@ address() { # HOST
     ctl) echo "$NET.2" ;;
     login) echo "$NET.3" ;;
     node*) echo "$NET.$((10 + ${1#node}))" ;;
-    *) fail "expected ctl, login or node1 to node$NODES as a host, got $1" ;;
   esac
 }
 
@@ -47,6 +46,13 @@ first_process() { # HOST: the pid of its first process, seen from here; nothing 
   [ "$(birth "$pid")" = "$born" ] || return 1 # a number that another process has now
   echo "$pid"
 }
+
+known() { # HOST
+  local all
+  all=$(hosts | paste -sd' ')
+  [[ " $all " == *" $1 "* ]] || fail "expected a host out of $all, got $1"
+}
+
 
 is_up() { first_process "$1" >/dev/null; }
 note() { echo "$2 $(birth "$2")" >"$ROOT/hosts/$1/first"; } # HOST PID
@@ -173,7 +179,6 @@ SCRIPT
 boot() { # HOST
   local host=$1 folder=$ROOT/hosts/$1 outer first
   is_up "$host" && return 0
-  address "$host" >/dev/null
   rm -rf "$folder"/{tmp,munge,ready} "$folder"/*.pid
   mkdir -p "$folder"/{tmp,munge,spool}
   chmod 1777 "$folder/tmp"
@@ -236,7 +241,7 @@ start() {
   say "$NODES nodes and login are up in $((SECONDS - begin)) s, $(as_root on login sinfo --version); shared folder $ROOT/shared"
 }
 
-controller_answers() { as_root on ctl scontrol ping | grep -q UP; }
+controller_answers() { as_root on ctl scontrol ping | grep UP; }
 
 off() { # HOST
   local pid
@@ -266,10 +271,10 @@ case "${1:-}:$#" in
   possible:1) possible ;;
   status:1) as_root on login sinfo -N -l; as_root on login squeue ;;
   on:[3-9] | on:[1-9][0-9]*) shift; on "$@" ;;
-  off:2) off "$2" ;;
-  boot:2) switch_on; boot "$2"; [ "$2" = login ] || daemon "$2" start ;;
-  cut:2) at_switch ip link set "v-$2" down ;;
-  join:2) at_switch ip link set "v-$2" up ;;
-  daemon:3) daemon "$2" "$3" ;;
+  off:2) known "$2"; off "$2" ;;
+  boot:2) known "$2"; switch_on; boot "$2"; [ "$2" = login ] || daemon "$2" start ;;
+  cut:2) known "$2"; at_switch ip link set "v-$2" down ;;
+  join:2) known "$2"; at_switch ip link set "v-$2" up ;;
+  daemon:3) known "$2"; daemon "$2" "$3" ;;
   *) sed -n 's/^#   //p' "$0" >&2; exit 2 ;;
 esac
