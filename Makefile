@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SMOLLM2 := outputs/models/smollm2_135m
 
-.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm chromium test-browser test-kills test-card test-fuzz fuzz torture bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -51,6 +51,16 @@ slurm:
 test-slurm: setup slurm
 	$(BIN)/python -m pytest -m slurm tests/slurm
 
+# beside it a SLURM of a login host and three nodes, made of namespaces; needs root. nodes.sh says how hosts go off and on
+slurm-nodes:
+	bash tests/slurm_nodes/nodes.sh start
+	@echo 'a shell on a host:   bash tests/slurm_nodes/nodes.sh on login bash   (SLURM_NODES_USER=NAME: as that user)'
+	@echo 'what else it does:   bash tests/slurm_nodes/nodes.sh   (off, boot, cut, join, daemon, status; stop ends it)'
+
+# runs over two nodes; SLURM_NODES_USER=NAME: the commands on the hosts are that user's
+test-slurm-nodes: setup slurm-nodes
+	$(BIN)/python -m pytest -m slurm_nodes tests/slurm_nodes
+
 # vLLM 0.32 without a GPU, in an environment of its own (2.6 GB)
 vllm: .venv-vllm/.set-up
 
@@ -87,6 +97,11 @@ fuzz: setup
 
 torture: setup
 	$(BIN)/python -m tests.kills --kills 20 --log docs/torture.md
+
+# two sweeps of SLURM_NODES_USER (default nobody) on a SLURM of several nodes while a seeded plan kills, cuts and fills: MINUTES, SEED,
+# JOBS; needs root. Writes its part of docs/torture.md
+soak: setup
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) --seed $(or $(SEED),0) --jobs $(or $(JOBS),30)
 
 # speed and memory beside TRL and transformers: all of it, written to docs/benchmarks.md (20 minutes); the main ratios (2)
 bench: trl

@@ -54,7 +54,7 @@ def test_the_map_of_the_parts_is_the_contract_of_the_layers():
 
 def test_tests_lie_in_the_folders_of_the_package():
     parts = {p.name for p in (ROOT / "rlrt").iterdir() if (p / "__init__.py").exists()}
-    others = {"card", "commands", "fuzz", "golden", "kills", "browser", "real", "slurm", "vllm"}
+    others = {"card", "commands", "fuzz", "golden", "kills", "browser", "real", "slurm", "slurm_nodes", "soak", "vllm"}
     assert {p.parent.name for p in (ROOT / "tests").glob("*/test_*.py")} <= parts | others
 
 

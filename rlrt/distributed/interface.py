@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from rlrt.distributed.machine import interfaces, is_loopback, resolved_addresses, route_to
+from rlrt.distributed.addresses import interfaces, is_loopback, resolved_addresses, route_to
 
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
 """The libraries' own environment variables."""

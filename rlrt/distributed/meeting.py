@@ -15,11 +15,12 @@ from typing import Any
 
 import torch.distributed as dist
 
+from rlrt.distributed.addresses import resolved_addresses, route_to
 from rlrt.distributed.interface import GLOO
-from rlrt.distributed.machine import machine, resolved_addresses, route_to
 from rlrt.distributed.ports import probed
 from rlrt.distributed.rank import HOSTS
 from rlrt.errors import NotMet, UserError
+from rlrt.machine import machine
 
 log = logging.getLogger("rlrt")
 c10d: Any = dist  # whose stores are public, and not listed for type checkers

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from rlrt.distributed.machine import alive, machine
 from rlrt.distributed.rank import EXIT
 from rlrt.errors import RankLost, first_line
+from rlrt.machine import alive, machine
 
 log = logging.getLogger("rlrt")
 BEAT_S = 1.0

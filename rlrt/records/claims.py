@@ -14,7 +14,6 @@ import json
 import os
 import re
 import secrets
-import socket
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import Replaced
+from rlrt.machine import PROC, machine, started
 from rlrt.records.files import read_json, write_json
 from rlrt.records.printable import one_line
 
@@ -34,7 +34,6 @@ LAG_S = 30.0
 """Seconds by which one machine may see another one's change late; awaited besides, unless the process was on this one."""
 SLACK = 24
 """Bytes for which a note is padded: a beat is written over the last one, so that its file stays the same one."""
-PROC = Path("/proc")
 
 
 class Moves(Exception):
@@ -43,24 +42,6 @@ class Moves(Exception):
     def __init__(self, note: dict[str, Any]) -> None:
         super().__init__(str(note))
         self.note = note
-
-
-def machine() -> str:
-    """Return what tells this machine, since its last start and with its process ids, from every other one."""
-    try:
-        boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink(PROC / 'self/ns/pid')}"
-    except OSError:  # no Linux
-        return socket.gethostname()
-
-
-def started(pid: int) -> str:
-    """Return when a process of this machine started, in the kernel's ticks; "" if there is no such process any more."""
-    try:
-        fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in ("Z", "X") else fields[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def is_gone(note: Mapping[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.schema import Settings
-from rlrt.distributed.machine import reachable_name
+from rlrt.distributed.addresses import reachable_name
 from rlrt.distributed.rank import EXIT, HOSTS, is_main, processes
 from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, Replaced, UserError
 from rlrt.execution.stop import StopFlag

@@ -12,10 +12,9 @@ import pytest
 import torch.distributed as dist
 
 from rlrt.config.compose import composer
-from rlrt.distributed import machine as addresses
-from rlrt.distributed import meeting, watch
+from rlrt.distributed import addresses, meeting, watch
+from rlrt.distributed.addresses import interfaces
 from rlrt.distributed.interface import interface_problem
-from rlrt.distributed.machine import interfaces
 from rlrt.distributed.rank import EXIT, HOSTS
 from rlrt.distributed.world import connect
 from rlrt.execution.ranks import LastWords

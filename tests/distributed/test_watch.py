@@ -16,10 +16,10 @@ import pytest
 import torch.distributed as dist
 
 from rlrt.distributed import watch
-from rlrt.distributed.machine import alive, machine
 from rlrt.distributed.rank import EXIT
 from rlrt.distributed.watch import Watch
 from rlrt.errors import RankLost
+from rlrt.machine import alive, machine
 
 HERE = socket.gethostname()
 BROKEN = RuntimeError("[gloo] Connection closed by peer")

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from rlrt.distributed.cards import ASIDE, set_aside
-from rlrt.distributed.machine import alive
 from rlrt.engines import own_server, vllm_common
 from rlrt.engines.door import TOKEN
 from rlrt.engines.own_server import OwnServer, Wanted, address
@@ -23,6 +22,7 @@ from rlrt.engines.vllm_client import Server
 from rlrt.engines.vllm_server import check_folder
 from rlrt.errors import UserError
 from rlrt.execution.execute import execute
+from rlrt.machine import alive
 from rlrt.model.load import load
 from rlrt.records.identity import identity
 from rlrt.sweep.jobs import with_gpus

@@ -13,12 +13,12 @@ import time
 import pytest
 from safetensors.torch import save_file
 
-from rlrt.distributed.machine import alive
 from rlrt.engines import vllm_server as module
 from rlrt.engines.keeper import members_of
 from rlrt.engines.vllm_client import Server
 from rlrt.engines.vllm_server import VllmServerEngine, weight_files
 from rlrt.errors import UserError
+from rlrt.machine import alive
 from rlrt.ui import free_port
 from tests.conftest import ROOT
 from tests.vllm.conformance import Conformance

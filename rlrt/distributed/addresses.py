@@ -1,4 +1,4 @@
-"""This machine as other ranks see it: an identity under which process ids mean the same, its interfaces and addresses."""
+"""This machine's interfaces and addresses, and how another one is reached."""
 
 from __future__ import annotations
 
@@ -14,28 +14,6 @@ SIOCGIFADDR = 0x8915
 """Linux's request for the IPv4 address of an interface."""
 PROBE_PORT = 9
 """Port of the address to which a route is asked for; nothing is sent there."""
-
-
-def machine() -> str:
-    """Return an identity of this machine: two processes with the same one see each other's process ids.
-
-    A hostname alone is none: two machines may have one, and containers of one machine have process ids of their own.
-    """
-    boot = pids = ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with contextlib.suppress(OSError):
-        pids = os.readlink("/proc/self/ns/pid")
-    return f"{socket.gethostname()} {boot} {pids}"
-
-
-def alive(pid: int) -> bool:
-    """True if a process of this machine runs; False for a zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in ("Z", "X")
 
 
 def is_loopback(address: str) -> bool:
