@@ -198,7 +198,9 @@ def note(run_folder: RunFolder, **reason: str) -> None:
 
 def note_loss(run_folder: RunFolder, error: str) -> None:
     """Store which rank was lost; if it was the main rank, the first other rank that gets its lease stores this."""
-    lease = contextlib.nullcontext() if is_main() else hold_lease(run_folder.path / LEASE)
+    lease = (
+        contextlib.nullcontext() if is_main() else hold_lease(run_folder.path / LEASE, lag_s=0.0)
+    )  # SLURM's KillWait is short
     with contextlib.suppress(LeaseTaken), lease:
         if is_main() or run_folder.summary().get("state") == "running":
             with or_logged(run_folder.path / "summary.json"):
