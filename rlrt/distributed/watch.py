@@ -29,7 +29,7 @@ GRACE_S = 8.0
 """Seconds that the main thread gets to fail by itself and write its files once another rank is gone."""
 HURRY_BEATS = 1.5
 """Notes that a rank may miss once its connections are broken and whoever sent a signal will not wait ``SILENCE_S``."""
-TELL_S = 5.0
+TELL_S = 10.0
 """Longest wait for a store, a disk or a log that may hang, when a rank says its last words."""
 
 

@@ -45,7 +45,7 @@ class LastWords:
             self._write(error, ("running", "failed"))
             return
         try:
-            with hold_lease(self._path / LEASE):
+            with hold_lease(self._path / LEASE, lag_s=0.0):  # SLURM's KillWait is short
                 self._write(error, ("running",))
         except LeaseTaken:
             if self._life and self._holder() == self._life:

@@ -156,19 +156,20 @@ def refuse_replaced(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, note: dict[str, Any]) -> Iterator[None]:
+def claimed(path: Path, note: dict[str, Any], lag_s: float | None = None) -> Iterator[None]:
     """Hold a claim while the block runs, with a copy of the note in ``path.json``, which stays.
 
     Args:
         path: the lease; its lock is held.
         note: about this process.
+        lag_s: instead of ``LAG_S``.
 
     Raises:
         Moves: if another process holds a claim and lives.
     """
     own = os.getpid()
     note = note | {"machine": machine(), "started": started(own), "nonce": secrets.token_hex(8), "beat": 0}
-    claim = made(path, note)
+    claim = made(path, note, LAG_S if lag_s is None else lag_s)
     with contextlib.suppress(OSError):  # on a full disk the lock works without its note
         write_json(path.with_suffix(".json"), claim.note)
     claim.start()
@@ -180,7 +181,7 @@ def claimed(path: Path, note: dict[str, Any]) -> Iterator[None]:
         claim.release()
 
 
-def made(path: Path, note: dict[str, Any]) -> Claim:
+def made(path: Path, note: dict[str, Any], lag_s: float) -> Claim:
     """Make the next claim, once the process of the newest one is gone.
 
     Raises:
@@ -190,7 +191,7 @@ def made(path: Path, note: dict[str, Any]) -> Claim:
     while True:
         number = max(newest(path), least)
         if number:
-            refuse_moving(path, number)
+            refuse_moving(path, number, lag_s)
         claim = Claim(path, number + 1, note)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -209,7 +210,7 @@ def made(path: Path, note: dict[str, Any]) -> Claim:
         least = latest
 
 
-def refuse_moving(path: Path, number: int) -> None:
+def refuse_moving(path: Path, number: int, lag_s: float) -> None:
     """Wait until it is clear whether the process of a claim lives.
 
     Raises:
@@ -218,7 +219,7 @@ def refuse_moving(path: Path, number: int) -> None:
     file = file_of(path, number)
     seen = read_json(file)
     here = seen.get("machine") == machine()
-    patience = BEATS * BEAT_S + (0.0 if here else LAG_S)
+    patience = BEATS * BEAT_S + (0.0 if here else lag_s)
     end, told = time.monotonic() + patience, False
     while time.monotonic() < end:
         if is_gone(seen) or not os.path.lexists(file):

@@ -55,11 +55,15 @@ def _try(path: Path) -> IO[str] | None:
 
 
 @contextlib.contextmanager
-def hold_lease(path: Path) -> Iterator[None]:
+def hold_lease(path: Path, lag_s: float | None = None) -> Iterator[None]:
     """Hold ``path.lock`` and a claim while the block runs, with a note about this process in ``path.json``.
 
     The kernel releases the lock when the process ends, however it ends; process ids alone are never trusted. Of a process that
     was killed the claim stays: if it was on this machine, it is seen to be gone at once, and else after half a minute.
+
+    Args:
+        path: such as ``FOLDER/lease``.
+        lag_s: seconds by which the last holder's signs of life may be seen late; 0 for a caller that knows that it is gone.
 
     Raises:
         LeaseTaken: if another process holds it.
@@ -74,7 +78,7 @@ def hold_lease(path: Path) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time(), "slurm": slurm_job()}
             try:
-                stack.enter_context(claimed(path, note))
+                stack.enter_context(claimed(path, note, lag_s))
             except Moves as moves:
                 warn_unshared(path, moves.note)
                 raise LeaseTaken(moves.note) from None

@@ -68,6 +68,13 @@ def test_a_process_of_another_machine_is_gone_when_its_beat_stands_still(tmp_pat
     assert "whether process 7 on node4 still lives" in capsys.readouterr().err
 
 
+def test_who_knows_that_the_holder_is_gone_waits_for_its_beats_alone(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(claims, "LAG_S", 300.0)
+    foreign(tmp_path / "lease")
+    with hold_lease(tmp_path / "lease", lag_s=0.0):
+        assert newest(tmp_path / "lease") == 2
+
+
 def test_the_clocks_of_machines_are_not_compared(tmp_path, quick):
     path, stop = tmp_path / "lease", threading.Event()
 
