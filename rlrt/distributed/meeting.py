@@ -30,6 +30,9 @@ TELL_S = 30.0
 """Seconds after which the log names the ranks that have not come."""
 TRY_S = 5.0
 """Longest attempt to connect to the rendezvous, seconds."""
+ASKED_S = 3.0
+"""Seconds that the others get once a signal asked this process to end: those that got it too come, and all end in order; srun
+kills those that wait in vain after SLURM's KillWait."""
 LINGER_S = 1.0
 """Seconds for which rank 0 keeps a rendezvous that failed, so that the others read why."""
 ARRIVED, MET = "rlrt/arrived/{}", "rlrt/met"
@@ -54,6 +57,7 @@ class Meeting:
     def __post_init__(self) -> None:
         self.address, self.port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._begin, self._told = time.monotonic(), False
+        self._asked: float | None = None
 
     @property
     def prefix(self) -> str:
@@ -84,9 +88,7 @@ class Meeting:
             store.set(ARRIVED.format(self.rank), json.dumps(own))
             notes = self._gathered(store) if self.rank == 0 else self._told_by_main(store)
         except RuntimeError as error:
-            raise NotMet(
-                f"{self._beginning()}: rank 0, which holds it, is gone ({_first(error)}); {where()}."
-            ) from None
+            raise NotMet(f"{self._beginning()}: rank 0, which holds it, is gone ({_first(error)}); {where()}") from None
         if problems := [
             f"rank {r} on {note['host']}: {note['problem']}" for r, note in notes.items() if note["problem"]
         ]:
@@ -151,10 +153,12 @@ class Meeting:
     def _check(self, state: str, more_s: float = 0.0) -> None:
         """Note a state in the log once it has lasted for ``TELL_S``; raise it when the time is over or a signal came."""
         waited = time.monotonic() - self._begin
-        if self.stop():
-            raise NotMet(f"{self._beginning()}: a signal to end came after {waited:.0f} s, and {state}; {where()}.")
+        if self._asked is None and self.stop():
+            self._asked = waited
+        if self._asked is not None and waited > self._asked + ASKED_S:
+            raise NotMet(f"{self._beginning()}: a signal to end came after {self._asked:.0f} s, and {state}; {where()}")
         if waited > self.limit_s + more_s:
-            raise NotMet(f"{self._beginning()} within {self.limit_s:g} s (distributed.meeting_s): {state}; {where()}.")
+            raise NotMet(f"{self._beginning()} within {self.limit_s:g} s (distributed.meeting_s): {state}; {where()}")
         if waited > TELL_S and not self._told:
             self._told = True
             log.warning("after %.0f s at %s: %s; %s", waited, self.place, state, where())
@@ -176,7 +180,7 @@ class Meeting:
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            raise NotMet(f"{self._beginning()}: {_first(error)}; {where()}.") from None
+            raise NotMet(f"{self._beginning()}: {_first(error)}; {where()}") from None
 
 
 def held_by_torchrun() -> bool:
@@ -195,7 +199,7 @@ def named(ranks: Collection[int], size: int) -> str:
 def where() -> str:
     """Return where the cause of a rank's absence may stand."""
     if folder := os.environ.get("SUBMITIT_FOLDER"):
-        return f"see {folder}, where SLURM and each task say what went wrong, and log.rank*.txt of the run"
+        return f"see {folder}, where SLURM and each task say what went wrong, and log.rank*.txt of the run."
     return "are all of them started, and can this machine reach that one?"
 
 

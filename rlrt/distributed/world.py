@@ -23,7 +23,7 @@ from rlrt.distributed.watch import BEAT_S, Watch
 from rlrt.errors import NotMet, RankLost, UserError
 
 T = TypeVar("T")
-ADVICE = "set distributed.interface to the network interface by which the machines reach each other"
+ADVICE = "set distributed.interface to the network interface by which the machines reach each other."
 
 
 class World:
@@ -204,6 +204,7 @@ def connect(
     refuse_taken_port(rank)
     meeting = Meeting(rank, size, meeting_s, stop)
     store, notes = meeting.meet(interface_problem(interface))
+    store.set_timeout(datetime.timedelta(seconds=patience_s))
     settle_interface(interface, notes, rank)
     watch = Watch(store, rank, size, patience_s, last_words=last_words, hurried=stop)
     watch.start()

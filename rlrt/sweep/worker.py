@@ -17,7 +17,7 @@ from typing import Any
 from rlrt.config.schema import Settings
 from rlrt.distributed.addresses import reachable_name
 from rlrt.distributed.rank import EXIT, HOSTS, is_main, processes
-from rlrt.errors import DiskFull, FolderLost, FolderRemoved, RankLost, Replaced, UserError
+from rlrt.errors import DiskFull, FolderLost, FolderRemoved, NotMet, RankLost, Replaced, UserError
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
 from rlrt.records.files import json_object, mapping, or_logged, read_json
@@ -136,6 +136,9 @@ def _run(path: Path, stop: StopFlag) -> str:
         return str(summary["state"])
     except RankLost as error:
         log.error("%s", error)  # the first rank that could has stored it
+    except NotMet as error:
+        note(run_folder, failure="rank", error=str(error))
+        log.error("%s", error)
     except NoProgress as error:
         note(run_folder, failure="limit", error=str(error))
         log.error("%s", error)

@@ -61,8 +61,8 @@ def test_a_rank_that_never_comes_is_named_by_all_and_in_the_log_before(tmp_path,
     assert (tmp_path / "log0").read_text().count("not yet there: rank 2 (on node3)") == 1
 
 
-def test_a_signal_ends_the_waiting_at_once(tmp_path):
-    """srun ends the tasks that wait for one that failed."""
+def test_a_signal_ends_the_waiting_soon(tmp_path):
+    """srun ends the tasks that wait for one that failed, and kills them after KillWait."""
 
     def work(rank):
         began = time.monotonic()
@@ -70,7 +70,18 @@ def test_a_signal_ends_the_waiting_at_once(tmp_path):
 
     found, took = said(tmp_path, 2, work, only=(0,))
     assert "a signal to end came after 1 s, and not yet there: rank 1; there: rank 0" in found[0]
-    assert took < 5
+    assert took < 6
+
+
+def test_ranks_that_got_the_signal_too_are_waited_for(tmp_path):
+    def work(rank):
+        time.sleep(rank)
+        world = connect(60.0, False, meeting_s=60.0, stop=lambda: True)
+        assert world.gather([rank]) == [0, 1]
+        world.leave()
+
+    found, _ = said(tmp_path, 2, work)
+    assert found == [0, 0]
 
 
 def test_a_name_that_cannot_be_resolved_is_named(tmp_path, monkeypatch):
@@ -157,7 +168,7 @@ def test_a_failed_meeting_ends_each_task_of_slurm_with_an_exit_code(planned, mon
 
     assert ends(start(3, work)) == [1, 1, 0]  # SystemExit, as start() sees it
     summary = json.loads((planned / "summary.json").read_text())
-    assert (summary["state"], summary["failure"]) == ("failed", "input")
+    assert (summary["state"], summary["failure"]) == ("failed", "rank")
     assert "not yet there: rank 2 (on node3)" in summary["error"]
     assert "not yet there: rank 2 (on node3)" in (planned / "log.txt").read_text()
     assert "not yet there: rank 2 (on node3)" in (planned / "log.rank1.txt").read_text()

@@ -215,6 +215,18 @@ def test_a_port_in_use_is_one_sentence(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_rank_that_meets_nobody_says_so_itself(tmp_path):
+    """Rank 0 speaks for all, except where it cannot know."""
+    code, output = run(
+        tmp_path, *SMALL, "hydra.run.dir=out", "distributed.meeting_s=0.5", WORLD_SIZE="2", RANK="1", LOCAL_RANK="1",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT="1",
+    )  # fmt: skip
+    assert code == 2
+    assert "error: rank 1 of 2 could not meet the others at 127.0.0.1:1" in output
+    assert "Connection refused" in output
+    assert not (tmp_path / "out").exists()
+
+
 def test_half_an_environment_is_one_sentence(tmp_path):
     code, output = run(tmp_path, *SMALL, "hydra.run.dir=out", WORLD_SIZE="2")
     assert code == 2
