@@ -57,6 +57,9 @@ def run(folder: str) -> str:
     except Exception as error:  # submitit would store it, and print it as it is
         lost = loss(error, path)
         print(f"{lost}" if lost else traceback.format_exc(), file=sys.stderr, flush=True)
+        if isinstance(lost, DiskFull):  # the lease has given its bytes back, which may do for one sentence
+            with contextlib.suppress(UserError):
+                note(RunFolder(path), failure="disk", error=str(lost))
         return "failed"
 
 
