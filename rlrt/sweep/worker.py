@@ -62,6 +62,9 @@ def run(folder: str) -> str:
     except Exception as error:  # submitit would store it, and print it as it is
         lost = loss(error, path)
         print(f"{lost}" if lost else traceback.format_exc(), file=sys.stderr, flush=True)
+        if isinstance(lost, DiskFull):  # the lease has given its bytes back, which may do for one sentence
+            with contextlib.suppress(UserError):
+                note(RunFolder(path), failure="disk", error=str(lost))
     if state in ("failed", "running") and processes() > 1 and "SLURM_JOB_ID" in os.environ:
         await_main(path)
         sys.exit(EXIT)  # srun --kill-on-bad-exit then ends the tasks that would wait for this one

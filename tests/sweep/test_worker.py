@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import subprocess
 
@@ -11,6 +13,7 @@ import pytest
 import rlrt.config.load
 import rlrt.execution.execute
 from rlrt.config.compose import composer
+from rlrt.records import folder
 from rlrt.sweep import worker
 from rlrt.sweep.jobs import job_of
 from tests.commands.test_run import SMALL
@@ -152,3 +155,18 @@ def test_what_is_queued_again(monkeypatch, environment, number, state, asked):
     worker.requeue(number)
     requeued = [c[2] for c in calls if c[:2] == ["scontrol", "requeue"]]
     assert requeued == ([asked] if asked else [])
+
+
+def test_a_disk_that_is_full_at_a_jobs_start_is_said_once_the_lease_has_given_its_bytes_back(tmp_path, monkeypatch):
+    """Or the job counted as lost, and its driver would start it again and again."""
+    write = folder.write_json
+
+    def full(file, values):
+        if (tmp_path / "lease.1").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        write(file, values)
+
+    monkeypatch.setattr(folder, "write_json", full)
+    assert worker.run(str(tmp_path)) == "failed"
+    assert (summary(tmp_path)["state"], summary(tmp_path)["failure"]) == ("failed", "disk")
+    assert "the disk is full" in summary(tmp_path)["error"]
