@@ -36,7 +36,7 @@ def golden(device: str) -> tuple[bool, str]:
 
     The first update must agree; Adam divides each gradient by its size, so rounding grows from one update to the next.
     """
-    worst = {step: (0.0, "none") for step in (1, 2, 3)}
+    worst = dict.fromkeys((1, 2, 3), (0.0, "none"))
     with patch("rlrt.execution.build.use_tensor_cores"):  # TF32 stays off
         for method in METHODS:
             recorded = json.loads((HERE / f"{method}.json").read_text())["steps"]
