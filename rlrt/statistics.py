@@ -237,9 +237,9 @@ def sequence_factor(n: int, alpha: float, scale: float) -> float:
     """Return the factor b of the anytime-valid interval mean ± b s / sqrt(n): the bound of |t| after n values.
 
     The values are independent and normal with unknown mean and standard deviation (Wang and Ramdas, arXiv 2310.03722: the
-    Gaussian mixture of the t test). For a hypothetical mean m, mix the likelihood of the standardised effect d = (mean - m) / sd
-    over d ~ N(0, scale^2), and sd by the right Haar measure 1 / sd in numerator and denominator alike. With y = x - m both
-    integrals are elementary, and their ratio, with k = n scale^2 / (1 + n scale^2), is
+    Gaussian mixture of the t test). For a hypothetical mean m, mix the likelihood over the standardised effect
+    d = (mean - m) / sd by N(0, scale^2), with d = 0 in the denominator, and in both over sd by the right Haar measure 1 / sd.
+    With y = x - m both integrals are elementary, and their ratio, with k = n scale^2 / (1 + n scale^2), is
 
         E_n(m) = (1 + n scale^2)^(-1/2) (1 - k (sum y)^2 / (n sum y^2))^(-n/2).
 
@@ -282,19 +282,21 @@ def sequence_interval(values: Sequence[float], alpha: float, scale: float) -> tu
     return mean - half, mean + half
 
 
-def confidence_sequence(values: Sequence[float], alpha: float, scale: float) -> list[tuple[float, float]]:
-    """Return the interval after each value, each intersected with all before it: all of them hold the mean at once, with
-    probability 1 - alpha.
+def narrowed(before: tuple[float, float], values: Sequence[float], alpha: float, scale: float) -> tuple[float, float]:
+    """Return the next interval of a confidence sequence: that of all values, intersected with the one before it.
 
-    If two intervals do not meet, low exceeds high from there on: the values are not as the law says, or the sequence missed.
+    All intervals of a sequence hold the mean at once with probability 1 - alpha, so their intersection does.
+
+    Args:
+        before: the last one; (-inf, inf) before the first.
+        values, alpha, scale: as ``sequence_interval``.
+
+    Returns:
+        (low, high); low exceeds high where two intervals do not meet: the values are not as the law says, or the sequence
+        missed.
     """
-    found: list[tuple[float, float]] = []
-    low, high = -math.inf, math.inf
-    for n in range(1, len(values) + 1):
-        a, b = sequence_interval(values[:n], alpha, scale)
-        low, high = max(low, a), min(high, b)
-        found.append((low, high))
-    return found
+    low, high = sequence_interval(values, alpha, scale)
+    return max(low, before[0]), min(high, before[1])
 
 
 def verdict(low: float, high: float, margin: float) -> str:

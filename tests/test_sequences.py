@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy
 import pytest
 from scipy import stats
 
-from rlrt.statistics import confidence_sequence, holm, paired_p, sequence_factor, sequence_interval, verdict
+from rlrt.statistics import holm, narrowed, paired_p, sequence_factor, sequence_interval, verdict
 
 VALUES = [0.031, -0.012, 0.044, 0.020, 0.027, 0.051, -0.003, 0.018]
 
@@ -60,21 +61,28 @@ def test_it_moves_with_the_values_shrinks_with_them_and_is_its_own_mirror_image(
 
 def test_it_is_wider_than_students_and_less_so_with_more_values():
     ratios = [sequence_factor(n, 0.05, 2.0) / stats.t.ppf(0.975, n - 1) for n in range(4, 51)]
-    assert all(a > b > 1 for a, b in zip(ratios[:6], ratios[1:7], strict=True))
+    assert all(a > b > 1 for a, b in itertools.pairwise(ratios[:7]))
     assert 1.7 < min(ratios) < max(ratios[6:]) < 1.9
     assert sequence_factor(9, 0.01, 2.0) > sequence_factor(9, 0.05, 2.0)
 
 
+def sequence_of(values):
+    found = [(-math.inf, math.inf)]
+    for n in range(1, len(values) + 1):
+        found.append(narrowed(found[-1], values[:n], 0.05, 2.0))
+    return found[1:]
+
+
 def test_a_sequence_is_nested_and_says_when_its_intervals_do_not_meet():
     drawn = [float(v) for v in numpy.random.default_rng(3).normal(0.02, 0.03, 50)]
-    found = confidence_sequence(drawn, 0.05, 2.0)
+    found = sequence_of(drawn)
     assert found[:3] == [(-math.inf, math.inf)] * 3
-    for (a, b), (c, d) in zip(found, found[1:], strict=False):
+    for (a, b), (c, d) in itertools.pairwise(found):
         assert a <= c <= d <= b
     last = sequence_interval(drawn, 0.05, 2.0)
     assert found[-1][0] >= last[0]
     assert found[-1][1] <= last[1]
-    low, high = confidence_sequence([0.0, 0.001, 0.0, 0.001] * 5 + [1.0, 1.001, 1.0, 1.001] * 200, 0.05, 2.0)[-1]
+    low, high = sequence_of([0.0, 0.001] * 10 + [1.0, 1.001] * 400)[-1]
     assert low > high
     assert verdict(low, high, 0.02) == "contradiction"
 
@@ -104,7 +112,9 @@ def test_looking_after_every_value_it_holds_the_mean_and_students_interval_does_
     ours = numpy.array([sequence_factor(int(k), 0.05, 2.0) for k in n[1:]])
     assert numpy.mean((t < ours).all(1)) >= 0.94
     assert numpy.mean((t < stats.t.ppf(0.975, n[1:] - 1)).all(1)) < 0.8
-    low, high = sequence_interval([float(v) for v in drawn[0]], 0.05, 2.0)  # the simulation's arithmetic is the function's
+    low, high = sequence_interval(
+        [float(v) for v in drawn[0]], 0.05, 2.0
+    )  # the simulation's arithmetic is the function's
     assert high - low == pytest.approx(2 * ours[-1] * spread[0, -1] / math.sqrt(most))
 
 
