@@ -12,7 +12,7 @@ from typing import Any
 from rlrt.records.files import is_file, mapping, read_json, whole
 from rlrt.records.jsonlines import is_number
 from rlrt.records.printable import one_line
-from rlrt.reporting.figures import COLOURS, LINES, MOST, Picture, axes, legend, shortened
+from rlrt.reporting.figures import COLOURS, LINES, MARKS, MOST, Picture, axes, legend, shortened
 from rlrt.reporting.tables import Table
 
 RACE = "race.json"
@@ -99,24 +99,33 @@ class RaceRecord:
         if not arms:
             return []
         short = self.metric.removeprefix("eval/").replace("_at_", "@")
+        from matplotlib.ticker import MaxNLocator
+
         figure, made = axes("pairs of seeds", f"difference in {short}")
         made.axhspan(-self.margin, self.margin, color="0.9", linewidth=0)
         made.axhline(0, color="0.4", linewidth=0.8)
         for number, arm in enumerate(arms):
             known = [i for i, (low, _) in enumerate(arm.intervals) if math.isfinite(low)]
-            colour, pairs = COLOURS[number], [i + 1 for i in known]
-            means = [math.fsum(arm.differences[: i + 1]) / (i + 1) for i in known]
-            style: Mapping[str, Any] = {"color": colour, "linestyle": LINES[number], "linewidth": 1.6}
-            made.plot(pairs, means, label=f"{shortened(arm.name)}: {arm.said}", **style)
+            means = [math.fsum(arm.differences[: i + 1]) / (i + 1) for i in range(len(arm.differences))]
+            style: Mapping[str, Any] = {"color": COLOURS[number], "linestyle": LINES[number], "linewidth": 1.6}
+            made.plot(range(1, len(means) + 1), means, label=f"{shortened(arm.name)}: {arm.said}", **style)
             for end in (0, 1):
-                made.plot(pairs, [arm.intervals[i][end] for i in known], color=colour, linewidth=0.8)
-            made.plot(pairs[-1:], means[-1:], color=colour, marker="o", markersize=5)
-        largest = max(abs(end) for arm in arms for end in arm.intervals[-1])
-        made.set_ylim(-4 * max(largest, self.margin), 4 * max(largest, self.margin))
+                made.plot(
+                    [i + 1 for i in known], [arm.intervals[i][end] for i in known], color=COLOURS[number], linewidth=0.8
+                )
+            (low, high), at = arm.intervals[-1], len(means) + 0.05 * number  # beside each other where they end together
+            made.vlines(at, low, high, color=COLOURS[number], linewidth=1.2)
+            made.plot(
+                [at] * 3, [low, means[-1], high], color=COLOURS[number], marker=MARKS[number], markersize=4, linewidth=0
+            )
+        largest = max(self.margin, *(abs(end) for arm in arms for end in arm.intervals[-1]))
+        made.set_ylim(-3 * largest, 3 * largest)  # the first finite intervals may be a hundred times as wide
+        made.set_xlim(0.5, max(len(arm.differences) for arm in arms) + 0.5)
+        made.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(made)
         caption = (
-            f"Mean difference to {self.baseline} and its anytime-valid interval (thin lines) after each pair; grey: the margin "
-            f"of equivalence. An arm ends where its interval decides. At most {MOST} arms."
+            f"Mean difference to {self.baseline} after each pair, and its anytime-valid interval (thin lines) where it is "
+            f"finite; grey: the margin of equivalence. An arm ends where its interval decides. At most {MOST} arms."
         )
         return [Picture("race", "The race", caption, figure)]
 

@@ -108,7 +108,8 @@ def source_of(
     if kind == "race":
         return race_of(base, values, overrides, folder, compose, launcher)
     if kind == "optuna":
-        from rlrt.sweep.rehearsal import rehearse
+        from rlrt.sweep.confirm import Confirmed
+        from rlrt.sweep.rehearsal import rehearse, slow_sampler
         from rlrt.sweep.search import Search
         from rlrt.sweep.space import overrides_of
 
@@ -118,12 +119,20 @@ def source_of(
         folders = group_folders(base)
         plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher, folders)
         proposed = rehearse(plan)
+        if missing := slow_sampler(plan.sampler):
+            print(missing)
         typical = make_job(fixed)
         refuse_unknown_key(plan.space, lambda: make_job([*fixed, *overrides_of(proposed)]))
-        check_disk(folder, still_to_write(folder, typical, plan.n_trials * max(1, len(plan.seeds))), print)
+        total = plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
+        check_disk(folder, still_to_write(folder, typical, total), print)
         known = folders_by_identity(folder)
-        search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, known))
-        return search, retries, max(1, len(plan.seeds)), [typical]
+
+        def make(more: Sequence[str]) -> Job:
+            return with_folder(folder, make_job([*fixed, *more]), more, known)
+
+        search = Search(folder, plan, make)
+        source = Confirmed(search, folder, plan.objectives[0], plan.fresh_seeds, make) if plan.fresh_seeds else search
+        return source, retries, max(1, len(plan.seeds)), [typical]
     raise UserError(f"hydra/sweeper: expected grid, optuna or race, got {kind}; other sweepers cannot be used here.")
 
 

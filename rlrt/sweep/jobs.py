@@ -11,12 +11,12 @@ from rlrt.config.checks import check_installed
 from rlrt.config.compose import plain_of
 from rlrt.config.load import load
 from rlrt.config.refused import explain
-from rlrt.errors import UserError, shown
+from rlrt.errors import UserError
 from rlrt.keys import LARGEST
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
-from rlrt.sweep.plan import Job, grid_jobs
+from rlrt.sweep.plan import Job, axis_text, grid_jobs
 from rlrt.sweep.settings import GridKeys, RaceKeys, grid_of, search_of
 from rlrt.sweep.state import job_folders
 
@@ -81,7 +81,7 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
             LocalLauncher(1, None, 1, 1, None),
             group_folders(base),
         )
-        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
+        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
     _, jobs = grid_planned(values, overrides, folder, compose, group_folders(base))
     return jobs, len(jobs)
 
@@ -144,20 +144,18 @@ def race_planned(
     return race, [first, *(job for job in jobs if job is not first)]
 
 
-def baseline_of(typed: Any, jobs: Sequence[Job]) -> Job:
-    """Return the job that has all overrides of ``hydra.sweeper.baseline``; the first one without any.
+def baseline_of(typed: Mapping[str, Any] | None, jobs: Sequence[Job]) -> Job:
+    """Return the job that has the values of ``hydra.sweeper.baseline`` (key to value); the first one without any.
 
     Raises:
         UserError: if none or several have them.
     """
-    wanted = typed.split() if isinstance(typed, str) else typed or []
-    if not isinstance(wanted, list) or not all(isinstance(o, str) for o in wanted):
-        raise UserError(f"hydra.sweeper.baseline: expected overrides such as [method=grpo], got {shown(typed)}.")
+    wanted = [f"{name}={axis_text(name, value)}" for name, value in (typed or {}).items()]
     found = [job for job in jobs if set(wanted) <= set(job.overrides)]
     if wanted and len(found) != 1:
         raise UserError(
-            f"hydra.sweeper.baseline: expected overrides that exactly one arm has, got {' '.join(wanted)}, which "
-            f"{len(found)} of {len(jobs)} have."
+            f"hydra.sweeper.baseline: expected values that exactly one arm has, got {' '.join(wanted)}, which {len(found)} of "
+            f"{len(jobs)} have."
         )
     return found[0]
 

@@ -18,9 +18,8 @@ from rlrt.records.files import mapping, read_json, write_json
 from rlrt.reporting.races import RACE
 from rlrt.statistics import has_no_spread, narrowed, verdict
 from rlrt.sweep.plan import SPEC, Job
-from rlrt.sweep.search import number_of, waits_for_a_person
 from rlrt.sweep.settings import RaceKeys
-from rlrt.sweep.source import Closing, Ended
+from rlrt.sweep.source import Closing, Ended, number_of, waits_for_a_person
 from rlrt.sweep.state import JobState
 
 Make = Callable[[Sequence[str], int], Job]
@@ -167,8 +166,8 @@ class Race:
         while lane.said == "open":
             n = len(lane.differences)
             if n == self._keys.max_seeds:
-                lane.said, lane.reason = "cannot tell", f"{n} pairs, as many as hydra.sweeper.max_seeds allows"
-                if has_no_spread(lane.differences):
+                lane.said, lane.reason = "cannot tell", f"{paired(n)}, as many as hydra.sweeper.max_seeds allows"
+                if n > 1 and has_no_spread(lane.differences):
                     lane.reason = f"all {n} differences are equal, which says nothing about their spread"
                 return
             pair = [
@@ -239,7 +238,12 @@ def described(lane: Lane, metric: str) -> str:
     low, high = lane.intervals[-1]
     mean = math.fsum(lane.differences) / n
     known = f"between {low:+.4f} and {high:+.4f}" if math.isfinite(low) else "no finite interval yet"
-    return f"{lane.arm.name}: {lane.said} after {n} pairs: {metric} {mean:+.4f}, {known}{why}"
+    return f"{lane.arm.name}: {lane.said} after {paired(n)}: {metric} {mean:+.4f}, {known}{why}"
+
+
+def paired(count: int) -> str:
+    """Return a number of pairs in words."""
+    return f"{count} pair{'s' if count != 1 else ''}"
 
 
 def recorded(lane: Lane) -> Mapping[str, Any]:

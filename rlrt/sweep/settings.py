@@ -42,7 +42,9 @@ class GridKeys:
 class RaceKeys(GridKeys):
     """``hydra.sweeper.*`` of ``hydra/sweeper=race``."""
 
-    baseline: Any = key("overrides of the combination that is the baseline, such as [method=grpo]; null: the first one")
+    baseline: dict[str, Any] | None = key(
+        "values of the arm that is the baseline, as {method: grpo}; null: the first arm"
+    )
     metric: str | None = key("metric of the final evaluation, larger is better; null: eval/avg_at_K")
     alpha: float = key(
         "probability that any arm's interval misses at any look; each arm gets its equal part", above=0, most=0.5
@@ -62,6 +64,7 @@ class SearchKeys:
     objective: Any = key("metric of the final evaluation, or a list of them; null: eval/avg_at_K")
     direction: Any = key("maximize or minimize, or one for each objective")
     n_trials: int = key("trials of the study, over all its interruptions", least=1)
+    confirm: int = key("fresh seeds of the best, and of the default, that run after the last trial; 0: none", least=0)
     n_jobs: int = key("trials that run at a time", least=1)
     max_jobs: int = key("the most jobs of a search: n_trials times trial.seeds, or the points of sampler=grid", least=1)
     seed: int = key("seed of the sampler", least=0)
@@ -149,6 +152,7 @@ def search_of(
     refuse_impossible(keys, objectives, settings, launcher)
     seeds = seeds_of(settings, space)
     refuse_too_many(keys, space, max(1, len(seeds)))
+    fresh = fresh_seeds(keys.confirm, seeds or [settings.seed], space, objectives)
     same = [identity(settings.plain), described(space), objectives, directions, seeds]
     plan = Plan(
         space=space,
@@ -157,6 +161,7 @@ def search_of(
         n_trials=keys.n_trials,
         n_jobs=keys.n_jobs,
         seeds=seeds,
+        fresh_seeds=fresh,
         sampler=keys.sampler,
         pruner=pruner_of(keys.pruner, settings),
         seed=keys.seed,
@@ -186,6 +191,28 @@ def seeds_of(settings: Settings, space: Mapping[str, Any]) -> list[int]:
     return seeds
 
 
+def fresh_seeds(count: int, used: Sequence[int], space: Mapping[str, Any], objectives: Sequence[str]) -> list[int]:
+    """Return the seeds that confirm a search's best: the first ones above those of its trials.
+
+    Raises:
+        UserError: for a search over seeds, one of several objectives, or seeds above the largest.
+    """
+    if not count:
+        return []
+    where = "hydra.sweeper.confirm"
+    if "seed" in {name.lstrip("+~") for name in space}:
+        raise UserError(
+            f"{where}: the best of a search over seed has no fresh seeds; search something else, or set it to 0."
+        )
+    if len(objectives) > 1:
+        raise UserError(
+            f"{where}: expected one objective, whose best can be confirmed, got {len(objectives)}; set {where}=0."
+        )
+    if max(used) + count > LARGEST:
+        raise UserError(f"{where}: expected seeds of at most {LARGEST}, got {count} above {max(used)}.")
+    return [max(used) + 1 + i for i in range(count)]
+
+
 def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> None:
     """Refuse a search without an end.
 
@@ -202,7 +229,7 @@ def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> No
             f"hydra.sweeper.max_jobs: this grid has {at_most(points)} points, more than the {keys.max_jobs} that are allowed; "
             "give a key fewer values, or set a larger hydra.sweeper.max_jobs."
         )
-    total = min(keys.n_trials, points or keys.n_trials) * runs
+    total = min(keys.n_trials, points or keys.n_trials) * runs + 2 * keys.confirm
     if total > keys.max_jobs:
         raise UserError(
             f"hydra.sweeper.n_trials: this search has {total} jobs, more than the {keys.max_jobs} of hydra.sweeper.max_jobs; "
