@@ -13,6 +13,7 @@ from pathlib import Path
 from rlrt.errors import UserError
 from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, replace_text
 from rlrt.records.printable import one_line
+from rlrt.reporting.confirmed import NOTE, confirmation
 from rlrt.reporting.confounds import confounds
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
@@ -63,6 +64,8 @@ class Report:
     def tables(self) -> dict[str, Table]:
         """Return the tables by their file names without suffix."""
         tables = {"race": self.race.table()} if self.race else {}
+        if (confirmed := confirmation(self.sweep)) is not None:
+            tables["confirmation"] = confirmed
         tables |= {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
         if self.baseline is not None:
             tables["differences"] = differences(self.jobs, self.baseline)
@@ -82,6 +85,8 @@ class Report:
         parts = []
         if self.race:
             parts += [tables["race"].markdown(cell), cell(self.race.note()), *map(cell, self.race.reasons())]
+        if "confirmation" in tables:
+            parts += [tables["confirmation"].markdown(cell), NOTE]
         parts.append(tables["means"].markdown(cell))
         if "differences" in tables:
             parts += [tables["differences"].markdown(cell), HOLM]
@@ -189,6 +194,7 @@ HOLM = (
 )
 TITLES = {
     "race": ("The race's verdicts", ""),
+    "confirmation": ("The search's best", NOTE),
     "means": (
         "Means",
         "Final evaluation, mean ± half-width of the 95 % interval by Student's t over seeds. No interval: one seed.",

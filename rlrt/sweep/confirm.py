@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.records.files import read_json, write_json
+from rlrt.reporting.confirmed import BEST
 from rlrt.statistics import mean_and_halfwidth
 from rlrt.sweep.plan import Job
-from rlrt.sweep.search import BEST, Search
+from rlrt.sweep.search import Search
 from rlrt.sweep.source import Closing, Ended, number_of, waits_for_a_person
 
 
@@ -120,9 +121,10 @@ def said(metric: str, pairs: Sequence[tuple[float, float]], wanted: int) -> list
             for values in ([b for b, _ in pairs], [d for _, d in pairs], [b - d for b, d in pairs])
         )
         texts = [f"{m:.4f}" + (f" ± {h:.4f}" if math.isfinite(h) else "") for m, h in (best, default)]
+        fresh = f"{len(pairs)} fresh seed{'s' if len(pairs) > 1 else ''}"
         half = f" ± {gap[1]:.4f}" if math.isfinite(gap[1]) else ""
         lines.append(
-            f"confirmed on {len(pairs)} fresh seeds: {metric} {texts[0]}, the default's {texts[1]}, paired difference "
+            f"confirmed on {fresh}: {metric} {texts[0]}, the default's {texts[1]}, paired difference "
             f"{gap[0]:+.4f}{half} (95 %, Student's t)"
         )
     return lines

@@ -17,14 +17,13 @@ from typing import Any
 
 from rlrt.errors import UserError, first_line
 from rlrt.records.files import write_json
+from rlrt.reporting.confirmed import BEST
 from rlrt.sweep.plan import Job
 from rlrt.sweep.source import Closing, Ended, number_of, waits_for_a_person
 from rlrt.sweep.space import grid_size, grid_values, overrides_of, text_of
 from rlrt.sweep.state import Follower
 
 JOURNAL = "study.journal"
-BEST = "best.json"
-"""File in a sweep's folder with the best parameters."""
 
 
 @dataclass(frozen=True)
