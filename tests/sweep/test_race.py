@@ -13,6 +13,7 @@ import pytest
 import rlrt.sweep.driver
 from rlrt.errors import UserError
 from rlrt.records.files import read_json
+from rlrt.records.folder import RunFolder
 from rlrt.reporting.jobs import labels_of
 from rlrt.reporting.page import read
 from rlrt.reporting.races import RACE
@@ -156,6 +157,36 @@ def test_a_killed_driver_is_replaced_by_one_that_says_the_same_and_runs_nothing_
 def make_folder(path):
     path.mkdir()
     return path
+
+
+def finish(job):
+    job.folder.mkdir(exist_ok=True)
+    (job.folder / "job.json").write_text("{}")
+    (job.folder / "summary.json").write_text(json.dumps({"state": "finished", "step": 1, "final": scored(job.folder)}))
+    return job_state(job.folder)
+
+
+def test_runs_beyond_a_verdict_are_ended_and_stay_ended_under_the_next_driver(tmp_path):
+    running, jobs, ended = race(tmp_path, n_jobs=40), [], {}
+    jobs = running.more(40)
+    name, pairs = "good", by_hand("good")[1]
+    assert {job.overrides[-1] for job in jobs} == {
+        f"seed={seed}" for seed in range(10)
+    }  # ten seeds of four arms at once
+    for job in jobs:
+        if any(job.folder.name == f"arm={arm},seed={seed}" for arm in ("base", name) for seed in range(pairs)):
+            ended[job.folder] = finish(job)
+    over, _ = running.watch(ended)
+    assert sorted(folder.name for folder in over) == [f"arm={name},seed={seed}" for seed in range(pairs, 10)]
+    for folder in over:
+        folder.mkdir()
+        (folder / "job.json").write_text("{}")
+        RunFolder(folder).ask_to_prune()
+        RunFolder(folder).set_state("pruned", step=0)
+    code, _, launcher = drive(tmp_path, race(tmp_path))
+    assert (code, said(tmp_path)) == (0, {arm: by_hand(arm) for arm in ("good", "bad", "same")})
+    assert not any(f"arm={name}," in folder.name for folder in launcher.started)
+    assert {job_state(folder).name for folder in over} == {"pruned"}
 
 
 def test_an_arm_that_cannot_be_told_ends_at_max_seeds_and_more_seeds_go_on(tmp_path):
