@@ -22,7 +22,7 @@ from rlrt.paths import CONFIG
 from rlrt.records.secrets import redacted
 from rlrt.records.streams import mask_streams
 from rlrt.sweep.jobs import plain
-from rlrt.sweep.settings import LAUNCHERS, GridKeys, SearchKeys
+from rlrt.sweep.settings import LAUNCHERS, GridKeys, RaceKeys, SearchKeys
 from rlrt.tasks.benchmark import Benchmark
 
 
@@ -65,7 +65,7 @@ NEEDED = {
 }
 """Values for keys without a default, so that the config composes."""
 Row = tuple[str, str, str, str]
-ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys}}
+ORCHESTRATION = {"launcher": LAUNCHERS, "sweeper": {"grid": GridKeys, "optuna": SearchKeys, "race": RaceKeys}}
 """Sections that only ``-m`` reads."""
 
 

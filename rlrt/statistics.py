@@ -199,3 +199,118 @@ def seeds_needed(gaps: Sequence[float], power: float = 0.8, level: float = 0.05,
         middle = (low + high) // 2
         low, high = (low, middle) if power_at(middle) >= power else (middle, high)
     return high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values that hold for all tests of a family together (Holm 1979): at any level, the probability that a true null
+    hypothesis is rejected at all is at most that level, however the tests depend on each other.
+
+    Args:
+        p_values: one for each test, in any order.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def paired_p(gaps: Sequence[float]) -> float | None:
+    """Return the two-sided p value of a paired t test; None for a single pair, or differences without spread."""
+    from scipy.stats import t
+
+    n = len(gaps)
+    if n < 2 or has_no_spread(gaps):
+        return None
+    mean = math.fsum(gaps) / n
+    error = math.sqrt(math.fsum((g - mean) ** 2 for g in gaps) / (n - 1) / n)
+    return float(2 * t.sf(abs(mean) / error, n - 1))
+
+
+def has_no_spread(values: Sequence[float]) -> bool:
+    """True if values are equal up to rounding: differences of numbers near 1 that should be alike differ by about 1e-16."""
+    return max(values) - min(values) <= 1e-12 * max(1.0, *map(abs, values))
+
+
+def sequence_factor(n: int, alpha: float, scale: float) -> float:
+    """Return the factor b of the anytime-valid interval mean ± b s / sqrt(n): the bound of |t| after n values.
+
+    The values are independent and normal with unknown mean and standard deviation (Wang and Ramdas, arXiv 2310.03722: the
+    Gaussian mixture of the t test). For a hypothetical mean m, mix the likelihood over the standardised effect
+    d = (mean - m) / sd by N(0, scale^2), with d = 0 in the denominator, and in both over sd by the right Haar measure 1 / sd.
+    With y = x - m both integrals are elementary, and their ratio, with k = n scale^2 / (1 + n scale^2), is
+
+        E_n(m) = (1 + n scale^2)^(-1/2) (1 - k (sum y)^2 / (n sum y^2))^(-n/2).
+
+    It depends on the signs and ratios of the y alone, in whose filtration it is a martingale that starts at E_1 = 1 if m is
+    the mean. So by Ville's inequality E_n(m) reaches 1 / alpha at any n with probability at most alpha, and the m at which it
+    has not are a confidence sequence. Since (sum y)^2 / (n sum y^2) = t^2 / (t^2 + n - 1), this is |t| < b with
+
+        b^2 = (n - 1) (1 - q) / (q - 1 / (1 + n scale^2)),    q = (alpha^2 / (1 + n scale^2))^(1 / n).
+
+    Where q is not above 1 / (1 + n scale^2), no m is excluded yet: with scale 2 the first bound is finite at n = 4 for alpha
+    .05 (at 3 the bound is infinite whatever the values are).
+
+    Args:
+        n: number of values.
+        alpha: probability that the interval misses the mean at any n, ever.
+        scale: standard deviation of the mixture over the standardised effect, chosen before the values are seen.
+
+    Returns:
+        b, infinite where no mean is excluded yet.
+    """
+    if n < 2:
+        return math.inf
+    grown = math.log1p(n * scale**2)
+    q, least = math.exp((2 * math.log(alpha) - grown) / n), math.exp(-grown)
+    return math.sqrt((n - 1) * (1 - q) / (q - least)) if q > least else math.inf
+
+
+def sequence_interval(values: Sequence[float], alpha: float, scale: float) -> tuple[float, float]:
+    """Return the anytime-valid interval of the mean after these values: (low, high), both infinite while nothing is known.
+
+    ``sequence_factor`` says of what law, and for which arguments. Values without any spread have no interval: for scores on a
+    grid they are no evidence that the mean is known to the last digit.
+    """
+    n = len(values)
+    factor = sequence_factor(n, alpha, scale)
+    if math.isinf(factor) or has_no_spread(values):
+        return -math.inf, math.inf
+    mean = math.fsum(values) / n
+    half = factor * math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    return mean - half, mean + half
+
+
+def narrowed(before: tuple[float, float], values: Sequence[float], alpha: float, scale: float) -> tuple[float, float]:
+    """Return the next interval of a confidence sequence: that of all values, intersected with the one before it.
+
+    All intervals of a sequence hold the mean at once with probability 1 - alpha, so their intersection does.
+
+    Args:
+        before: the last one; (-inf, inf) before the first.
+        values, alpha, scale: as ``sequence_interval``.
+
+    Returns:
+        (low, high); low exceeds high where two intervals do not meet: the values are not as the law says, or the sequence
+        missed.
+    """
+    low, high = sequence_interval(values, alpha, scale)
+    return max(low, before[0]), min(high, before[1])
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """Say what an interval of a difference tells: ``equivalent`` (it lies within the margin), ``better`` (above 0), ``worse``
+    (below 0), ``contradiction`` (it is empty), or ``open``.
+
+    Args:
+        low, high: its ends; infinite ones tell nothing.
+        margin: the largest difference, either way, that makes no difference in practice.
+    """
+    if low > high:
+        return "contradiction"
+    if -margin < low and high < margin:
+        return "equivalent"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "open"

@@ -162,3 +162,23 @@ def test_vllm_is_measured_beside_a_trainer_sleeping_and_waking_each_time(monkeyp
     assert calls == [("expect", throughput.PROMPT + 4, share), ("load", 0), 1, *again, "close"]
     assert table.text.count("rollout, vllm") == 2
     assert table.notes.count("vLLM slept in") == 2
+
+
+def test_the_simulated_races_decide_as_a_race_does():
+    import numpy
+
+    from benchmarks import races
+    from rlrt.statistics import narrowed, verdict
+
+    drawn = numpy.random.default_rng(5).normal(0.02, races.SPREAD, (40, races.MOST))
+    names = {1: "better", -1: "worse", 0: "equivalent", 9: "open"}
+    for row, what, spent in zip(drawn, *races.decided(drawn, 0.05), strict=True):
+        interval, said, n = (-numpy.inf, numpy.inf), "open", 0
+        while said == "open" and n < races.MOST:
+            n += 1
+            interval = narrowed(interval, [float(v) for v in row[:n]], 0.05, races.SCALE)
+            said = verdict(*interval, races.MARGIN)
+        assert (names[int(what)], int(spent)) == (said, n)
+    table = races.power(500)
+    assert [float(cell) for cell in table[-1].split("|")[2:4]] == [1.0, 0.0]  # .08 is always found
+    assert len(races.coverage(50)) == 2 + len(races.LAWS)

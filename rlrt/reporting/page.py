@@ -13,9 +13,11 @@ from pathlib import Path
 from rlrt.errors import UserError
 from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, replace_text
 from rlrt.records.printable import one_line
+from rlrt.reporting.confirmed import NOTE, confirmation
 from rlrt.reporting.confounds import confounds
 from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
+from rlrt.reporting.races import RaceRecord, read_race
 from rlrt.reporting.results import curves, results
 from rlrt.reporting.results import files as tables_as_files
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, plain_markdown, table
@@ -50,16 +52,21 @@ class Report:
         baseline: the label that the others are compared with, or None.
         jobs: one run for every label and seed.
         repeated: runs not used, since a newer one has the same label and seed.
+        race: the sweep's race, if it is one.
     """
 
     sweep: Path
     baseline: str | None
     jobs: list[Job]
     repeated: list[Job]
+    race: RaceRecord | None = None
 
     def tables(self) -> dict[str, Table]:
         """Return the tables by their file names without suffix."""
-        tables = {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
+        tables = {"race": self.race.table()} if self.race else {}
+        if (confirmed := confirmation(self.sweep)) is not None:
+            tables["confirmation"] = confirmed
+        tables |= {"means": table(self.jobs), "interquartile": interquartile_table(self.jobs)}
         if self.baseline is not None:
             tables["differences"] = differences(self.jobs, self.baseline)
         return tables | {"cost": costs(self.jobs)}
@@ -75,9 +82,14 @@ class Report:
     def markdown(self, cell: Callable[[str], str] = plain_markdown) -> str:
         """Format the tables and the list of unused runs; ``cell`` escapes a text."""
         tables = self.tables()
-        parts = [tables["means"].markdown(cell)]
+        parts = []
+        if self.race:
+            parts += [tables["race"].markdown(cell), cell(self.race.note()), *map(cell, self.race.reasons())]
+        if "confirmation" in tables:
+            parts += [tables["confirmation"].markdown(cell), NOTE]
+        parts.append(tables["means"].markdown(cell))
         if "differences" in tables:
-            parts.append(tables["differences"].markdown(cell))
+            parts += [tables["differences"].markdown(cell), HOLM]
         if differ := self.confounds():
             parts.append("\n".join(f"Warning: {cell(line)}" for line in differ))
         if self.missing():
@@ -98,14 +110,16 @@ def read(sweep: Path, baseline: str | None) -> Report:
 
     Args:
         sweep: the folder.
-        baseline: a label; None: ``grpo`` if the sweep has it and another label.
+        baseline: a label; None: the baseline of a race, else ``grpo``, if the sweep has it and another label.
 
     Raises:
         UserError: for a folder without runs, or a baseline that no run has.
     """
     jobs, repeated = newest_only(read_jobs(sweep))
     labels = labels_of(jobs)
-    report = Report(sweep, baseline or ("grpo" if "grpo" in labels and len(labels) > 1 else None), jobs, repeated)
+    race = read_race(sweep)
+    wanted = race.baseline if race else "grpo"
+    report = Report(sweep, baseline or (wanted if wanted in labels and len(labels) > 1 else None), jobs, repeated, race)
     report.tables()  # refuses an unknown baseline before any file is written
     return report
 
@@ -126,7 +140,7 @@ def write(report: Report) -> list[Path]:
                 replace_text(file, text)
                 files.append(file)
         files += tables_as_files({"jobs": results(report.sweep), "curves": curves(report.sweep)}, folder)
-        pictures = pictures_of(report.jobs, report.baseline)
+        pictures = [*(report.race.picture() if report.race else []), *pictures_of(report.jobs, report.baseline)]
         for picture in pictures:
             files += picture.save(folder)
         replace_text(report.sweep / "report.md", report.markdown())
@@ -145,6 +159,8 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     parts += unused_jobs(report)
     for key, data in report.tables().items():
         title, note = TITLES[key]
+        if key == "race" and report.race:
+            note = "<br>".join(map(html.escape, [report.race.note(), *report.race.reasons()]))
         parts.append(f"<h2>{title}</h2>{data.html()}<p class='note'>{note}</p>")
         if key == "differences":
             parts += [f"<p class='note bad'>{html.escape(line)}</p>" for line in report.confounds()]
@@ -172,7 +188,13 @@ def document(title: str, body: str) -> str:
     )
 
 
+HOLM = (
+    "p, Holm: two-sided paired t test of the main metric, corrected for all comparisons with the baseline in it; it holds "
+    "where the seeds were fixed beforehand. Differences in other metrics are exploratory: they have no corrected p."
+)
 TITLES = {
+    "race": ("The race's verdicts", ""),
+    "confirmation": ("The search's best", NOTE),
     "means": (
         "Means",
         "Final evaluation, mean ± half-width of the 95 % interval by Student's t over seeds. No interval: one seed.",
@@ -184,7 +206,8 @@ TITLES = {
     "differences": (
         "Paired differences",
         "Over the seeds that both have. P(larger): share of pairs of seeds in which this one's value is larger, ties half. "
-        "Seeds to tell: what a difference of this size and spread would need (paired t test, 80 % power at 5 %).",
+        "Seeds to tell: what a difference of this size and spread would need (paired t test, 80 % power at 5 %). Intervals are "
+        f"not corrected. {HOLM}",
     ),
     "cost": ("Cost", "Of the finished runs. Seconds are those of this machine, however many jobs shared it."),
 }

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from rlrt.errors import UserError, nearest
 from rlrt.records.printable import one_line
 from rlrt.reporting.jobs import Job, finished, labels_of
-from rlrt.statistics import interquartile_mean, mean_and_halfwidth, probability_of_improvement, seeds_needed
+from rlrt.statistics import (
+    holm,
+    interquartile_mean,
+    mean_and_halfwidth,
+    paired_p,
+    probability_of_improvement,
+    seeds_needed,
+)
 
 
 def plain_markdown(text: str) -> str:
@@ -156,7 +163,8 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
 
     P(larger) is the share of all pairs of seeds, one of each label, in which this label's value is larger; ties count half
     (arXiv 2108.13264); "-" for a single seed. "seeds to tell" is the number of paired seeds with which a paired t test would
-    detect a difference of the observed size and spread (80 % power at 5 %).
+    detect a difference of the observed size and spread (80 % power at 5 %). "p, Holm" belongs to the main metric: the p value
+    of that test, corrected for all labels that are compared in it; "-" without two pairs that differ.
 
     Raises:
         UserError: if no run has the baseline's label.
@@ -165,7 +173,8 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
     if baseline not in labels:
         raise UserError(f"--baseline: there is no {baseline!r} in this sweep.{nearest(baseline, labels)}")
     base = {job.seed: job.final for job in finished(jobs, baseline)}
-    rows = []
+    rows: list[list[str]] = []
+    main, tested = main_metric(jobs), list[tuple[int, float]]()
     for label in labels:
         for heading, name, form in columns_of(jobs) if label != baseline else []:
             done = [j for j in finished(jobs, label) if name in j.final and name in base.get(j.seed, {})]
@@ -176,8 +185,13 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
             needed = seeds_needed(gaps)
             larger = f"{probability_of_improvement(values, base_values):.2f}" if len(done) > 1 else "-"
             told = "-" if needed is None else str(needed)
-            rows.append([label, heading, str(len(done)), interval(gaps, "+" + form), larger, told])
-    return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell"], rows)
+            p = paired_p(gaps) if name == main else None
+            tested += [(len(rows), p)] if p is not None else []
+            cell = "-" if name == main else "exploratory"
+            rows.append([label, heading, str(len(done)), interval(gaps, "+" + form), larger, told, cell])
+    for (row, _), corrected in zip(tested, holm([p for _, p in tested]), strict=True):
+        rows[row][-1] = f"{corrected:.4f}"
+    return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell", "p, Holm"], rows)
 
 
 def costs(jobs: Sequence[Job]) -> Table:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.config.compose import composer
+from rlrt.config.load import load
 from rlrt.errors import UserError
 from rlrt.paths import SWEEPS, listed
 from rlrt.records.files import resolved
@@ -29,6 +30,7 @@ from rlrt.sweep.jobs import (
     job_overrides,
     plain,
     planned,
+    race_planned,
     with_folder,
     with_gpus,
 )
@@ -36,7 +38,7 @@ from rlrt.sweep.launchers import Launcher, SlurmLauncher
 from rlrt.sweep.parent import note_question
 from rlrt.sweep.plan import Job, of_the_whole
 from rlrt.sweep.sbatch import check_folder
-from rlrt.sweep.settings import launcher_of, search_of
+from rlrt.sweep.settings import launcher_of, metric_of, refuse_leaving, search_of
 from rlrt.sweep.source import Grid, Source
 from rlrt.sweep.state import job_folders, job_state
 
@@ -103,8 +105,11 @@ def source_of(
             check_resume(job)
         check_disk(folder, [job for job in jobs if not job_state(job.folder).done], print)
         return Grid(jobs), sweeper.max_retries, len(jobs), jobs
+    if kind == "race":
+        return race_of(base, values, overrides, folder, compose, launcher)
     if kind == "optuna":
-        from rlrt.sweep.rehearsal import rehearse
+        from rlrt.sweep.confirm import Confirmed
+        from rlrt.sweep.rehearsal import rehearse, slow_sampler
         from rlrt.sweep.search import Search
         from rlrt.sweep.space import overrides_of
 
@@ -114,13 +119,46 @@ def source_of(
         folders = group_folders(base)
         plan, fixed, retries = search_of(values, job_overrides(overrides), make_job, launcher, folders)
         proposed = rehearse(plan)
+        if missing := slow_sampler(plan.sampler):
+            print(missing)
         typical = make_job(fixed)
         refuse_unknown_key(plan.space, lambda: make_job([*fixed, *overrides_of(proposed)]))
-        check_disk(folder, still_to_write(folder, typical, plan.n_trials * max(1, len(plan.seeds))), print)
+        total = plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
+        check_disk(folder, still_to_write(folder, typical, total), print)
         known = folders_by_identity(folder)
-        search = Search(folder, plan, lambda more: with_folder(folder, make_job([*fixed, *more]), more, known))
-        return search, retries, max(1, len(plan.seeds)), [typical]
-    raise UserError(f"hydra/sweeper: expected grid or optuna, got {kind}; other sweepers cannot be used here.")
+
+        def make(more: Sequence[str]) -> Job:
+            return with_folder(folder, make_job([*fixed, *more]), more, known)
+
+        search = Search(folder, plan, make)
+        source = Confirmed(search, folder, plan.objectives[0], plan.fresh_seeds, make) if plan.fresh_seeds else search
+        return source, retries, max(1, len(plan.seeds)), [typical]
+    raise UserError(f"hydra/sweeper: expected grid, optuna or race, got {kind}; other sweepers cannot be used here.")
+
+
+def race_of(
+    base: Any, values: dict[str, Any], overrides: Sequence[str], folder: Path, compose: Compose, launcher: Launcher
+) -> tuple[Source, int, int, list[Job]]:
+    """Build the race that ``hydra.sweeper`` describes; returns as ``source_of``."""
+    from rlrt.sweep.race import Race, arms_of
+
+    keys, jobs = race_planned(values, overrides, folder, compose, group_folders(base))
+    for job in jobs:
+        check(job, here=True)
+    settings = load(jobs[0].plain)
+    refuse_leaving(settings, launcher, "a race starts the next seed where no verdict is known", "goes on with its runs")
+    metric = metric_of(keys.metric, settings, "hydra.sweeper.metric")
+    arms = arms_of(jobs)
+    common, known = set.intersection(*(set(arm.overrides) for arm in arms)), folders_by_identity(folder)
+
+    def make(typed: Sequence[str], seed: int) -> Job:
+        own = [*(o for o in typed if o not in common), f"seed={seed}"]
+        return with_folder(folder, checked(folder, [*typed, f"seed={seed}"], compose, here=True), own, known)
+
+    race = Race(folder, keys, metric, arms, make)
+    race.refuse_another()
+    check_disk(folder, still_to_write(folder, jobs[0], len(jobs) * keys.max_seeds), print)
+    return race, keys.max_retries, min(keys.n_jobs, len(jobs)), jobs
 
 
 def refuse_unknown_key(names: Iterable[str], make: Callable[[], Job]) -> None:

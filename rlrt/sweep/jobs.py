@@ -12,11 +12,12 @@ from rlrt.config.compose import plain_of
 from rlrt.config.load import load
 from rlrt.config.refused import explain
 from rlrt.errors import UserError
+from rlrt.keys import LARGEST
 from rlrt.records.identity import identity
 from rlrt.records.names import readable
 from rlrt.sweep.launchers import Launcher, LocalLauncher, SlurmLauncher
-from rlrt.sweep.plan import Job, grid_jobs
-from rlrt.sweep.settings import GridKeys, grid_of, search_of
+from rlrt.sweep.plan import Job, axis_text, grid_jobs
+from rlrt.sweep.settings import GridKeys, RaceKeys, grid_of, search_of
 from rlrt.sweep.state import job_folders
 
 Compose = Callable[[Sequence[str]], Any]
@@ -62,12 +63,17 @@ def check(job: Job, here: bool = False) -> None:
 
 
 def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose) -> tuple[list[Job], int]:
-    """Return the jobs of a grid, or the shared base job of a search's trials, and the number of jobs that will run.
+    """Return the jobs of a grid, or the shared base job of a search's trials, or the arms of a race; and the number of jobs
+    that will run (of a race: at most).
 
     No job is started.
     """
     values = plain(base.hydra.sweeper)
-    if values.pop("kind", None) == "optuna":
+    kind = values.pop("kind", None)
+    if kind == "race":
+        race, jobs = race_planned(values, overrides, folder, compose, group_folders(base))
+        return jobs, len(jobs) * race.max_seeds
+    if kind == "optuna":
         plan, fixed, _ = search_of(
             values,
             job_overrides(overrides),
@@ -75,7 +81,7 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
             LocalLauncher(1, None, 1, 1, None),
             group_folders(base),
         )
-        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds))
+        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
     _, jobs = grid_planned(values, overrides, folder, compose, group_folders(base))
     return jobs, len(jobs)
 
@@ -88,8 +94,15 @@ def grid_planned(
     Raises:
         UserError: for settings that cannot work, or too many jobs.
     """
-    sweeper = grid_of(values)
-    jobs = grid_jobs(
+    sweeper = grid_of(values, GridKeys, "grid")
+    return sweeper, jobs_of_grid(sweeper, overrides, folder, compose, folders)
+
+
+def jobs_of_grid(
+    sweeper: GridKeys, overrides: Sequence[str], folder: Path, compose: Compose, folders: Sequence[Path]
+) -> list[Job]:
+    """Return the jobs of a grid, given its checked keys; errors as ``grid_planned``."""
+    return grid_jobs(
         job_overrides(overrides),
         sweeper.params or {},
         sweeper.grids or [],
@@ -98,7 +111,53 @@ def grid_planned(
         max_jobs=sweeper.max_jobs,
         folders=folders,
     )
-    return sweeper, jobs
+
+
+def race_planned(
+    values: Mapping[str, Any], overrides: Sequence[str], folder: Path, compose: Compose, folders: Sequence[Path]
+) -> tuple[RaceKeys, list[Job]]:
+    """Return the checked ``hydra.sweeper`` of a race, and a job for each arm, the baseline first; its seed is not the race's.
+
+    Raises:
+        UserError: for settings that cannot work: seeds that were typed, fewer than two arms, no baseline, too many jobs.
+    """
+    race = grid_of(values, RaceKeys, "race")
+    jobs = jobs_of_grid(race, overrides, folder, compose, folders)
+    if any(o.lstrip("+").startswith("seed=") for job in jobs for o in job.overrides):
+        raise UserError(
+            "seed: a race gives its own seeds, the same to every arm; leave seed out, or set hydra.sweeper.first_seed."
+        )
+    if len(jobs) < 2:
+        raise UserError(
+            "hydra/sweeper=race: expected a baseline and at least one other arm, got one combination; type several values, "
+            "such as method=grpo,rlrt."
+        )
+    total = len(jobs) * race.max_seeds
+    if total > race.max_jobs:
+        raise UserError(
+            f"hydra.sweeper.max_seeds: this race has {total} jobs at most, more than the {race.max_jobs} of "
+            f"hydra.sweeper.max_jobs; set fewer seeds, or hydra.sweeper.max_jobs={total}."
+        )
+    if race.first_seed + race.max_seeds > LARGEST:
+        raise UserError(f"hydra.sweeper.first_seed: expected the last seed to be at most {LARGEST}, got more.")
+    first = baseline_of(race.baseline, jobs)
+    return race, [first, *(job for job in jobs if job is not first)]
+
+
+def baseline_of(typed: Mapping[str, Any] | None, jobs: Sequence[Job]) -> Job:
+    """Return the job that has the values of ``hydra.sweeper.baseline`` (key to value); the first one without any.
+
+    Raises:
+        UserError: if none or several have them.
+    """
+    wanted = [f"{name}={axis_text(name, value)}" for name, value in (typed or {}).items()]
+    found = [job for job in jobs if set(wanted) <= set(job.overrides)]
+    if wanted and len(found) != 1:
+        raise UserError(
+            f"hydra.sweeper.baseline: expected values that exactly one arm has, got {' '.join(wanted)}, which {len(found)} of "
+            f"{len(jobs)} have."
+        )
+    return found[0]
 
 
 def group_folders(base: Any) -> list[Path]:

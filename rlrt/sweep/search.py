@@ -17,10 +17,11 @@ from typing import Any
 
 from rlrt.errors import UserError, first_line
 from rlrt.records.files import write_json
+from rlrt.reporting.confirmed import BEST
 from rlrt.sweep.plan import Job
-from rlrt.sweep.source import Closing, Ended
+from rlrt.sweep.source import Closing, Ended, number_of, waits_for_a_person
 from rlrt.sweep.space import grid_size, grid_values, overrides_of, text_of
-from rlrt.sweep.state import LATER, Follower, JobState
+from rlrt.sweep.state import Follower
 
 JOURNAL = "study.journal"
 
@@ -36,6 +37,7 @@ class Plan:
         n_trials: trials of the study, over all its drivers.
         n_jobs: trials that run at a time.
         seeds: a trial is the mean over runs with these seeds; empty: one run with the config's seed.
+        fresh_seeds: those on which the best is confirmed; empty: it is not.
         sampler, pruner: ``_target_`` and arguments.
         seed: seed of the sampler.
         identity: hash of everything that two invocations of one study must share.
@@ -51,6 +53,7 @@ class Plan:
     pruner: Mapping[str, Any]
     seed: int
     identity: str
+    fresh_seeds: Sequence[int] = ()
 
 
 @dataclass
@@ -217,6 +220,16 @@ class Search:
         """True if trials are still to be ended or proposed; a trial that only repeats ended jobs has no active job."""
         return bool(self._running) or (not self._halted and self._trial_count() < self._trial_limit())
 
+    @property
+    def halted(self) -> bool:
+        """True if a job waits for a person, so that the search proposes no more trials."""
+        return self._halted
+
+    def best_overrides(self) -> list[str] | None:
+        """Return what the best trial adds to the shared overrides; None if no trial is complete."""
+        best = self._best()
+        return overrides_of(best[0].params) if best else None
+
     def headline(self) -> str:
         """Return the number of trials so far and the best values."""
         best = self._best()
@@ -256,7 +269,7 @@ class Search:
             code = int(self._halted or short or finished >= self._trial_limit())
             return Closing([*lines, "no trial is complete yet"], code, {}, {}, finished)
         descriptions = [self._described(trial) for trial in best]
-        write_json(self._sweep / "best.json", {"study": self._study.study_name, "best": descriptions})
+        write_json(self._sweep / BEST, {"study": self._study.study_name, "best": descriptions})
         for b in descriptions:
             values = ", ".join(f"{name} {value:.4f}" for name, value in b["values"].items())
             lines.append(f"best: trial {b['trial']}: {values}: {' '.join(b['overrides'])}")
@@ -277,11 +290,6 @@ class Search:
         }
 
 
-def waits_for_a_person(state: JobState) -> bool:
-    """True if a job ended for a reason outside its trial: it was cancelled, the disk is full, or a model is missing."""
-    return state.name == "interrupted" or state.failure in LATER
-
-
 def tagged(job: Job, trial: int) -> Job:
     """Return a copy of a job with the number of its trial as a tag."""
     return Job(job.folder, job.overrides, job.plain, job.choices, job.identity, {"rlrt.trial": str(trial)})
@@ -290,14 +298,6 @@ def tagged(job: Job, trial: int) -> Job:
 def short(value: Any) -> str:
     """Format a parameter with at most 4 significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def number_of(value: Any) -> float:
-    """Convert a final metric to a number; NaN if it is not one (records store NaN as text)."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return math.nan
 
 
 def tell_study(study: Any, number: int, state: Any, values: Sequence[float] | None = None) -> None:

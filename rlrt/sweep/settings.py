@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlrt.config.load import fields_of, load, refuse_unknown, typed
 from rlrt.config.options import content
@@ -39,6 +39,24 @@ class GridKeys:
 
 
 @dataclass
+class RaceKeys(GridKeys):
+    """``hydra.sweeper.*`` of ``hydra/sweeper=race``."""
+
+    baseline: dict[str, Any] | None = key(
+        "values of the arm that is the baseline, as {method: grpo}; null: the first arm"
+    )
+    metric: str | None = key("metric of the final evaluation, larger is better; null: eval/avg_at_K")
+    alpha: float = key(
+        "probability that any arm's interval misses at any look; each arm gets its equal part", above=0, most=0.5
+    )
+    margin: float = key("largest difference of the metric that makes no difference in practice", above=0)
+    scale: float = key("expected size of a difference, in standard deviations of a pair's difference", above=0)
+    first_seed: int = key("seed of the first pair; the others follow", least=0)
+    max_seeds: int = key("pairs after which an arm ends as cannot tell", least=1)
+    n_jobs: int = key("jobs that run at a time", least=1)
+
+
+@dataclass
 class SearchKeys:
     """``hydra.sweeper.*`` of ``hydra/sweeper=optuna``."""
 
@@ -46,6 +64,7 @@ class SearchKeys:
     objective: Any = key("metric of the final evaluation, or a list of them; null: eval/avg_at_K")
     direction: Any = key("maximize or minimize, or one for each objective")
     n_trials: int = key("trials of the study, over all its interruptions", least=1)
+    confirm: int = key("fresh seeds of the best, and of the default, that run after the last trial; 0: none", least=0)
     n_jobs: int = key("trials that run at a time", least=1)
     max_jobs: int = key("the most jobs of a search: n_trials times trial.seeds, or the points of sampler=grid", least=1)
     seed: int = key("seed of the sampler", least=0)
@@ -54,29 +73,37 @@ class SearchKeys:
     max_retries: int = key("times that a failed or lost job is started again", least=0)
 
 
+AnyGrid = TypeVar("AnyGrid", bound=GridKeys)
+
+
 def with_shipped(group: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a section with the shipped value of every key that it lacks: a file of the user's own may be older than a key."""
     shipped = content(CONFIG / "hydra" / group / f"{name}.yaml")
     return {k: v for k, v in shipped.items() if k not in ("kind", "defaults")} | dict(values)
 
 
-def grid_of(values: Mapping[str, Any]) -> GridKeys:
+def grid_of(values: Mapping[str, Any], cls: type[AnyGrid], option: str) -> AnyGrid:
     """Return the grid that ``hydra.sweeper`` describes; ``params``, ``grids`` and ``zip`` are never null, and ``zip`` is a list
     of lists.
+
+    Args:
+        values: the section.
+        cls: its keys.
+        option: the shipped file with a value for each of them.
 
     Raises:
         UserError: for an unknown key or a wrong shape.
     """
     where = "hydra.sweeper"
-    refuse_unknown(values, fields_of(GridKeys), where)
-    values = with_shipped("sweeper", "grid", values)
+    refuse_unknown(values, fields_of(cls), where)
+    values = with_shipped("sweeper", option, values)
     params, grids = values.get("params") or {}, values.get("grids") or []
     if not isinstance(params, dict):
         raise UserError(f"{where}.params: expected keys with their values, got {params!r}.")
     if not isinstance(grids, list) or not all(isinstance(g, dict) for g in grids):
         raise UserError(f"{where}.grids: expected a list of sections like params, got {grids!r}.")
     groups = zip_of(values.get("zip") or [])
-    keys: GridKeys = typed(GridKeys, {**values, "params": params, "grids": grids, "zip": groups}, where)
+    keys: AnyGrid = typed(cls, {**values, "params": params, "grids": grids, "zip": groups}, where)
     return keys
 
 
@@ -125,6 +152,7 @@ def search_of(
     refuse_impossible(keys, objectives, settings, launcher)
     seeds = seeds_of(settings, space)
     refuse_too_many(keys, space, max(1, len(seeds)))
+    fresh = fresh_seeds(keys.confirm, seeds or [settings.seed], space, objectives)
     same = [identity(settings.plain), described(space), objectives, directions, seeds]
     plan = Plan(
         space=space,
@@ -133,6 +161,7 @@ def search_of(
         n_trials=keys.n_trials,
         n_jobs=keys.n_jobs,
         seeds=seeds,
+        fresh_seeds=fresh,
         sampler=keys.sampler,
         pruner=pruner_of(keys.pruner, settings),
         seed=keys.seed,
@@ -162,6 +191,28 @@ def seeds_of(settings: Settings, space: Mapping[str, Any]) -> list[int]:
     return seeds
 
 
+def fresh_seeds(count: int, used: Sequence[int], space: Mapping[str, Any], objectives: Sequence[str]) -> list[int]:
+    """Return the seeds that confirm a search's best: the first ones above those of its trials.
+
+    Raises:
+        UserError: for a search over seeds, one of several objectives, or seeds above the largest.
+    """
+    if not count:
+        return []
+    where = "hydra.sweeper.confirm"
+    if "seed" in {name.lstrip("+~") for name in space}:
+        raise UserError(
+            f"{where}: the best of a search over seed has no fresh seeds; search something else, or set it to 0."
+        )
+    if len(objectives) > 1:
+        raise UserError(
+            f"{where}: expected one objective, whose best can be confirmed, got {len(objectives)}; set {where}=0."
+        )
+    if max(used) + count > LARGEST:
+        raise UserError(f"{where}: expected seeds of at most {LARGEST}, got {count} above {max(used)}.")
+    return [max(used) + 1 + i for i in range(count)]
+
+
 def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> None:
     """Refuse a search without an end.
 
@@ -178,12 +229,35 @@ def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> No
             f"hydra.sweeper.max_jobs: this grid has {at_most(points)} points, more than the {keys.max_jobs} that are allowed; "
             "give a key fewer values, or set a larger hydra.sweeper.max_jobs."
         )
-    total = min(keys.n_trials, points or keys.n_trials) * runs
+    total = min(keys.n_trials, points or keys.n_trials) * runs + 2 * keys.confirm
     if total > keys.max_jobs:
         raise UserError(
             f"hydra.sweeper.n_trials: this search has {total} jobs, more than the {keys.max_jobs} of hydra.sweeper.max_jobs; "
             f"set fewer trials, or hydra.sweeper.max_jobs={total}."
         )
+
+
+def metric_of(name: Any, settings: Settings, where: str) -> str:
+    """Return a metric of the final evaluation; None stands for avg@k.
+
+    Args:
+        name: what was typed.
+        settings: those of a job.
+        where: the key, for the message.
+
+    Raises:
+        UserError: for a metric that the final evaluation does not have.
+    """
+    k = settings.eval.samples_per_prompt
+    counted = [f"eval/avg_at_{k}", *(f"eval/pass_at_{n}" for n in ladder(k))]
+    if name is None:
+        return counted[0]
+    if isinstance(name, str) and name.startswith(FINAL) and ("_at_" not in name or name in counted):
+        return name
+    raise UserError(
+        f"{where}: expected metrics of the final evaluation (with eval.samples_per_prompt={k}: {', '.join(counted)}, "
+        f"eval/greedy, eval/distinct_correct, reward/mean, ...), got {name!r}."
+    )
 
 
 def objectives_of(keys: SearchKeys, settings: Settings) -> tuple[list[str], list[str]]:
@@ -192,17 +266,8 @@ def objectives_of(keys: SearchKeys, settings: Settings) -> tuple[list[str], list
     Raises:
         UserError: for a metric that the final evaluation does not have, or directions that do not match.
     """
-    k = settings.eval.samples_per_prompt
-    objective = keys.objective if keys.objective is not None else f"eval/avg_at_{k}"
-    objectives = list(objective) if isinstance(objective, list) else [objective]
-    counted = [f"eval/avg_at_{k}", *(f"eval/pass_at_{n}" for n in ladder(k))]
-    for name in objectives:
-        is_final = isinstance(name, str) and name.startswith(FINAL)
-        if not is_final or ("_at_" in name and name not in counted):
-            raise UserError(
-                f"hydra.sweeper.objective: expected metrics of the final evaluation (with eval.samples_per_prompt={k}: "
-                f"{', '.join(counted)}, eval/greedy, eval/distinct_correct, reward/mean, ...), got {name!r}."
-            )
+    objectives = list(keys.objective) if isinstance(keys.objective, list) else [keys.objective]
+    objectives = [metric_of(name, settings, "hydra.sweeper.objective") for name in objectives]
     directions = list(keys.direction) if isinstance(keys.direction, list) else [keys.direction] * len(objectives)
     if len(directions) != len(objectives) or any(d not in ("maximize", "minimize") for d in directions):
         raise UserError(
@@ -218,6 +283,7 @@ def refuse_impossible(keys: SearchKeys, objectives: Sequence[str], settings: Set
     Raises:
         UserError: with the reason.
     """
+    refuse_leaving(settings, launcher, "a search proposes the next trial when one has ended", "continues its study")
     prunes = not str(keys.pruner.get("_target_", "")).endswith("NopPruner")
     if prunes and len(objectives) > 1:
         raise UserError(
@@ -226,15 +292,28 @@ def refuse_impossible(keys: SearchKeys, objectives: Sequence[str], settings: Set
         )
     if prunes and settings.train.eval_every == 0 and objectives[0].startswith("eval/"):
         raise UserError("train.eval_every: a pruner needs evaluations during training, got 0; set train.eval_every=25.")
+
+
+def refuse_leaving(settings: Settings, launcher: Launcher, why: str, goes_on: str) -> None:
+    """Refuse what a sweep that proposes its jobs one by one cannot have: a driver that leaves, and an earlier run put aside.
+
+    Args:
+        settings: those of a job.
+        launcher: the jobs' launcher.
+        why: why the driver must stay.
+        goes_on: what the sweep does with what is there.
+
+    Raises:
+        UserError: with the reason.
+    """
     if isinstance(launcher, SlurmLauncher) and not launcher.wait:
         raise UserError(
-            "hydra.launcher.wait=false: a search proposes the next trial when one has ended, so its driver must stay; leave "
-            "wait out (the same command continues the search of a stopped driver)."
+            f"hydra.launcher.wait=false: {why}, so its driver must stay; leave wait out (the same command goes on where a "
+            "driver was stopped)."
         )
     if settings.resume != "auto":
         raise UserError(
-            f"resume={settings.resume}: a search continues its study, so expected auto; for a new study give another "
-            "hydra.sweep.dir."
+            f"resume={settings.resume}: it {goes_on}, so expected auto; for a new one give another hydra.sweep.dir."
         )
 
 

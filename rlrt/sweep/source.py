@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from rlrt.sweep.plan import Job
-from rlrt.sweep.state import JobState
+from rlrt.sweep.state import LATER, JobState
 
 Ended = Mapping[Path, JobState]
 """Jobs that will not be started again, by folder."""
@@ -99,3 +100,16 @@ class Grid:
         """Return exit code 1 if a job failed or was cancelled, else 0."""
         failed = any(not state.done for state in ended.values())
         return Closing([], int(failed), {}, {}, len(ended))
+
+
+def waits_for_a_person(state: JobState) -> bool:
+    """True if a job ended for a reason outside its run: it was cancelled, the disk is full, or a model is missing."""
+    return state.name == "interrupted" or state.failure in LATER
+
+
+def number_of(value: Any) -> float:
+    """Convert a final metric to a number; NaN if it is not one (records store NaN as text)."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan

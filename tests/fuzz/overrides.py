@@ -9,7 +9,7 @@ from functools import cache
 from rlrt.config.overrides import grammar
 from rlrt.describe import rows_of, sections
 from rlrt.sweep.launchers import LocalLauncher, SlurmLauncher
-from rlrt.sweep.settings import GridKeys, SearchKeys, with_shipped
+from rlrt.sweep.settings import GridKeys, RaceKeys, SearchKeys, with_shipped
 from tests.fuzz.judge import Case
 from tests.helpers import METHODS, settings
 
@@ -58,6 +58,7 @@ def keys() -> tuple[tuple[tuple[str, ...], str, str], ...]:
         (SlurmLauncher, "launcher", "slurm", slurm),
         (GridKeys, "sweeper", "grid", (*slurm, "seed=0,1")),
         (SearchKeys, "sweeper", "optuna", search),
+        (RaceKeys, "sweeper", "race", (*slurm, "hydra/sweeper=race", "train.lr=1e-3,1e-4")),
     ):
         shown = with_shipped(group, option, {"sampler": {}, "pruner": {}} if option == "optuna" else {})
         for name, kind, _, _ in rows_of(cls, f"hydra.{group}.", shown):

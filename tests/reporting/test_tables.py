@@ -59,7 +59,7 @@ def test_report_over_seeds(tmp_path):
     text = read(tmp_path, "grpo").markdown()
     # mean .2, std .1, t = 4.3027, half-width .248; paired: .3 .2 .4 -> .3 with the same half-width
     assert "| grpo | 3 | 0.500 ± 0.000 | 0.200 ± 0.248 |" in text
-    assert "| rlrt | avg@4 | 3 | +0.300 ± 0.248 | 1.00 | 4 |" in text
+    assert "| rlrt | avg@4 | 3 | +0.300 ± 0.248 | 1.00 | 4 | 0.0351 |" in text
     assert "- r9: failed (CUDA is gone)" in text
     assert "- q: queued" in text
     assert (

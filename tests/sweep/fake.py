@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rlrt.records.files import write_json
@@ -15,12 +15,17 @@ class FolderLauncher:
     Args:
         at_once: jobs that may be alive at a time.
         ticks: looks for which a job is alive.
-        final: the numbers at a job's end.
+        final: the numbers at a job's end, or what they are for a folder.
     """
 
     outlives_driver = False
 
-    def __init__(self, at_once: int, ticks: int = 1, final: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        at_once: int,
+        ticks: int = 1,
+        final: Mapping[str, float] | Callable[[Path], Mapping[str, float]] | None = None,
+    ) -> None:
         self.at_once, self.ticks, self.final = at_once, ticks, final or {}
         self._left: dict[Path, int] = {}
         self.started: list[Path] = []
@@ -40,7 +45,8 @@ class FolderLauncher:
             self._left[folder] -= 1
             if self._left[folder] < 0:
                 del self._left[folder]
-                write_json(folder / "summary.json", {"state": "finished", "step": 1, "final": self.final})
+                final = self.final(folder) if callable(self.final) else self.final
+                write_json(folder / "summary.json", {"state": "finished", "step": 1, "final": final})
                 found[folder] = ""
             else:
                 found[folder] = "RUNNING"

@@ -299,7 +299,7 @@ def test_a_sampler_or_pruner_that_cannot_be_made_is_one_sentence(tmp_path, more,
         open_study(tmp_path, plan(**more))
 
 
-@pytest.mark.parametrize("name", ["tpe", "random", "cmaes"])
+@pytest.mark.parametrize("name", ["tpe", "random", "cmaes", "gp"])
 def test_every_shipped_sampler_with_a_search(tmp_path, name):
     from rlrt.config.compose import composer
     from rlrt.sweep.jobs import plain
