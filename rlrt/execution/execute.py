@@ -39,7 +39,7 @@ from rlrt.model.device import compute_dtype, cuda_problem, description, make_det
 from rlrt.model.paths import paths_of
 from rlrt.paths import PACKAGE, listed
 from rlrt.records.files import or_logged, replace_text, whole
-from rlrt.records.folder import RunFolder
+from rlrt.records.folder import BEGUN, RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.killed import KILLS, kills, why_gone
@@ -150,10 +150,11 @@ def run_to_its_end(
     aside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
-    if (
-        world.main and folder.summary().get("state") == "running"
+    earlier = folder.summary() if world.main else {}
+    if earlier.get("state") == "running" and earlier.get(
+        BEGUN
     ):  # whoever wrote that is gone: this process has the lease
-        log.warning("this run's earlier life did not end by itself: %s", why_gone(folder.summary()))
+        log.warning("this run's earlier life did not end by itself: %s", why_gone(earlier))
     before = folder.manifest() if settings.resume != "never" else {}
     settings, parts, learner = prepared(settings, world, whole(before.get("token_budget")))
     parts.engine.settle(folder.path, aside)
@@ -320,7 +321,7 @@ def open_monitor(
 ) -> Monitor:
     """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
     write_manifest_and_config(settings, folder, learner)
-    folder.set_state("running", step=position, mlflow_complete=False, **{KILLS: kills()})
+    folder.set_state("running", step=position, mlflow_complete=False, **{KILLS: kills(), BEGUN: True})
     tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
     own = worded(ALARMS, settings.engine.grade_truncated)

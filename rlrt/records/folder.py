@@ -29,6 +29,10 @@ CLAIM = re.compile(r"lease\.[0-9]+")
 log = logging.getLogger("rlrt")
 
 
+BEGUN = "begun"
+"""Key of ``summary.json``: whether the run itself has begun in the process that made the state running, or only its job."""
+
+
 class RunFolder:
     """The paths and small files of one run.
 

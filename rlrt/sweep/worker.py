@@ -21,7 +21,7 @@ from rlrt.errors import DiskFull, FolderLost, FolderRemoved, NotMet, RankLost, R
 from rlrt.execution.stop import StopFlag
 from rlrt.paths import saved_steps
 from rlrt.records.files import json_object, mapping, or_logged, read_json
-from rlrt.records.folder import RunFolder
+from rlrt.records.folder import BEGUN, RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.lease import LEASE, LeaseTaken, hold_lease, slurm_job
 from rlrt.records.secrets import MaskingFormatter
@@ -112,8 +112,9 @@ def meet() -> None:
 def _run(path: Path, stop: StopFlag) -> str:
     run_folder = RunFolder(path)
     main = is_main()
-    if main and run_folder.summary().get("state") not in DONE:
-        run_folder.set_state("running", mlflow_complete=False)  # replaces the state of an earlier process
+    earlier = run_folder.summary().get("state")
+    if main and earlier not in DONE:  # replaces the state of an earlier process
+        run_folder.set_state("running", mlflow_complete=False, **({} if earlier == "running" else {BEGUN: False}))
     from rlrt.config.load import load
     from rlrt.execution.execute import execute
 

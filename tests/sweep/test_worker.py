@@ -170,3 +170,14 @@ def test_a_disk_that_is_full_at_a_jobs_start_is_said_once_the_lease_has_given_it
     assert worker.run(str(tmp_path)) == "failed"
     assert (summary(tmp_path)["state"], summary(tmp_path)["failure"]) == ("failed", "disk")
     assert "the disk is full" in summary(tmp_path)["error"]
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [({}, False), ({"state": "interrupted"}, False), ({"state": "running", "begun": True}, True)]
+)
+def test_an_earlier_life_is_spoken_of_only_if_there_was_one(planned, caplog, before, said):
+    """The job's process calls the run running before the run itself begins."""
+    (planned / "summary.json").write_text(json.dumps(before))
+    assert worker.run(str(planned)) == "finished"
+    assert ("earlier life did not end by itself" in caplog.text) == said
+    assert summary(planned)["begun"]
