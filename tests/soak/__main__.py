@@ -124,6 +124,7 @@ class Soak:
         (calm,) = (c for c in self.calm if c.name.split("-")[1] == command.name.split("-")[1])
         if not command.over:
             return
+        self.world.await_mlflow()
         code, output = hosts.run(self.world.place, str(command.sweep), module="rlrt.sync", **QUIET)
         if code:
             self.faults.append(f"{command.sweep.name}: rlrt.sync: {output}")

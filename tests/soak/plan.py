@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-WEIGHTS = {"job": 3, "rank": 4, "driver": 3, "node": 2, "cable": 1, "disk": 2, "mlflow": 2, "slurmctld": 2}
+WEIGHTS = {"job": 3, "rank": 4, "driver": 3, "node": 2, "cable": 1, "disk": 2, "mlflow": 1, "slurmctld": 1}
 """Kinds and how often each comes. The last five last for a while; one of a kind at a time."""
 LASTS_S = {"node": (20, 90), "cable": (10, 60), "disk": (10, 40), "mlflow": (10, 60), "slurmctld": (5, 60)}
 """Shortest and longest seconds of what lasts. SLURM gives a silent node up after 30, a rank another's silence after 20."""

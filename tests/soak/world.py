@@ -126,6 +126,7 @@ class World:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "soak", str(self.disk)], check=True)
         hosts.do("start")
         self.start_mlflow()
+        self.await_mlflow()
 
     def end(self) -> None:
         """End what was started here: drivers, server, hosts; the files stay, but for those of the disk."""
@@ -143,7 +144,7 @@ class World:
             subprocess.run(["umount", "-l", str(self.disk)], check=True)
 
     def start_mlflow(self) -> None:
-        """Start the server on ctl, and wait until it answers."""
+        """Start the server on ctl; ``await_mlflow`` waits until it answers, which nobody does while sweeps are disturbed."""
         store = self.place / "mlflow"
         with (self.place / "mlflow.log").open("a") as log:
             self._server = subprocess.Popen(
@@ -155,12 +156,15 @@ class World:
                 cwd=self.place, env=hosts.environment(self.place) | QUIET, stdout=log, stderr=log,
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
+
+    def await_mlflow(self, seconds: float = 300) -> None:
+        """Wait until the server answers."""
         ask = "import urllib.request; urllib.request.urlopen('http://ctl:5000/health', timeout=2)"
-        for _ in range(120):
-            if hosts.script("on", "ctl", sys.executable, "-c", ask).returncode == 0:
-                return
+        end = time.monotonic() + seconds
+        while hosts.script("on", "ctl", sys.executable, "-c", ask).returncode:
+            if time.monotonic() > end:
+                raise AssertionError("the MLflow server does not answer")
             time.sleep(0.5)
-        raise AssertionError("the MLflow server does not answer")
 
     def stop_mlflow(self) -> None:
         """Kill the server."""
