@@ -14,7 +14,7 @@ import pytest
 
 from rlrt.records.mlflow import MlflowTracker, make_store
 from rlrt.records.mlflow_words import LONGEST_NAME, accepted, reason
-from rlrt.sweep import driver
+from rlrt.sweep import ending
 from rlrt.sweep.command import sweep
 from rlrt.sweep.launchers import LocalLauncher
 from tests.forked import forked, submit_forks
@@ -276,7 +276,7 @@ def test_the_sweeps_own_run_ends_after_an_outage(tmp_cwd, uri, forks, monkeypatc
             if close is None:
                 patched.setattr(MlflowTracker, "close", no_end)
             else:
-                patched.setattr(driver, "end_parent", lambda *a: None)
+                patched.setattr(ending, "end_parent", lambda *a: None)
             assert sweep([*typed, f"tracking.uri={uri}"]) == 0
         assert client(uri).get_run(note_of(tmp_cwd / "s")["mlflow_run_id"]).info.status == "RUNNING"
     assert note_of(tmp_cwd / "s").get("mlflow_complete") is not True
