@@ -151,14 +151,14 @@ def search_of(
     objectives, directions = objectives_of(keys, settings)
     refuse_impossible(keys, objectives, settings, launcher)
     seeds = seeds_of(settings, space)
-    refuse_too_many(keys, space, max(1, len(seeds)))
+    trials = trials_of(keys, space, max(1, len(seeds)))
     fresh = fresh_seeds(keys.confirm, seeds or [settings.seed], space, objectives)
     same = [identity(settings.plain), described(space), objectives, directions, seeds]
     plan = Plan(
         space=space,
         objectives=objectives,
         directions=directions,
-        n_trials=keys.n_trials,
+        n_trials=trials,
         n_jobs=keys.n_jobs,
         seeds=seeds,
         fresh_seeds=fresh,
@@ -213,8 +213,8 @@ def fresh_seeds(count: int, used: Sequence[int], space: Mapping[str, Any], objec
     return [max(used) + 1 + i for i in range(count)]
 
 
-def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> None:
-    """Refuse a search without an end.
+def trials_of(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> int:
+    """Return the trials of a search: those of a grid are at most its points; refuse a search without an end.
 
     Args:
         runs: runs of one trial.
@@ -229,12 +229,14 @@ def refuse_too_many(keys: SearchKeys, space: Mapping[str, Any], runs: int) -> No
             f"hydra.sweeper.max_jobs: this grid has {at_most(points)} points, more than the {keys.max_jobs} that are allowed; "
             "give a key fewer values, or set a larger hydra.sweeper.max_jobs."
         )
-    total = min(keys.n_trials, points or keys.n_trials) * runs + 2 * keys.confirm
+    trials = min(keys.n_trials, points or keys.n_trials)
+    total = trials * runs + 2 * keys.confirm
     if total > keys.max_jobs:
         raise UserError(
             f"hydra.sweeper.n_trials: this search has {total} jobs, more than the {keys.max_jobs} of hydra.sweeper.max_jobs; "
             f"set fewer trials, or hydra.sweeper.max_jobs={total}."
         )
+    return trials
 
 
 def metric_of(name: Any, settings: Settings, where: str) -> str:

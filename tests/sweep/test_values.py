@@ -11,7 +11,7 @@ from rlrt.config.compose import composer
 from rlrt.config.overrides import grammar, read_back, written
 from rlrt.errors import UserError
 from rlrt.sweep.command import configs
-from rlrt.sweep.jobs import group_folders
+from rlrt.sweep.jobs import group_folders, planned
 from rlrt.sweep.plan import Job, combinations, count, grid_jobs, parse_axes
 from rlrt.sweep.rehearsal import rehearse
 from rlrt.sweep.settings import grid_of, search_of, zip_of
@@ -323,3 +323,12 @@ def test_a_text_that_choice_offers_arrives_as_it_is(text):
     (values,) = parse_axes([f"model.prompt_template=choice({grammar(text)},tiny)"], {}).values()
     assert [read_back(value) for value in values] == [text, "tiny"]
     assert values[1] == "tiny"
+
+
+def test_a_grids_trials_are_at_most_its_points(tmp_path):
+    """So that the disk and the hours of those alone are asked for."""
+    typed = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "method=grpo", "train.lr=1e-3,1e-4"]
+    with composer() as compose:
+        for trials, count in ((100, 2), (1, 1)):
+            words = [*typed[:2], f"hydra.sweeper.n_trials={trials}"]
+            assert planned(compose(words), [*words, *typed[2:]], tmp_path, compose)[1] == count
