@@ -8,7 +8,7 @@ from hydra.errors import ConfigCompositionException
 from rlrt.errors import UserError
 from rlrt.sweep.command import configs
 from rlrt.sweep.plan import Job, combinations, grid_jobs, is_axis, of_the_whole, parse_axes
-from rlrt.sweep.settings import grid_of, launcher_of
+from rlrt.sweep.settings import GridKeys, grid_of, launcher_of
 from tests.helpers import METHODS
 
 
@@ -84,7 +84,7 @@ def test_configs_of_a_study():
 )
 def test_grids_are_checked(values, says):
     with pytest.raises(UserError, match=says):
-        grid_of(values)
+        grid_of(values, GridKeys, "grid")
 
 
 def test_an_axis_needs_values():
