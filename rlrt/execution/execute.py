@@ -30,7 +30,7 @@ from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.probe import ALARMS as PROBE_ALARMS
 from rlrt.execution.probe import probe
 from rlrt.execution.ranks import LastWords, connected
-from rlrt.execution.resume import refuse_another_run, starting_point
+from rlrt.execution.resume import refuse_another_run, starting_point, warn_of_earlier_life
 from rlrt.execution.saver import Saver
 from rlrt.execution.snapshot import restore_checkpoint
 from rlrt.execution.stop import Pace
@@ -42,7 +42,7 @@ from rlrt.records.files import or_logged, replace_text, whole
 from rlrt.records.folder import BEGUN, RunFolder
 from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
-from rlrt.records.killed import KILLS, kills, why_gone
+from rlrt.records.killed import KILLS, kills
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
 from rlrt.records.secrets import redacted, without_password
@@ -150,11 +150,8 @@ def run_to_its_end(
     aside: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Make the parts, go on from the newest checkpoint, train, and write the summary; ``aside``: GPUs for the engine alone."""
-    earlier = folder.summary() if world.main else {}
-    if earlier.get("state") == "running" and earlier.get(
-        BEGUN
-    ):  # whoever wrote that is gone: this process has the lease
-        log.warning("this run's earlier life did not end by itself: %s", why_gone(earlier))
+    if world.main:
+        warn_of_earlier_life(folder)
     before = folder.manifest() if settings.resume != "never" else {}
     settings, parts, learner = prepared(settings, world, whole(before.get("token_budget")))
     parts.engine.settle(folder.path, aside)

@@ -14,8 +14,9 @@ from rlrt.keys import leaves
 from rlrt.paths import CHECKSUMS, listed, local_folder, step_of
 from rlrt.records import checkpoints
 from rlrt.records.files import read_json
-from rlrt.records.folder import RunFolder
+from rlrt.records.folder import BEGUN, RunFolder
 from rlrt.records.identity import counted, identity
+from rlrt.records.killed import why_gone
 from rlrt.records.secrets import redacted
 from rlrt.records.stored_config import stored_config
 
@@ -130,3 +131,11 @@ def cut_after(settings: Settings, folder: RunFolder, newest: Path | None) -> Non
     step = step_of(newest) if newest else -1
     folder.record.cut_after(step)
     folder.samples.cut_after(step)
+
+
+def warn_of_earlier_life(folder: RunFolder) -> None:
+    """Log how an earlier life of the run ended that did not say so itself: whoever wrote that it runs is gone, since this
+    process has the lease."""
+    earlier = folder.summary()
+    if earlier.get("state") == "running" and earlier.get(BEGUN):
+        log.warning("this run's earlier life did not end by itself: %s", why_gone(earlier))

@@ -123,8 +123,7 @@ def source_of(
             print(missing)
         typical = make_job(fixed)
         refuse_unknown_key(plan.space, lambda: make_job([*fixed, *overrides_of(proposed)]))
-        total = plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
-        check_disk(folder, still_to_write(folder, typical, total), print)
+        check_disk(folder, still_to_write(folder, typical, plan.jobs), print)
         known = folders_by_identity(folder)
 
         def make(more: Sequence[str]) -> Job:

@@ -81,7 +81,7 @@ def planned(base: Any, overrides: Sequence[str], folder: Path, compose: Compose)
             LocalLauncher(1, None, 1, 1, None),
             group_folders(base),
         )
-        return [checked(folder, fixed, compose)], plan.n_trials * max(1, len(plan.seeds)) + 2 * len(plan.fresh_seeds)
+        return [checked(folder, fixed, compose)], plan.jobs
     _, jobs = grid_planned(values, overrides, folder, compose, group_folders(base))
     return jobs, len(jobs)
 

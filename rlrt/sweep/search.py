@@ -55,6 +55,11 @@ class Plan:
     identity: str
     fresh_seeds: Sequence[int] = ()
 
+    @property
+    def jobs(self) -> int:
+        """Runs of all trials, and those that confirm the best beside the default."""
+        return self.n_trials * max(1, len(self.seeds)) + 2 * len(self.fresh_seeds)
+
 
 @dataclass
 class Running:

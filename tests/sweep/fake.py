@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+import rlrt.sweep.driver
 from rlrt.records.files import write_json
 from rlrt.sweep.plan import Job
 
@@ -62,3 +66,23 @@ def many_jobs(sweep: Path, count: int) -> list[Job]:
     """Jobs whose configs hold no more than a driver reads."""
     plain = {"train": {"steps": 1}, "resume": "auto", "tracking": {"uri": None}}
     return [Job(sweep / f"seed={i}-{i:012x}", (f"seed={i}",), plain, {}, f"{i:012x}") for i in range(count)]
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextlib.contextmanager
+def killed_after(looks: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A driver is killed in the block, as it waits before its look of this number."""
+    left = [looks]
+
+    def sleep(_: float) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rlrt.sweep.driver.time, "sleep", sleep)
+        with pytest.raises(Killed):
+            yield

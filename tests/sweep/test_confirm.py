@@ -18,7 +18,7 @@ from rlrt.sweep.confirm import Confirmed
 from rlrt.sweep.driver import Driver
 from rlrt.sweep.rehearsal import rehearse, slow_sampler
 from rlrt.sweep.search import Search
-from tests.sweep.fake import FolderLauncher
+from tests.sweep.fake import FolderLauncher, killed_after
 from tests.sweep.test_driver import SMALL, quick
 from tests.sweep.test_repeats import job_in
 from tests.sweep.test_search import METRIC, plan
@@ -98,23 +98,10 @@ def test_mlflow_gets_the_confirmed_values_and_not_the_searchs(tmp_path):
     assert closing.tags["rlrt.best.x"] == "b"
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("looks", [2, 8, 11])
 def test_a_killed_search_confirms_the_same_best_and_runs_nothing_again(tmp_path, monkeypatch, looks):
-    left = [looks]
-
-    def sleep(_):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rlrt.sweep.driver.time, "sleep", sleep)
-        with pytest.raises(Killed):
-            drive(tmp_path, confirmed(tmp_path, n_jobs=1))
+    with killed_after(looks, monkeypatch):
+        drive(tmp_path, confirmed(tmp_path, n_jobs=1))
     done = {f.parent.name for f in tmp_path.glob("*/summary.json") if read_json(f).get("state") == "finished"}
     code, _, started = drive(tmp_path, confirmed(tmp_path, n_jobs=1))
     assert (code, done & set(started)) == (0, set())

@@ -24,7 +24,7 @@ from rlrt.sweep.plan import Job
 from rlrt.sweep.race import Arm, Race
 from rlrt.sweep.settings import RaceKeys
 from rlrt.sweep.state import job_state
-from tests.sweep.fake import FolderLauncher
+from tests.sweep.fake import FolderLauncher, killed_after
 from tests.sweep.test_driver import SMALL, quick
 
 METRIC = "eval/avg_at_8"
@@ -124,24 +124,12 @@ def test_verdicts_do_not_depend_on_which_run_ends_first(tmp_path):
         assert said(folder) == {name: by_hand(name) for name in ("good", "bad", "same")}
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("looks", [3, 5, 9])
 def test_a_killed_driver_is_replaced_by_one_that_says_the_same_and_runs_nothing_again(tmp_path, monkeypatch, looks):
     drive(whole := tmp_path / "whole", race(make_folder(whole)))
-    folder, left = make_folder(tmp_path / "killed"), [looks]
-
-    def sleep(_):
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rlrt.sweep.driver.time, "sleep", sleep)
-        with pytest.raises(Killed):
-            drive(folder, race(folder))
+    folder = make_folder(tmp_path / "killed")
+    with killed_after(looks, monkeypatch):
+        drive(folder, race(folder))
     done = {f.parent for f in folder.glob("*/summary.json") if read_json(f).get("state") == "finished"}
     assert done
     code, _, launcher = drive(folder, race(folder))
