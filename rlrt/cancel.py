@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from rlrt.config.refused import guarded
+from rlrt.records.claims import moving
 from rlrt.records.files import whole
 from rlrt.records.lease import holder, is_held, process_of
 from rlrt.records.printable import one_line
@@ -35,8 +36,9 @@ def stop(path: Path) -> None:
         UserError: if there is no such sweep.
     """
     sweep = sweep_folder(path)
-    if is_held(sweep / "driver"):
-        who, pid = holder(sweep / "driver"), process_of(sweep / "driver")
+    driver = sweep / "driver"
+    if is_held(driver) or moving([driver]):
+        who, pid = holder(driver), process_of(driver)
         host = one_line(who.get("host"), 80)
         if pid is not None:
             os.kill(pid, signal.SIGINT)

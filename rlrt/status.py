@@ -6,16 +6,16 @@ import argparse
 import contextlib
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rlrt.config.refused import guarded
 from rlrt.errors import UserError
+from rlrt.records.claims import moving
 from rlrt.records.files import is_file, mapping, read_json, whole
 from rlrt.records.killed import KILLED, is_gone
 from rlrt.records.lease import LEASE, holder, is_held
@@ -33,18 +33,29 @@ WATCH_S = 2.0
 """Default seconds between two tables with --watch."""
 
 
+UNSEEN = "whether it still runs cannot be seen from here"
 RUNS = Path("outputs/runs")
 """Default parent folder of single runs."""
 
 
 def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
-    """Return (state and planned steps of every job, True if SLURM was queried and did not answer)."""
+    """Return (state and planned steps of every job, True if SLURM was queried and did not answer). A job whose lock is free and
+    whose claim moves is running: locks do not reach every machine everywhere."""
     specs = {f: read_json(f / SPEC) for f in folders}
     jobs = {f: job for f, s in specs.items() if (job := submitted(s))}
     slurm = slurm_states([job for f, job in jobs.items() if read_json(f / "summary.json").get("state") not in DONE])
     external = {} if slurm is None else {f: slurm[job] for f, job in jobs.items() if job in slurm}
     steps = {f: whole(mapping(mapping(s.get("plain")).get("train")).get("steps")) for f, s in specs.items()}
-    return {f: (job_state(f, external.get(f), specs[f]), steps[f]) for f in folders}, slurm is None
+    states = {f: job_state(f, external.get(f), specs[f]) for f in folders}
+    for lease in moving(f / LEASE for f, state in states.items() if state.name == "lost"):
+        states[lease.parent] = job_state(lease.parent, "RUNNING", specs[lease.parent])
+    return {f: (state, steps[f]) for f, state in states.items()}, slurm is None
+
+
+def driver_of(sweep: Path) -> dict[str, Any]:
+    """Return the note of the process that drives a sweep; {} if none does, as far as can be seen from here."""
+    driver = sweep / "driver"
+    return holder(driver) if is_held(driver) else moving([driver]).get(driver, {})
 
 
 def status(sweep: Path) -> str:
@@ -57,8 +68,7 @@ def status(sweep: Path) -> str:
     lines = [table(rows), counted(rows)]
     if unknown:
         lines.append("squeue does not answer: the states of jobs on SLURM come from their folders alone")
-    if is_held(sweep / "driver"):
-        who = holder(sweep / "driver")
+    if who := driver_of(sweep):
         lines.append(f"driven by pid {whole(who.get('pid'))} on {one_line(who.get('host'), 80)}")
     for folder, (state, _) in states.items():
         if state.name in ("failed", "lost"):
@@ -94,10 +104,10 @@ def asked_for(path: Path | None) -> Path:
 
 def run_state(run: Path) -> tuple[JobState, int]:
     """Return the state and the planned steps of a run. One whose process was on another machine is running, as far as anybody
-    here can tell."""
+    here can tell; its ``error`` is then ``UNSEEN``."""
     ((state, steps),) = states_of([run])[0].values()
     if state.name == "lost" and holder(run / LEASE) and not is_gone(run, read_json(run / "summary.json")):
-        state = replace(state, name="running", error="", alive=True)
+        state = replace(state, name="running", error=UNSEEN, alive=True)
     if not steps:
         with contextlib.suppress(UserError):
             steps = whole(mapping(stored_config(run).get("train")).get("steps"))
@@ -117,9 +127,8 @@ def status_of_run(run: Path) -> str:
         lines.append(f"interrupted: {again}")
     elif state.name == "running":
         who = holder(run / LEASE)
-        host = one_line(who.get("host"), 80)
-        unseen = "" if host == socket.gethostname() else "; whether it still runs cannot be seen from here"
-        lines.append(f"run by pid {whole(who.get('pid'))} on {host}{unseen}")
+        unseen = f"; {state.error}" if state.error else ""
+        lines.append(f"run by pid {whole(who.get('pid'))} on {one_line(who.get('host'), 80)}{unseen}")
     lines.append(one_line(f"log: {run}/log.txt"))
     return "\n".join(lines)
 
@@ -129,7 +138,7 @@ def told(folder: Path) -> tuple[str, bool]:
     if run_folder(folder) is not None:
         active = run_state(folder)[0].alive
         return status_of_run(folder), active
-    active = is_held(folder / "driver") or any(s.alive for s, _ in states_of(job_folders(folder))[0].values())
+    active = bool(driver_of(folder)) or any(s.alive for s, _ in states_of(job_folders(folder))[0].values())
     return status(folder), active
 
 

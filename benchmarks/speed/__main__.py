@@ -93,26 +93,29 @@ def whole(out: Path, only: Sequence[str], data: Path | None, model: Path) -> Non
         def published() -> None:
             assert data is not None
             case = real(data, model)
-            before = matrix_rate(case.threads)
             ours, theirs = against(case, "grpo", 5, 1)
             report.against("GRPO", case, ours, theirs)
             report.peaks(ours, theirs)
-            twice = dataclasses.replace(case, prompts=2 * case.prompts)
-            (alone,) = interleaved([Side("ours", twice, "grpo")], 4, 1)
-            matrix = max(before, matrix_rate(case.threads))
-            for shape, figures in ((case, ours), (twice, alone)):
-                report.arithmetic(shape, figures, update_rate(shape, figures), matrix)
             report.decode(case, *decode(case, 5))
+
+        def update() -> None:
+            assert data is not None
+            case = real(data, model)
+            before = matrix_rate(case.threads)
+            shapes = [dataclasses.replace(case, prompts=times * case.prompts) for times in (1, 2, 3)]
+            found = interleaved([Side("ours", shape, "grpo") for shape in shapes], 4, 1)
+            updates = [(shape, f, update_rate(shape, f)) for shape, f in zip(shapes, found, strict=True)]
+            report.arithmetic(updates, max(before, matrix_rate(case.threads)))
 
         parts = {"trl": trl, "bf16": bf16, "rlrt": rlrt, "decode": decoding}
         parts |= {"memory": report.memory, "growth": lambda: report.growth(TINY), "start": report.start}
-        parts |= {"real": published} if data is not None else {}
+        parts |= {"real": published, "update": update} if data is not None else {}
         for name, measure in parts.items():
             if name in only:
                 report.part(name, measure)
 
 
-PARTS = ("trl", "bf16", "rlrt", "decode", "memory", "growth", "start", "real")
+PARTS = ("trl", "bf16", "rlrt", "decode", "memory", "growth", "start", "real", "update")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -93,14 +93,21 @@ class Report:
         self._say(f"Peak memory: rlrt {ours.peak / 1e9:.1f} GB, TRL {theirs.peak / 1e9:.1f} GB.\n")
         self._say(f"**peak memory vs TRL: {ours.peak / theirs.peak:.2f}x**\n")
 
-    def arithmetic(self, case: Case, ours: Figures, update: float, matrix: float) -> None:
-        """An update's arithmetic beside a matrix product's."""
+    def arithmetic(self, updates: Sequence[tuple[Case, Figures, float]], matrix: float) -> None:
+        """Operations a second of updates, beside those of a matrix product."""
+        first = updates[0][0]
+        self._title(f"The update's arithmetic: {first.name}, {first.dtype}, {first.threads} threads")
         self._say(
-            f"{case.prompts} x {case.samples} rollouts: a step takes {ours.seconds:.1f} s, its update "
-            f"{ours.phases['time/update_s']:.1f} s, at {update / 1e9:.0f} of the {matrix / 1e9:.0f} GFLOPS that float32 "
-            "products of its matrices' shapes reach (each prompt run once; attention and optimiser not counted).\n"
+            f"Float32 products of its matrices' shapes reach {matrix / 1e9:.0f} GFLOPS. Each prompt is counted once; attention "
+            "and optimiser are not.\n"
         )
-        self._say(f"**update vs matrix product, {case.prompts} prompts: {update / matrix:.2f}x**\n")
+        self._say("| rollouts | s per step | update, s | GFLOPS | share |\n|---|---|---|---|---|")
+        for case, ours, rate in updates:
+            self._say(
+                f"| {case.prompts} x {case.samples} | {ours.seconds:.1f} | {ours.phases['time/update_s']:.1f} "
+                f"| {rate / 1e9:.0f} | {rate / matrix:.2f} |"
+            )
+        self._say(f"\n**update vs matrix product: {max(rate for *_, rate in updates) / matrix:.2f}x**\n")
 
     def methods(self, case: Case, found: Mapping[str, Figures]) -> None:
         """What RLRT adds to GRPO."""

@@ -17,7 +17,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,30 @@ def note_of(path: Path) -> dict[str, Any]:
     """Return the note of the newest claim; {} if there is none. Its ``nonce`` and ``beat`` change while its process lives."""
     number = newest(path)
     return read_json(file_of(path, number)) if number else {}
+
+
+def moving(paths: Iterable[Path]) -> dict[Path, dict[str, Any]]:
+    """Return the notes of those leases' claims whose process lives, whatever their locks say.
+
+    A process of this machine is looked up. Claims of other machines are watched together until each has beaten, for ``BEATS``
+    beats at most; without such claims nothing is waited for.
+    """
+    notes = {path: note for path in paths if (note := note_of(path))}
+    here = {path for path, note in notes.items() if note.get("machine") == machine()}
+    alive = {path: notes[path] for path in here if not is_gone(notes[path])}
+    silent, end = notes.keys() - here, time.monotonic() + BEATS * BEAT_S
+    while silent and time.monotonic() < end:
+        time.sleep(BEAT_S / 8)
+        now = {path: note_of(path) for path in silent}
+        beaten = {path: note for path, note in now.items() if note and sign(note) != sign(notes[path])}
+        alive |= beaten
+        silent -= beaten.keys()
+    return alive
+
+
+def sign(note: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What of a claim changes while its process lives."""
+    return note.get("nonce"), note.get("beat")
 
 
 class Claim:
@@ -225,7 +249,7 @@ def refuse_moving(path: Path, number: int, lag_s: float) -> None:
         if is_gone(seen) or not os.path.lexists(file):
             return
         now = read_json(file)  # nothing while it is just being written
-        if now and seen and (now.get("nonce"), now.get("beat")) != (seen.get("nonce"), seen.get("beat")):
+        if now and seen and sign(now) != sign(seen):
             raise Moves(now)
         if not told and time.monotonic() > end - patience + 2 * BEAT_S:
             who = f"process {one_line(seen.get('pid'), 20)} on {one_line(seen.get('host'), 80)}"

@@ -13,6 +13,14 @@ from rlrt.records.jsonlines import NOT_FINITE, is_number
 from rlrt.records.printable import one_line, printable
 
 WIDTH = 80
+SAMPLED = (
+    ("reward", "reward/mean", ".3f"),
+    ("length", "rollout/length_mean", ".1f"),
+    ("entropy", "policy/entropy", ".3f"),
+)
+GIVEN = (("loss", "policy/loss", ".3f"), ("length", "rollout/length_mean", ".1f"))
+"""What the progress line shows of a step: label, metric, format; the second where the responses were given and not sampled,
+since a reference solution's reward is always the same."""
 LONGEST_TEXT = 600
 """Characters of a problem or a response that are printed."""
 
@@ -33,11 +41,7 @@ class Progress:
         done = step - self._first
         remaining_s = (now - self._begin) / done * (self._steps - step) if done else None
         parts = [f"step {step:>{len(str(self._steps))}}/{self._steps}"]
-        for label, name, form in (
-            ("reward", "reward/mean", ".3f"),
-            ("length", "rollout/length_mean", ".1f"),
-            ("entropy", "policy/entropy", ".3f"),
-        ):
+        for label, name, form in SAMPLED if "policy/entropy" in metrics else GIVEN:
             if name in metrics:
                 parts.append(f"{label} {metrics[name]:{form}}")
         if remaining_s is not None:

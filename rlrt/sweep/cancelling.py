@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rlrt.records.claims import moving
 from rlrt.records.files import read_json
 from rlrt.records.lease import LEASE, holder, is_held, process_of
 from rlrt.records.printable import one_line
@@ -44,8 +45,13 @@ def cancel(folders: Sequence[Path], say: Callable[[str], None]) -> int:
     active = [job for job in jobs.values() if states is None or states[job] not in ENDED]
     scancel(active)
     asked = len(active)
-    for folder in folders:
-        if folder not in ids and job_state(folder).name == "running":
+    local = [folder for folder in folders if folder not in ids]
+    names = {f: job_state(f).name for f in local}
+    unshared = moving(f / LEASE for f, name in names.items() if name == "lost")
+    for folder in local:
+        if folder / LEASE in unshared:
+            asked += ask_to_end(folder, say)
+        elif names[folder] == "running":
             asked += terminate(folder, say)
     return asked
 
@@ -55,8 +61,11 @@ def terminate(folder: Path, say: Callable[[str], None]) -> bool:
 
     Repeating this is harmless, also while the process starts: it installs its signal handler first.
     """
-    if not is_held(folder / LEASE):
-        return False
+    return is_held(folder / LEASE) and ask_to_end(folder, say)
+
+
+def ask_to_end(folder: Path, say: Callable[[str], None]) -> bool:
+    """Send SIGTERM to the process that a job's lease names; return True if it was one of this machine."""
     who = holder(folder / LEASE)
     if who.get("host") != socket.gethostname():
         say(f"{one_line(folder.name)} runs on {one_line(who.get('host'), 80)}: cancel it there")

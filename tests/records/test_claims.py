@@ -68,6 +68,25 @@ def test_a_process_of_another_machine_is_gone_when_its_beat_stands_still(tmp_pat
     assert "whether process 7 on node4 still lives" in capsys.readouterr().err
 
 
+def test_of_many_claims_those_that_beat_are_told_after_one_wait(tmp_path, quick):
+    """One of this process, one that beats and one that stands still of another machine, and a folder without any."""
+    paths = [tmp_path / name / "lease" for name in ("own", "beats", "still", "none")]
+    for path in paths:
+        path.parent.mkdir()
+    for path in paths[1:3]:
+        foreign(path)
+    with hold_lease(paths[0]):
+        begin = time.monotonic()
+        assert claims.moving([paths[0], paths[3]]).keys() == {paths[0]}
+        assert time.monotonic() - begin < claims.BEATS * claims.BEAT_S
+        beat = threading.Timer(2 * claims.BEAT_S, foreign, [paths[1]], {"beat": 4})
+        beat.start()
+        seen = claims.moving(paths)
+        beat.join()
+    assert seen.keys() == {paths[0], paths[1]}
+    assert seen[paths[1]]["host"] == "node4"
+
+
 def test_who_knows_that_the_holder_is_gone_waits_for_its_beats_alone(tmp_path, quick, monkeypatch):
     monkeypatch.setattr(claims, "LAG_S", 300.0)
     foreign(tmp_path / "lease")

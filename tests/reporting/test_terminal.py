@@ -19,6 +19,13 @@ def test_progress_without_a_terminal_has_no_control_codes():
     assert all(len(line) < 80 for line in out.getvalue().splitlines())
 
 
+def test_progress_on_given_responses_shows_the_loss_and_not_the_references_reward():
+    out = io.StringIO()
+    Progress(3, out).show(3, {"reward/mean": 1.0, "rollout/length_mean": 12.0, "policy/loss": 2.4359})
+    assert "loss 2.436  length 12.0" in out.getvalue()
+    assert "reward" not in out.getvalue()
+
+
 def test_tables_line_up():
     lines = table([["a", "long heading"], ["longer", "1"]]).splitlines()
     assert lines == ["a       long heading", "------  ------------", "longer             1"]

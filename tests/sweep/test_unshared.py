@@ -13,7 +13,9 @@ import sys
 
 import pytest
 
+from rlrt.cancel import stop
 from rlrt.config.compose import composer
+from rlrt.status import told
 from rlrt.sweep.jobs import job_of
 from tests.conftest import ROOT
 from tests.execution.test_resume import numbers
@@ -137,3 +139,21 @@ def test_two_drivers(tmp_path, unlocked, held):
     assert len(records) == 2
     for record in records:
         assert [json.loads(line)["step"] for line in record.read_text().splitlines()] == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_a_sweep_whose_locks_are_not_seen_is_told_and_cancelled(tmp_path, unlocked, held):
+    """By processes that see every lock free, as on another machine; the driver and its jobs are alive."""
+    hold = held(steps=3)
+    driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", *SMALL, "tracking=none", *hold.keys, **unlocked)
+    wait_for(lambda: len(hold.waiting()) == 2)
+    text, active = told(only(tmp_path))
+    assert f"driven by pid {driver.pid} on " in text
+    assert "2 running" in text
+    assert active
+    stop(only(tmp_path))
+    hold.release()
+    code, output = finish(driver)
+    assert code == 130, output
+    text, active = told(only(tmp_path))
+    assert "2 interrupted" in text
+    assert not active
