@@ -25,7 +25,8 @@ def live():
 def finish(ids):
     for spec in pathlib.Path(settings["cwd"]).glob("**/job.json"):
         if json.loads(spec.read_text()).get("slurm_id") in ids:
-            (spec.parent / "summary.json").write_text(json.dumps({{"state": "finished", "step": 1, "final": {{}}}}))
+            summary = {{"state": "finished", "step": 1, "final": settings["final"]}}
+            (spec.parent / "summary.json").write_text(json.dumps(summary))
     for i in ids:
         jobs[i]["state"] = "COMPLETED"
 
@@ -67,13 +68,13 @@ class Cluster:
     ) -> None:
         self.root, self.cwd = root, cwd
         root.mkdir()
-        self.set(limit=limit, ends=ends, array=array, refusal=refusal)
+        self.set(limit=limit, ends=ends, array=array, refusal=refusal, final={})
         for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
             (root / name).write_text(COMMAND.format(python=sys.executable, root=str(root)))
             (root / name).chmod(0o755)
 
     def set(self, **settings: object) -> None:
-        """Change what it does: how many jobs it takes, how many it ends at every squeue."""
+        """Change what it does: how many jobs it takes, how many it ends at every squeue, and with which numbers."""
         file = self.root / "settings.json"
         before = json.loads(file.read_text()) if file.exists() else {}
         file.write_text(json.dumps(before | {"cwd": str(self.cwd)} | settings))

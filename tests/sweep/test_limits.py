@@ -141,3 +141,18 @@ def test_a_search_under_a_limit(sweep):
     assert code == 1, output  # the pretended jobs have no final metric
     assert len(cluster.jobs()) == 4
     assert output.count("failed: there is no eval/avg_at_2") >= 2
+
+
+def test_a_race_keeps_a_few_jobs_on_a_cluster_until_its_arms_are_told(sweep):
+    """One job ends at a look, the others still wait: no seed waits for another, and never more than n_jobs are there."""
+    cluster, command = sweep(limit=3, ends=1)
+    cluster.set(final={"eval/avg_at_2": 0.5})
+    words = ("hydra/sweeper=race", "train.lr=1e-3,1e-4", "hydra.sweeper.max_seeds=4", "hydra.sweeper.n_jobs=3")
+    code, output = command(*words)
+    assert code == 0, output
+    assert "train.lr=0.0001: cannot tell after 4 pairs" in output
+    assert names(cluster.cwd) == sorted(f"train.lr={lr},seed={n}" for lr in ("0.001", "0.0001") for n in range(4))
+    assert len(cluster.jobs()) == 8
+    assert "job submit limit" not in output  # three were never too many
+    assert command(*words)[0] == 0
+    assert len(cluster.jobs()) == 8
