@@ -35,8 +35,17 @@ def do(*words: str) -> None:
 
 
 def missing() -> str:
-    """What hosts need and this machine lacks, in one sentence; empty where nothing does."""
-    return script("possible").stderr.strip()
+    """What hosts and their user need and this machine lacks, in one sentence; empty where nothing does."""
+    if sentence := script("possible").stderr.strip():
+        return sentence
+    try:
+        subprocess.run([sys.executable, "-c", ""], user=USER, cwd="/", capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return (
+            f"expected a Python that the user {USER} may run, found {Path(sys.executable).resolve()}; remove the checkout's .venv, "
+            "and give PYTHON=/usr/bin/python3 to make, or another one outside of root's folders."
+        )
+    return ""
 
 
 def names() -> list[str]:

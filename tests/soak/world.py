@@ -162,6 +162,8 @@ class World:
         ask = "import urllib.request; urllib.request.urlopen('http://ctl:5000/health', timeout=2)"
         end = time.monotonic() + seconds
         while hosts.script("on", "ctl", sys.executable, "-c", ask).returncode:
+            if self._server is not None and self._server.poll() is not None:
+                raise AssertionError(f"the MLflow server has ended: {self.place / 'mlflow.log'}")
             if time.monotonic() > end:
                 raise AssertionError("the MLflow server does not answer")
             time.sleep(0.5)
