@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rlrt.records.files import own_folder, replace_bytes, replace_text
 from rlrt.records.jsonlines import is_number
 from rlrt.records.printable import one_line
 from rlrt.reporting.jobs import Job, finished, labels_of
-from rlrt.reporting.tables import main_metric, values_of
+from rlrt.reporting.tables import main_metric, short, values_of
 from rlrt.statistics import mean_and_halfwidth
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C8C00")
@@ -23,13 +23,6 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 MOST = len(COLOURS)
 """Settings that one figure shows; more would be a tangle."""
 FREE, POSITIVE, SHARE = (-math.inf, math.inf), (0.0, math.inf), (0.0, 1.0)
-CURVES = (
-    ("reward/mean", "reward", "mean reward of the step's rollouts", FREE),
-    ("policy/entropy", "entropy", "policy entropy, nats per token", POSITIVE),
-    ("rollout/length_mean", "length", "response length, tokens", POSITIVE),
-    ("rollout/truncated_share", "truncation", "truncated rollouts, share", SHARE),
-)
-"""Metric, name, axis, and how far the quantity can go: drawn of every run. Methods declare further ones."""
 SIZE = (6.4, 3.8)
 """Inches."""
 
@@ -43,12 +36,14 @@ class Picture:
         title: above it.
         caption: how to read it.
         figure: matplotlib's.
+        variant: ``raw`` or ``smooth`` where there are both, of which a page shows one at a time.
     """
 
     name: str
     title: str
     caption: str
     figure: Any
+    variant: str = ""
 
     def svg(self) -> str:
         """As text for a page: the same figure gives the same text."""
@@ -139,74 +134,6 @@ def legend(made: Any) -> None:
     made.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, frameon=False, fontsize=8)
 
 
-def series(
-    jobs: Sequence[Job], labels: Sequence[str], read: Callable[[dict[str, Any]], Any]
-) -> dict[str, dict[int, list[float]]]:
-    """label -> step -> the values of its seeds; failed runs are left out, running ones count as far as they are."""
-    values: dict[str, dict[int, list[float]]] = {}
-    for job in jobs:
-        if job.label not in labels or job.state in ("failed", "queued"):
-            continue
-        for record in job.records():
-            value = read(record)
-            if value is not None:
-                values.setdefault(job.label, {}).setdefault(record["step"], []).append(float(value))
-    return values
-
-
-def over_steps(
-    values: dict[str, dict[int, list[float]]],
-    labels: Sequence[str],
-    unit: str,
-    marks: bool,
-    limits: tuple[float, float],
-) -> Any:
-    """What ``series`` found, a line for each label."""
-    figure, made = axes("step (updates)", unit)
-    for number, label in enumerate(labels):
-        steps = values.get(label, {})
-        if steps:
-            line(made, number, label, sorted(steps), [steps[s] for s in sorted(steps)], marks, limits)
-    legend(made)
-    return figure
-
-
-def curves_of(jobs: Sequence[Job]) -> list[tuple[str, str, str, tuple[float, float]]]:
-    """Metric, name, axis and limits of what is drawn: of every run, and what the methods of these runs declare."""
-    curves = {metric: (metric, name, axis, limits) for metric, name, axis, limits in CURVES}
-    for one in (curve for job in jobs for curve in job.declared.curves):
-        low, high = (value if is_number(value) else None for value in (one.get("low"), one.get("high")))
-        limits = (-math.inf if low is None else low, math.inf if high is None else high)
-        if one["name"] not in [name for metric, name, _, _ in curves.values() if metric != one["metric"]]:
-            curves.setdefault(one["metric"], (one["metric"], one["name"], one["axis"], limits))
-    return list(curves.values())
-
-
-def learning_curves(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
-    """Reward, entropy, length, truncation and the methods' own metrics against the step, as far as they were recorded."""
-    pictures = []
-    for metric, name, unit, limits in curves_of(jobs):
-        values = series(jobs, labels, lambda r, metric=metric: r.get(metric))  # type: ignore[misc]
-        if not values:
-            continue
-        figure = over_steps(values, labels, unit, False, limits)
-        caption = f"{metric} against the step: mean over seeds, band: 95 % interval by Student's t where there are two or more."
-        pictures.append(Picture(f"curve_{name}", f"Learning curve: {name}", caption, figure))
-    return pictures
-
-
-def evaluation_curve(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
-    """The main held-out metric at every evaluation."""
-    metric = main_metric(jobs)
-    values = series(jobs, labels, lambda r: r.get(metric))
-    if not values:
-        return []
-    short = metric.removeprefix("eval/").replace("_at_", "@")
-    figure = over_steps(values, labels, f"{short}, share of correct samples", True, SHARE)
-    caption = f"{metric} at every evaluation: mean over seeds, band: 95 % interval by Student's t."
-    return [Picture("curve_evaluation", f"Held out: {short}", caption, figure)]
-
-
 def pass_at_k(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
     """Final pass@k against k, k on a logarithmic axis."""
     found = (re.fullmatch(r"eval/pass_at_([1-9]\d{0,8})", n, re.ASCII) for j in jobs for n in j.final)
@@ -226,39 +153,6 @@ def pass_at_k(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
             "pass_at_k", "pass@k", "Unbiased pass@k of the last evaluation: mean over seeds with 95 % interval.", figure
         )
     ]
-
-
-def group_shares(jobs: Sequence[Job], labels: Sequence[str]) -> list[Picture]:
-    """Share of groups whose rollouts are all correct, all wrong, or mixed (the only ones with a signal), over the run."""
-    kinds = (
-        ("all correct", "group/all_correct_share", COLOURS[2], ""),
-        ("all wrong", "group/all_wrong_share", COLOURS[1], "////"),
-    )
-    values = {name: series(jobs, labels, lambda r, m=m: r.get(m)) for name, m, _, _ in kinds}  # type: ignore[misc]
-    labels_shown = [label for label in labels if values["all correct"].get(label)]
-    if not labels_shown:
-        return []
-    figure, made = axes("share of groups, all steps", "")
-    for row, label in enumerate(labels_shown):
-        left = 0.0
-        parts = [(n, mean_of(values[n].get(label, {})), c, h) for n, _, c, h in kinds]
-        parts.insert(1, ("mixed", 1 - sum(p[1] for p in parts), COLOURS[5], "...."))
-        for name, share, colour, hatch in parts:
-            style = {"color": colour, "hatch": hatch, "edgecolor": "white", "label": name if row == 0 else None}
-            made.barh(row, share, left=left, **style)
-            left += share
-    made.set_yticks(range(len(labels_shown)), [shortened(label) for label in labels_shown])
-    made.invert_yaxis()
-    made.set_xlim(0, 1)
-    legend(made)
-    caption = "Groups by the verdicts of their rollouts, mean over steps and seeds. Only mixed groups carry a signal."
-    return [Picture("groups", "Groups with a signal", caption, figure)]
-
-
-def mean_of(steps: dict[int, list[float]]) -> float:
-    """The mean over all steps and seeds."""
-    values = [v for vs in steps.values() for v in vs]
-    return sum(values) / len(values) if values else 0.0
 
 
 def ablations(jobs: Sequence[Job]) -> list[Picture]:
@@ -289,8 +183,7 @@ def ablation(jobs: Sequence[Job], one: Mapping[str, Any], suffix: str = "") -> l
     xs, bys = sorted({c[0] for c in cells}), sorted({c[1] for c in cells})
     if len(xs) < 2:
         return []
-    short = metric.removeprefix("eval/").replace("_at_", "@")
-    figure, made = axes(one["x_label"], short)
+    figure, made = axes(one["x_label"], short(metric))
     for number, by in enumerate(bys[:MOST]):
         known_x = [x for x in xs if (x, by) in cells]
         line(made, number, f"{one['by_label']} = {by:g}", known_x, [cells[x, by] for x in known_x], True, SHARE)
@@ -298,7 +191,7 @@ def ablation(jobs: Sequence[Job], one: Mapping[str, Any], suffix: str = "") -> l
     caption = f"Final {metric} against {one['x']}: mean over seeds with 95 % interval by Student's t."
     pictures = [Picture(f"ablation_curves{suffix}", f"Ablation: {one['x_label']}", caption, figure)]
     if len(bys) > 1:
-        pictures.append(heat_map(cells, xs, bys, one, short, suffix))
+        pictures.append(heat_map(cells, xs, bys, one, short(metric), suffix))
     return pictures
 
 
@@ -307,7 +200,7 @@ def heat_map(
     xs: list[float],
     bys: list[float],
     one: Mapping[str, Any],
-    short: str,
+    name: str,
     suffix: str,
 ) -> Picture:
     """Mean over seeds of every pair of values, the number written in its cell."""
@@ -330,18 +223,6 @@ def heat_map(
     made.set_yticks(range(len(bys)), [f"{by:g}" for by in bys])
     made.set_xlabel(one["x_label"])
     made.set_ylabel(one["by_label"])
-    figure.colorbar(image, ax=made, label=short)
+    figure.colorbar(image, ax=made, label=name)
     caption = "Final mean over seeds in every cell, n: seeds."
     return Picture(f"ablation_map{suffix}", f"{one['x_label']} and {one['by_label']}", caption, figure)
-
-
-def pictures_of(jobs: Sequence[Job], baseline: str | None) -> list[Picture]:
-    """All figures that the jobs have numbers for."""
-    labels = chosen(jobs, baseline)
-    return [
-        *evaluation_curve(jobs, labels),
-        *ablations(jobs),
-        *pass_at_k(jobs, labels),
-        *learning_curves(jobs, labels),
-        *group_shares(jobs, labels),
-    ]

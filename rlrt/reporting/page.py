@@ -15,13 +15,15 @@ from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, re
 from rlrt.records.printable import one_line
 from rlrt.reporting.confirmed import NOTE, confirmation
 from rlrt.reporting.confounds import confounds
-from rlrt.reporting.figures import MOST, Picture, chosen, pictures_of
+from rlrt.reporting.curves import pictures_of
+from rlrt.reporting.figures import MOST, Picture, chosen
 from rlrt.reporting.jobs import Job, finished, labels_of, newest_only, read_jobs
 from rlrt.reporting.races import RaceRecord, read_race
 from rlrt.reporting.results import curves, results
 from rlrt.reporting.results import files as tables_as_files
 from rlrt.reporting.tables import Table, costs, differences, interquartile_table, long_table, plain_markdown, table
 from rlrt.reporting.token_view import POLICY, STYLE, cards, text_of
+from rlrt.reporting.verdicts import verdicts
 
 FOLDER = "report"
 """Subfolder of a sweep for the figures and tables as files."""
@@ -38,7 +40,9 @@ h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.2rem;margin-top:2rem;b
 th,td{padding:.25rem .6rem;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #333}tbody tr:nth-child(odd){background:#f6f6f6}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
+.figures .smooth,#smooth:checked~.figures .raw{display:none}#smooth:checked~.figures .smooth{display:block}
 figure{margin:0}figure svg,figure img{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
+.verdicts{font-size:1.05rem;padding-left:1.2rem;overflow-wrap:anywhere}.verdicts li{margin:.4rem 0}
 .note{font-size:.85rem;color:#444}.bad{color:#a00}code,pre{overflow-wrap:anywhere;white-space:pre-wrap}
 """
 
@@ -71,6 +75,10 @@ class Report:
             tables["differences"] = differences(self.jobs, self.baseline)
         return tables | {"cost": costs(self.jobs)}
 
+    def verdicts(self) -> list[str]:
+        """Say of each comparison what came of it."""
+        return verdicts(self.jobs, self.baseline, self.race)
+
     def confounds(self) -> list[str]:
         """List the labels that differ from the baseline in more than what was typed, and in what."""
         return confounds(self.jobs, self.baseline) if self.baseline is not None else []
@@ -82,7 +90,7 @@ class Report:
     def markdown(self, cell: Callable[[str], str] = plain_markdown) -> str:
         """Format the tables and the list of unused runs; ``cell`` escapes a text."""
         tables = self.tables()
-        parts = []
+        parts = ["\n".join(f"- {cell(line)}" for line in said)] if (said := self.verdicts()) else []
         if self.race:
             parts += [tables["race"].markdown(cell), cell(self.race.note()), *map(cell, self.race.reasons())]
         if "confirmation" in tables:
@@ -124,8 +132,12 @@ def read(sweep: Path, baseline: str | None) -> Report:
     return report
 
 
-def write(report: Report) -> list[Path]:
+def write(report: Report, window: int | None = None) -> list[Path]:
     """Write ``report.html`` and ``report.md``, and tables and figures below ``report/``; return the paths of all files.
+
+    Args:
+        report: what is written.
+        window: values that a point of a smoothed learning curve is the mean of (``curves.pictures_of``).
 
     Raises:
         UserError: if the folder cannot be written.
@@ -140,7 +152,7 @@ def write(report: Report) -> list[Path]:
                 replace_text(file, text)
                 files.append(file)
         files += tables_as_files({"jobs": results(report.sweep), "curves": curves(report.sweep)}, folder)
-        pictures = [*(report.race.picture() if report.race else []), *pictures_of(report.jobs, report.baseline)]
+        pictures = [*(report.race.picture() if report.race else []), *pictures_of(report.jobs, report.baseline, window)]
         for picture in pictures:
             files += picture.save(folder)
         replace_text(report.sweep / "report.md", report.markdown())
@@ -156,6 +168,8 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     counts = Counter(job.state for job in report.jobs)
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(states)}.</p>"]
+    if said := report.verdicts():
+        parts.append(f"<ul class='verdicts'>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
     parts += unused_jobs(report)
     for key, data in report.tables().items():
         title, note = TITLES[key]
@@ -171,7 +185,7 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
             f"<p class='note'>Figures show {MOST} of {len(labels)} settings (baseline, best, worst): {in_figures}.</p>"
         )
     if pictures:
-        parts.append("<h2>Figures</h2><div class='figures'>" + "".join(map(picture_html, pictures)) + "</div>")
+        parts.append("<h2>Figures</h2>" + figures_html(pictures))
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
@@ -234,17 +248,20 @@ def unused_jobs(report: Report) -> list[str]:
     return parts
 
 
-def picture_html(picture: Picture) -> str:
-    """Format a picture for the page."""
-    return figure_html(picture.name, picture.title, picture.caption, picture.svg())
+def figures_html(pictures: Sequence[Picture]) -> str:
+    """Format pictures for the page. Where some have a smoothed variant, a box chooses which one is seen, without a script."""
+    figures = "".join(figure_html(p.name, p.title, p.caption, p.svg(), p.variant) for p in pictures)
+    box = "<input type='checkbox' id='smooth'><label for='smooth'> smoothed learning curves</label>"
+    return f"{box if any(p.variant for p in pictures) else ''}<div class='figures'>{figures}</div>"
 
 
-def figure_html(name: str, title: str, caption: str, svg: str) -> str:
+def figure_html(name: str, title: str, caption: str, svg: str, variant: str = "") -> str:
     """Format an SVG of this process for the page; its ids get the prefix ``name``, since the page holds several SVGs."""
     for mark in ('id="', 'xlink:href="#', "url(#"):
         svg = svg.replace(mark, f"{mark}{name}-")
     figcaption = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure><h3>{html.escape(title)}</h3>{svg}{figcaption}</figure>"
+    of = f" class='{variant}'" if variant else ""
+    return f"<figure{of}><h3>{html.escape(title)}</h3>{svg}{figcaption}</figure>"
 
 
 def analyses(sweep: Path) -> str:

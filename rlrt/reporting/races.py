@@ -13,7 +13,7 @@ from rlrt.records.files import is_file, mapping, read_json, whole
 from rlrt.records.jsonlines import is_number
 from rlrt.records.printable import one_line
 from rlrt.reporting.figures import COLOURS, LINES, MARKS, MOST, Picture, axes, legend, shortened
-from rlrt.reporting.tables import Table
+from rlrt.reporting.tables import Table, short
 
 RACE = "race.json"
 """File in a sweep's folder."""
@@ -59,8 +59,8 @@ class RaceRecord:
 
     def table(self) -> Table:
         """Build the table of verdicts; one row for each arm, and one for what was spent in all."""
-        short = self.metric.removeprefix("eval/").replace("_at_", "@")
-        headings = [f"minus {self.baseline}", "verdict", "pairs", short, "low", "high", "runs"]
+        metric = short(self.metric)
+        headings = [f"minus {self.baseline}", "verdict", "pairs", metric, "low", "high", "runs"]
         rows = [
             [
                 arm.name,
@@ -98,10 +98,10 @@ class RaceRecord:
         arms = [arm for arm in self.arms if any(math.isfinite(low) for low, _ in arm.intervals)][:MOST]
         if not arms:
             return []
-        short = self.metric.removeprefix("eval/").replace("_at_", "@")
+        metric = short(self.metric)
         from matplotlib.ticker import MaxNLocator
 
-        figure, made = axes("pairs of seeds", f"difference in {short}")
+        figure, made = axes("pairs of seeds", f"difference in {metric}")
         made.axhspan(-self.margin, self.margin, color="0.9", linewidth=0)
         made.axhline(0, color="0.4", linewidth=0.8)
         for number, arm in enumerate(arms):

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from rlrt.errors import UserError, nearest
 from rlrt.records.printable import one_line
+from rlrt.reporting.comparisons import comparisons
 from rlrt.reporting.jobs import Job, finished, labels_of
 from rlrt.statistics import (
-    holm,
     interquartile_mean,
     mean_and_halfwidth,
-    paired_p,
     probability_of_improvement,
     seeds_needed,
 )
@@ -107,6 +106,11 @@ def columns_of(jobs: Sequence[Job]) -> list[tuple[str, str, str]]:
     return [c for c in columns if c[1] in names] or columns
 
 
+def short(metric: str) -> str:
+    """Return a metric as tables name it, such as avg@8 for eval/avg_at_8."""
+    return metric.removeprefix("eval/").replace("_at_", "@")
+
+
 def main_metric(jobs: Sequence[Job]) -> str:
     """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one."""
     averages = [name for heading, name, _ in columns_of(jobs) if heading.startswith("avg@")]
@@ -172,25 +176,16 @@ def differences(jobs: Sequence[Job], baseline: str) -> Table:
     labels = labels_of(jobs)
     if baseline not in labels:
         raise UserError(f"--baseline: there is no {baseline!r} in this sweep.{nearest(baseline, labels)}")
-    base = {job.seed: job.final for job in finished(jobs, baseline)}
-    rows: list[list[str]] = []
-    main, tested = main_metric(jobs), list[tuple[int, float]]()
-    for label in labels:
-        for heading, name, form in columns_of(jobs) if label != baseline else []:
-            done = [j for j in finished(jobs, label) if name in j.final and name in base.get(j.seed, {})]
-            if not done:
-                continue
-            values, base_values = [float(j.final[name]) for j in done], [float(base[j.seed][name]) for j in done]
-            gaps = [a - b for a, b in zip(values, base_values, strict=True)]
-            needed = seeds_needed(gaps)
-            larger = f"{probability_of_improvement(values, base_values):.2f}" if len(done) > 1 else "-"
-            told = "-" if needed is None else str(needed)
-            p = paired_p(gaps) if name == main else None
-            tested += [(len(rows), p)] if p is not None else []
-            cell = "-" if name == main else "exploratory"
-            rows.append([label, heading, str(len(done)), interval(gaps, "+" + form), larger, told, cell])
-    for (row, _), corrected in zip(tested, holm([p for _, p in tested]), strict=True):
-        rows[row][-1] = f"{corrected:.4f}"
+    columns, main = columns_of(jobs), main_metric(jobs)
+    found = [(column, one) for column in columns for one in comparisons(jobs, baseline, column[1]) if one.pairs]
+    rows = []
+    for (heading, name, form), one in sorted(found, key=lambda f: labels.index(f[1].label)):
+        needed = seeds_needed(one.gaps)
+        own, base = zip(*one.pairs, strict=True)
+        larger = f"{probability_of_improvement(own, base):.2f}" if len(one.pairs) > 1 else "-"
+        told = "-" if needed is None else str(needed)
+        p = "exploratory" if name != main else "-" if one.p is None else f"{one.p:.4f}"
+        rows.append([one.label, heading, str(len(one.pairs)), interval(one.gaps, "+" + form), larger, told, p])
     return Table([f"minus {baseline}", "metric", "seeds", "difference", "P(larger)", "seeds to tell", "p, Holm"], rows)
 
 

@@ -50,6 +50,8 @@ def test_the_verdicts_come_first_and_everything_else_is_called_exploratory(tmp_p
     assert report.baseline == "dapo"  # the race's, not the usual one
     low, high = report.race.arms[0].intervals[-1]
     lines = report.markdown().splitlines()
+    assert lines[0] == "- rlrt: better than dapo; avg@4 +0.055 (+0.016 to +0.094, valid at every look), 5 pairs."
+    lines = lines[lines.index("") + 1 :]
     assert lines[0] == "| minus dapo | verdict | pairs | avg@4 | low | high | runs |"
     assert lines[2] == f"| rlrt | better | 5 | +0.0550 | {low:+.4f} | {high:+.4f} | 7 |"
     assert lines[3] == "| sd | failed | 0 | - | - | - | 2 |"

@@ -42,8 +42,8 @@ def missing() -> str:
         subprocess.run([sys.executable, "-c", ""], user=USER, cwd="/", capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return (
-            f"expected a Python that the user {USER} may run, found {Path(sys.executable).resolve()}; remove the checkout's .venv, "
-            "and give PYTHON=/usr/bin/python3 to make, or another one outside of root's folders."
+            f"expected a Python that the user {USER} may run, found {Path(sys.executable).resolve()}; remove the checkout's "
+            ".venv, and give PYTHON=/usr/bin/python3 to make, or another one outside of root's folders."
         )
     return ""
 
