@@ -13,7 +13,7 @@ import pytest
 
 from rlrt.reporting.token_view import page
 from tests.conftest import ROOT
-from tests.reporting.test_token_view import nasty_row
+from tests.reporting.test_token_view import long_row, nasty_row
 
 pytestmark = pytest.mark.browser
 PICTURES = ROOT / "outputs" / "browser"
@@ -97,6 +97,23 @@ def test_the_token_view_of_a_run(sweep, tmp_path):
     assert "most self-driven tokens" in dom
     assert "the teacher was shown" in dom
     look(tmp_path, file.as_uri(), "tokens_400", 400, 1600)
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_a_response_of_twenty_thousand_tokens_is_searchable_and_opens_at_its_stretch(tmp_path, width):
+    """In a frame, since a headless browser takes no picture of a page that is scrolled."""
+    (tmp_path / "long.html").write_text(page([long_row(20_000)], "a long one"))
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        "<body style='margin:0'><iframe src='long.html#r-0-10000' style='border:0;width:100vw;height:100vh'>"
+    )
+    dom, said, hosts = look(tmp_path, (tmp_path / "long.html").as_uri(), f"long_{width}", width, 1600)
+    assert said == []
+    assert hosts == set()
+    assert dom.count("content-visibility:auto") == 1
+    assert "word19999" in dom
+    assert 'id="r-0-10000"' in dom
+    look(tmp_path, frame.as_uri(), f"stretch_{width}", width, 1600)
 
 
 def test_a_script_that_a_model_wrote_does_not_run(tmp_path):

@@ -7,7 +7,8 @@ import re
 
 from rlrt.execution.execute import execute
 from rlrt.records.folder import RunFolder
-from rlrt.reporting.token_view import cards, colour, page, visible
+from rlrt.reporting import token_view
+from rlrt.reporting.token_view import BLOCK, LEVELS, STRETCH, cards, colour, level, mark_of, page, stretch, visible
 from tests.helpers import settings
 
 NASTY = [
@@ -49,7 +50,7 @@ def test_everything_is_escaped():
 def test_white_space_and_special_tokens_can_be_seen():
     assert [visible(p) for p in (" ", "\n", "\t", "\0", "\x07", "<eos>", "")] == [
         "␣",
-        "⏎",
+        "⏎<br>",
         "⇥",
         "␀",
         "\\x07",
@@ -59,17 +60,24 @@ def test_white_space_and_special_tokens_can_be_seen():
 
 
 def test_colours_by_hand():
-    assert colour(0.0, 2.0) == "#ffffff"
-    assert colour(None, 2.0) == "#eeeeee"
-    assert colour(2.0, 2.0) == colour(9.0, 2.0) == "#e08640"  # 255 - .75 * (255 - c) of (213, 94, 0)
-    assert colour(-2.0, 2.0) == "#4095c5"
-    assert colour(0.0, 0.0) == "#ffffff"
+    assert colour(0) == "#ffffff"
+    assert colour(None) == "#eeeeee"
+    assert colour(LEVELS) == "#e08640"  # 255 - .75 * (255 - c) of (213, 94, 0)
+    assert colour(-LEVELS) == "#4095c5"
+    assert colour(LEVELS // 2) == "#efc39f"  # 255 - .375 * (255 - c)
+
+
+def test_shades_by_hand():
+    assert [level(v, 2.0) for v in (2.0, 9.0, -9.0, 1.0, 0.124, 0.0)] == [LEVELS, LEVELS, -LEVELS, LEVELS // 2, 1, 0]
+    assert level(None, 2.0) is None
+    assert level(0.0, 0.0) == 0
 
 
 def test_the_most_self_driven_tokens_come_first():
     text = cards([nasty_row()], "r")
-    rows = re.findall(r"<tr><td>(\d+)</td><td>.*?</td><td>([\d.]+)</td></tr>", text)
-    assert rows == [("3", "2.000"), ("8", "1.000"), ("0", "0.500")]
+    rows = re.findall(r"<tr><td><a href='#(r-0-\d+)'>(\d+)</a></td><td>.*?</td><td>([\d.]+)</td></tr>", text)
+    assert rows == [("r-0-3", "3", "2.000"), ("r-0-8", "8", "1.000"), ("r-0-0", "0", "0.500")]
+    assert all(text.count(f'id="{target}"') == 1 for target, _, _ in rows)
 
 
 def test_a_rollout_without_teacher_or_values():
@@ -102,14 +110,60 @@ def test_one_colour_is_one_value_on_the_whole_page():
     text = cards(two_of_a_group(), "r")
     assert text.count('type="radio"') == 1
     assert "darkest: 0 ± 2" in text
-    assert f'<span style="--gap:{colour(0.5, 2.0)}"' in text
-    assert f'<span style="--gap:{colour(-2.0, 2.0)}"' in text
-    assert colour(0.5, 2.0) != colour(0.5, 0.5)
+    quarter, coldest = mark_of("a", LEVELS // 4), mark_of("a", -LEVELS)
+    assert f'<i class="{quarter}" id="r-0-0" title="0: gap 0.5">it</i>' in text
+    assert f'<i class="{coldest}" title="0: gap -2">1</i>' in text
+    for mark, shade in ((quarter, LEVELS // 4), (coldest, -LEVELS)):
+        assert f"#r-gap:checked~.group .{mark}{{background:{colour(shade)}}}" in text
 
 
 def test_a_space_before_a_word_is_a_space_and_one_alone_is_seen():
     text = cards(two_of_a_group(), "r")
-    assert [re.sub("<.*?>", "", p) for p in re.findall(r"<span style.*?</span>", text)][:4] == ["it", " is", "␣", "7"]
+    assert [re.sub("<.*?>", "", p) for p in re.findall(r"<i class.*?</i>", text)][:4] == ["it", " is", "␣", "7"]
+
+
+def test_every_line_break_of_a_token_is_one():
+    assert visible(".\n\n") == ".⏎<br>⏎<br>"
+
+
+def test_the_most_self_driven_stretch_by_hand():
+    gaps = [0.1] * 200
+    gaps[50:60] = [1.0] * 10
+    gaps[150] = 20.0  # one token is more than the ten, and a stretch holds it at its end first
+    assert stretch(gaps) == (150 - STRETCH + 1, 151)
+    assert stretch([None, *gaps[1:60], *[-1.0] * 140]) == (60 - STRETCH, 60)
+    assert stretch([-0.1] * 200) == (0, 0)
+    assert stretch([1.0] * (4 * STRETCH - 1)) == (0, 0)
+    assert stretch([]) == (0, 0)
+
+
+def long_row(count):
+    """A response of words, lines, and one stretch against the teacher."""
+    pieces = [f" word{t}" + ("\n" if t % 30 == 29 else "") for t in range(count)]
+    gaps = [0.01 * (t % 7) for t in range(count)]
+    gaps[count // 2 : count // 2 + STRETCH] = [2.0] * STRETCH
+    return {"step": 1, "prompt_id": "a", "prompt": "p", "sample": 0, "pieces": pieces, "response": "".join(pieces),
+            "context": "shown <b>", "tokens": {"gap": gaps, "weight": [1.0] * count, "advantage": [0.5] * count,
+                                               "entropy": [0.3] * count}}  # fmt: skip
+
+
+def test_a_long_response_is_in_blocks_that_end_with_lines_and_leads_to_its_stretch():
+    text = cards([long_row(5000)], "r")
+    blocks = re.findall(r'<div class="block">(.*?)</div>', text)
+    assert [b.count("<i ") for b in blocks[:-1]] == [-(-BLOCK // 30) * 30] * (len(blocks) - 1)
+    assert sum(b.count("<i ") for b in blocks) == 5000
+    assert "tokens 2500 to 2523: <a href='#r-0-2500'>the most self-driven stretch</a>" in text
+    assert text.count(" peak") == STRETCH
+    assert text.count("shown &lt;b&gt;") == 2  # beside the tokens, and below them
+    assert len(text) / 5000 < 200  # bytes a token
+
+
+def test_a_page_has_room_for_so_many_tokens(monkeypatch):
+    monkeypatch.setattr(token_view, "MOST_ON_PAGE", 150)
+    text = cards([long_row(100), long_row(100)], "r")
+    assert text.count("<i ") == 100
+    assert text.count("The page is full; the tokens are in samples.jsonl.") == 1
+    assert text.count(" word99") == 2
 
 
 def test_a_run_stores_contexts_pieces_and_a_page(tmp_path):
