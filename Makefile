@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SMOLLM2 := outputs/models/smollm2_135m
 
-.PHONY: run real setup-real test-real test check method gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run real setup-real test-real test check method extras gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -20,6 +20,10 @@ check: setup
 # writes the files that a method of the package needs, and says what to fill in: make method NAME=mine
 method: setup
 	@$(BIN)/python examples/new_method.py '$(NAME)'
+
+# what the tests of optional parts need: reasoning-gym and Trackio
+extras:
+	@$(MAKE) --no-print-directory setup EXTRAS=gym,trackio
 
 # reasoning-gym, for data=reasoning_gym; one of its dependencies is compiled, so a C compiler must be there
 gym:

@@ -56,15 +56,15 @@ write() { # FILE EXTRAS PREFERRED...
 
 cuda=constraints-cuda13.txt with_vllm=constraints-cuda13-vllm.txt
 if [ -n "${UPDATE:-}" ]; then
-  write "$cuda" dev,gym,bench constraints.txt
-  write "$with_vllm" dev,gym,bench,vllm constraints-vllm.txt constraints.txt "$cuda"
+  write "$cuda" dev,gym,trackio,bench constraints.txt
+  write "$with_vllm" dev,gym,trackio,bench,vllm constraints-vllm.txt constraints.txt "$cuda"
 fi
-agrees "$cuda" dev,gym,bench
-agrees "$with_vllm" dev,gym,bench,vllm
+agrees "$cuda" dev,gym,trackio,bench
+agrees "$with_vllm" dev,gym,trackio,bench,vllm
 
 # a wrong version must be seen, or all this says nothing
 sed 's/^triton==.*/triton==3.0.0/' "$cuda" >"$work/planted"
-if UV_OFFLINE=1 agrees "$work/planted" dev,gym,bench 2>/dev/null; then
+if UV_OFFLINE=1 agrees "$work/planted" dev,gym,trackio,bench 2>/dev/null; then
   echo "make resolve: a planted version, triton 3.0.0, was not refused: this check is broken." >&2
   exit 1
 fi

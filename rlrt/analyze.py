@@ -23,7 +23,7 @@ from rlrt.evaluation.asymmetry import CONTEXTS, contexts_of
 from rlrt.evaluation.checkpoint import runs_of
 from rlrt.evaluation.pictures import pictures, told_apart
 from rlrt.evaluation.study import FOLDER, Findings, study, tables
-from rlrt.execution.tracking import open_mlflow, stored
+from rlrt.execution.tracking import open_tracker, stored
 from rlrt.records.files import own_folder, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import status_of
@@ -50,7 +50,7 @@ def write(findings: Findings, folder: Path) -> list[Path]:
 def to_mlflow(run: Path, files: Sequence[Path], trust: bool) -> None:
     """Send the files to the run's own MLflow run."""
     folder = RunFolder(run)
-    tracker = open_mlflow(stored(run, trust=trust), folder, run.name)
+    tracker = open_tracker(stored(run, trust=trust), folder, run.name)
     if tracker is not None:
         for file in files:
             tracker.artifact(file, FOLDER)

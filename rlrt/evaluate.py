@@ -21,7 +21,7 @@ from rlrt.config.rerun import OWN, Reading, add_reading, reading
 from rlrt.errors import UserError
 from rlrt.evaluation.checkpoint import Evaluation, chosen, of_model, runs_of
 from rlrt.evaluation.results import carried_out
-from rlrt.execution.tracking import open_mlflow, stored
+from rlrt.execution.tracking import open_tracker, stored
 from rlrt.records.folder import RunFolder
 from rlrt.records.mlflow import status_of
 from rlrt.records.printable import one_line
@@ -51,7 +51,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], samples: int) -> str
 def to_mlflow(run: Path, evaluation: Evaluation, results: Mapping[str, Mapping[str, Any]], trust: bool = False) -> None:
     """Send the results to the run's own MLflow run, once, as ``eval/SUITE/...`` at the checkpoint's step."""
     folder, samples = RunFolder(run), evaluation.settings.eval.samples_per_prompt
-    tracker = open_mlflow(stored(run, trust=trust), folder, run.name)
+    tracker = open_tracker(stored(run, trust=trust), folder, run.name)
     if tracker is None:
         return
     values: dict[str, float] = {}

@@ -140,7 +140,7 @@ def test_a_card_that_torch_cannot_use_is_a_warning(machine):
     ("asked", "says"),
     [
         ({"DEVICE": "gpu"}, "DEVICE: expected cuda or cpu, got gpu."),
-        ({"EXTRAS": "gym,vlm"}, "EXTRAS: expected names out of lora,real,gym,bench,vllm,dev, got vlm."),
+        ({"EXTRAS": "gym,vlm"}, "EXTRAS: expected names out of lora,real,gym,trackio,bench,vllm,dev, got vlm."),
         ({"EXTRAS": "vllm"}, "EXTRAS=vllm: vLLM's wheel needs torch for CUDA (DEVICE=cuda); for a machine without"),
     ],
 )

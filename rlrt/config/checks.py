@@ -60,8 +60,12 @@ def check(settings: Settings) -> None:
         from rlrt.records.mlflow_uri import check_uri
 
         check_uri(settings.tracking.uri)
-        if not settings.tracking.experiment.strip():
-            raise UserError("tracking.experiment: expected the name of an experiment of MLflow's, got an empty text.")
+    if settings.tracking.trackio is not None:
+        from rlrt.records.trackio import check_store
+
+        check_store(settings.tracking.trackio, settings.tracking.experiment)
+    if settings.tracking.uri is not None and not settings.tracking.experiment.strip():
+        raise UserError("tracking.experiment: expected the name of an experiment of MLflow's, got an empty text.")
     if train.keep_best is not None and "/" not in train.keep_best:
         raise UserError(
             f"train.keep_best: expected a metric such as eval/greedy or reward/mean, got {shown(train.keep_best)}."
@@ -72,6 +76,7 @@ def lacking(settings: Settings) -> list[tuple[str, str]]:
     """Return what a run's options need and this environment lacks: the part of the run, and one sentence, for each."""
     from rlrt.model.load import check_attention  # here: they import torch, and describe and report go without
     from rlrt.model.lora import check_peft
+    from rlrt.records.trackio import check_trackio
 
     model = settings.model
     checks: list[tuple[str, Callable[[], None]]] = [
@@ -79,6 +84,7 @@ def lacking(settings: Settings) -> list[tuple[str, str]]:
         ("model", lambda: check_attention(model.attn_implementation)),
         ("model", lambda: check_peft() if model.lora is not None else None),
         ("data", settings.data.check_installed),
+        ("tracking", lambda: check_trackio() if settings.tracking.trackio is not None else None),
     ]
     found = []
     for part, check_one in checks:

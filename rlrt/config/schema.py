@@ -226,7 +226,10 @@ class Tracking:
     """``tracking.*``: where a run is recorded besides its own folder."""
 
     uri: str | None = key("MLflow tracking URI (sqlite:///FILE or http(s)://HOST); null: only the run's folder")
-    experiment: str = key("MLflow experiment")
+    trackio: str | None = key(
+        "folder of Trackio's local store, which gets the same numbers (extra trackio); null: none"
+    )
+    experiment: str = key("MLflow experiment, and Trackio's project")
     artifacts: str = key("folder of MLflow's artifacts when the URI is a local database")
     samples_every: int = key("steps between stored rollouts; 0: none", "steps", least=0)
     samples: int = key("rollouts stored each time", least=0)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,7 +33,7 @@ from rlrt.execution.resume import refuse_another_run, starting_point, warn_of_ea
 from rlrt.execution.saver import Saver
 from rlrt.execution.snapshot import restore_checkpoint
 from rlrt.execution.stop import Pace
-from rlrt.execution.tracking import open_mlflow, tracked
+from rlrt.execution.tracking import open_tracker, tracked, where_to_look
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
 from rlrt.model.paths import paths_of
 from rlrt.paths import PACKAGE, listed
@@ -45,7 +44,7 @@ from rlrt.records.jsonlines import JsonLines
 from rlrt.records.killed import KILLS, kills
 from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
-from rlrt.records.secrets import redacted, without_password
+from rlrt.records.secrets import redacted
 from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
 from rlrt.records.stored_config import config_text
 from rlrt.reporting.terminal import Progress, before_after, phases, to_read
@@ -319,7 +318,7 @@ def open_monitor(
     """Write the manifest and the config, set the state to running, and open MLflow: the monitor of a run that begins."""
     write_manifest_and_config(settings, folder, learner)
     folder.set_state("running", step=position, mlflow_complete=False, **{KILLS: kills(), BEGUN: True})
-    tracker = open_mlflow(tracked(settings, tags), folder, folder.path.name)
+    tracker = open_tracker(tracked(settings, tags), folder, folder.path.name)
     show = shown.show if shown else lambda step, metrics: None
     own = worded(ALARMS, settings.engine.grade_truncated)
     alarms = [*own, *PROBE_ALARMS, *(alarm for slot in settings.method.slots().values() for alarm in slot.alarms)]
@@ -369,7 +368,10 @@ def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: s
     hurry = state == "interrupted"
     with contextlib.suppress(OSError) if lost else or_logged(folder.path / "summary.json"):
         monitor.close(status_of(state), HURRY_S if hurry else PATIENCE_S)
-        left = monitor.tracker is None and settings.plain["tracking"]["uri"] is not None  # to a sweep's driver
+        typed = settings.plain["tracking"]
+        left = any(
+            typed[k] is not None and getattr(settings.tracking, k) is None for k in ("uri", "trackio")
+        )  # to a driver
         folder.note(mlflow_complete=monitor.complete and not left)
 
 
@@ -392,10 +394,5 @@ def closing_words(settings: Settings, path: Path, summary: dict[str, Any]) -> st
     if settings.tracking.show_samples:
         words += [to_read(JsonLines(path / "samples.jsonl").read(), settings.tracking.show_samples), ""]
     words.append(f"{summary['state']} after {summary['step']} steps; everything is in {path}")
-    if settings.tracking.uri is not None:
-        from rlrt.records.mlflow_uri import absolute
-
-        beside = Path(sys.executable).with_name("mlflow")
-        command = "mlflow" if shutil.which("mlflow") or not beside.exists() else str(beside)
-        words.append(f"{command} ui --backend-store-uri {without_password(absolute(settings.tracking.uri))}")
+    words += where_to_look(settings.tracking)
     return "\n".join(words)

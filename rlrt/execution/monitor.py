@@ -12,7 +12,7 @@ from rlrt.methods.declared import Alarm
 from rlrt.records.files import is_small_file, own_folder, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.jsonlines import is_number, numbers_of
-from rlrt.records.mlflow import MlflowTracker
+from rlrt.records.tracker import Tracker
 from rlrt.reporting.token_view import page
 from rlrt.training.update import StepResult
 from rlrt.types import Rollout
@@ -56,7 +56,7 @@ class Monitor:
     Args:
         tracking: the section of that name.
         folder: its folder.
-        tracker: MLflow, or None.
+        tracker: MLflow, Trackio or both; None for neither.
         show: progress for a person.
         warn: called with the sentence of each alarm, once.
         alarms: what is watched.
@@ -66,7 +66,7 @@ class Monitor:
         self,
         tracking: Tracking,
         folder: RunFolder,
-        tracker: MlflowTracker | None,
+        tracker: Tracker | None,
         show: Callable[[int, dict[str, float]], None],
         warn: Callable[[str], None],
         alarms: Sequence[Alarm] = ALARMS,

@@ -1,4 +1,4 @@
-"""A run in MLflow, live and afterwards: what is sent of it, read from its settings or from its folder.
+"""A run in MLflow and Trackio, live and afterwards: what is sent of it, read from its settings or from its folder.
 
 From a folder nothing is imported and nothing resolved: its config is text.
 """
@@ -9,6 +9,9 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +29,12 @@ from rlrt.records.files import mapping, read_json, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
 from rlrt.records.mlflow import Input, MlflowTracker, status_of
-from rlrt.records.mlflow_uri import check_uri, is_store, sqlite_file
+from rlrt.records.mlflow_uri import absolute, check_uri, is_store, sqlite_file
 from rlrt.records.printable import one_line
 from rlrt.records.secrets import MASK, redacted, without_password
 from rlrt.records.stored_config import stored_config
+from rlrt.records.tracker import Several, Tracker
+from rlrt.records.trackio import GROUP, TrackioTracker
 
 log = logging.getLogger("rlrt")
 
@@ -123,9 +128,11 @@ def stored_tracking(path: Path, values: Any, uri: str | None, trust: bool, typed
         refuse_new_store(path, tracking.uri)
     if MASK in str(tracking.uri):
         raise UserError(f"tracking.uri: {path} was recorded without the password of its URI; give the URI as --uri.")
-    return (
-        tracking if trust else dataclasses.replace(tracking, artifacts=ARTIFACTS)
-    )  # a folder does not say where files go
+    if trust:
+        return tracking
+    # a folder does not say where files go
+    here = tracking.trackio is None or resolved(Path(tracking.trackio)).is_relative_to(resolved(Path.cwd()))
+    return dataclasses.replace(tracking, artifacts=ARTIFACTS, trackio=tracking.trackio if here else None)
 
 
 def stored_tags(spec: Mapping[str, Any]) -> dict[str, str]:
@@ -173,11 +180,39 @@ def refuse_to_send_credentials(path: Path, uri: str | None) -> None:
         )
 
 
-def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | None:
-    """The MLflow tracker, where ``tracking.uri`` names one."""
+def open_tracker(run: Tracked, folder: RunFolder, name: str) -> Tracker | None:
+    """Open what shows a run besides its folder: MLflow, Trackio, both at once, or None for neither."""
     tracking = run.tracking
-    if tracking.uri is None:
+    if tracking.uri is None and tracking.trackio is None:
         return None
+    tags = tags_of(run, folder)
+    trackers: list[Tracker] = []
+    if tracking.uri is not None:
+        trackers.append(
+            MlflowTracker(
+                uri=tracking.uri,
+                experiment=tracking.experiment,
+                artifacts=tracking.artifacts,
+                run_id=text_or_none(folder.manifest().get("mlflow_run_id")),
+                key=folder.key(),
+                name=name,
+                tags=tags,
+                params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
+                warn=log.warning,
+                inputs=inputs_of(run),
+                foreign=run.foreign,
+            )
+        )
+    if tracking.trackio is not None:
+        config = {k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()} | tags
+        if sweep := tags.get("rlrt.sweep"):
+            config[GROUP] = sweep
+        trackers.append(TrackioTracker(tracking.trackio, tracking.experiment, folder.key(), name, config, log.warning))
+    return trackers[0] if len(trackers) == 1 else Several(trackers)
+
+
+def tags_of(run: Tracked, folder: RunFolder) -> dict[str, str]:
+    """Return a run's tags: what it is, where it lies, and what its method declares."""
     data_class = run.value("data", "_target_").rpartition(".")[2]
     tags = {
         "rlrt.method": run.value("method", "name"),
@@ -193,19 +228,24 @@ def open_mlflow(run: Tracked, folder: RunFolder, name: str) -> MlflowTracker | N
     for tag, key in declared(folder.manifest()).tags.items():
         if not tag.startswith("mlflow.") and tag not in tags and (value := run.value("method", key)):
             tags[tag] = value
-    return MlflowTracker(
-        uri=tracking.uri,
-        experiment=tracking.experiment,
-        artifacts=tracking.artifacts,
-        run_id=text_or_none(folder.manifest().get("mlflow_run_id")),
-        key=folder.key(),
-        name=name,
-        tags=tags | dict(run.tags),
-        params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
-        warn=log.warning,
-        inputs=inputs_of(run),
-        foreign=run.foreign,
-    )
+    return tags | dict(run.tags)
+
+
+def where_to_look(tracking: Tracking) -> list[str]:
+    """Return the commands that show what was tracked."""
+    words = []
+    if tracking.uri is not None:
+        words.append(f"{command_of('mlflow')} ui --backend-store-uri {without_password(absolute(tracking.uri))}")
+    if tracking.trackio is not None:
+        folder = shlex.quote(str(resolved(Path(tracking.trackio))))
+        words.append(f"TRACKIO_DIR={folder} {command_of('trackio')} show --project {shlex.quote(tracking.experiment)}")
+    return words
+
+
+def command_of(name: str) -> str:
+    """Return how a command of this environment is typed: with its path where it would not be found by its name."""
+    beside = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) or not beside.exists() else str(beside)
 
 
 def text_or_none(value: Any) -> str | None:
@@ -232,7 +272,7 @@ def inputs_of(run: Tracked) -> list[Input]:
 
 
 def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:
-    """Bring to MLflow what it missed of a run: whatever its folder's record has and MLflow has not.
+    """Bring to MLflow and Trackio what they missed of a run: whatever its folder's record has and they have not.
 
     Args:
         path: the run's folder.
@@ -247,7 +287,7 @@ def replay(path: Path, uri: str | None = None, trust: bool = False) -> bool:
     """
     folder = RunFolder(path)
     run = stored(path, uri, trust)
-    tracker = open_mlflow(run, folder, path.name)
+    tracker = open_tracker(run, folder, path.name)
     if tracker is None:
         return True
     monitor = Monitor(run.tracking, folder, tracker, lambda step, metrics: None, log.warning)

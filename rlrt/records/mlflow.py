@@ -7,10 +7,8 @@ import glob
 import json
 import logging
 import os
-import queue
 import re
 import secrets
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from rlrt.records.files import resolved
 from rlrt.records.mlflow_uri import absolute, patient, quoted, sqlite_file
 from rlrt.records.mlflow_words import accepted, is_taken, reason
 from rlrt.records.secrets import masked, without_known, without_password
+from rlrt.records.tracker import Queued, Step
 
 KEY = "rlrt.key"
 """Tag that identifies a run whose MLflow id could not be stored before a kill."""
@@ -46,7 +45,7 @@ class Input:
     context: str
 
 
-class MlflowTracker:
+class MlflowTracker(Queued):
     """Sends a run to MLflow from a thread of its own.
 
     Args:
@@ -73,85 +72,22 @@ class MlflowTracker:
         inputs: Sequence[Input] = (),
         foreign: bool = False,
     ) -> None:
-        self.uri, self.run_id, self.failed = absolute(uri), run_id, False
+        super().__init__("mlflow", warn)
+        self.uri, self.run_id = absolute(uri), run_id
         self._experiment, self._artifacts = experiment, artifacts
-        self._name, self._warn = without_known(name), warn
+        self._name = without_known(name)
         self._tags = {k: masked(v) for k, v in tags.items()} | {KEY: key}
         self._params = {k: without_known(v) for k, v in params.items()}
         self._inputs, self._foreign = inputs, foreign
         self._client: Any = None
         self._logged, self._renamed = -1, False
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._ready, self._abandoned = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def wait_for_run(self, seconds: float) -> str | None:
-        """Wait until MLflow has given the run an id and return it, or None if that takes longer than ``seconds``."""
-        self._ready.wait(seconds)
-        return self.run_id
+    def _failure(self, error: BaseException) -> str:
+        return f"MLflow at {without_password(self.uri)} failed ({reason(error, self.uri)})"
 
-    def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Queue the metrics of a step; steps that MLflow already has are not sent again."""
-        self._queue.put(("metrics", (step, time.time(), values)))
-
-    def late_metrics(self, step: int, values: dict[str, float]) -> None:
-        """Queue metrics of an earlier step; metrics that MLflow already has at that step are not sent again."""
-        self._queue.put(("late", (step, values)))
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Queue a file of the run's folder."""
-        self._queue.put(("artifact", (path, folder)))
-
-    def table(self, name: str, columns: dict[str, list[Any]]) -> None:
-        """Queue a table artifact; it replaces an earlier table of that name, so that a resume duplicates no rows."""
-        self._queue.put(("table", (name, columns)))
-
-    def tag(self, name: str, value: str) -> None:
-        """Queue a tag."""
-        self._queue.put(("tag", (name, value)))
-
-    def close(self, status: str, seconds: float = 60.0) -> bool:
-        """Send the queue, then end the run with MLflow's ``status``; return False if MLflow did not get everything."""
-        self._queue.put(("end", status))
-        self._thread.join(seconds)
-        if self._thread.is_alive():
-            self._fail(TimeoutError(f"no answer within {seconds:g} s"))
-        return not self.failed
-
-    def abandon(self) -> None:
-        """Send nothing more, and leave the run as it is: another process goes on with it."""
-        self._abandoned.set()
-        self._queue.put(("end", ""))
-
-    def _work(self) -> None:
-        try:
-            self._start()
-            self._ready.set()
-            pending: list[Any] = []
-            while True:
-                kind, value = self._queue.get()
-                if self._abandoned.is_set():
-                    return
-                if kind == "metrics":
-                    pending.append(value)
-                if pending and (kind != "metrics" or self._queue.empty()):
-                    self._send_metrics(pending)
-                    pending = []
-                if kind == "end":
-                    self._client.set_terminated(self.run_id, status=value)
-                    return
-                self._send(kind, value)
-        except Exception as error:  # MLflow, requests and SQLAlchemy raise many types; none may stop a run
-            self._fail(error)
-        finally:
-            self._ready.set()
-
-    def _fail(self, error: BaseException) -> None:
-        if not self.failed:
-            self.failed = True
-            where, why = without_password(self.uri), reason(error, self.uri)
-            self._warn(f"MLflow at {where} failed ({why}); the run goes on and its folder records everything.")
+    def _end(self, status: str) -> None:
+        self._client.set_terminated(self.run_id, status=status)
 
     def _start(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -250,7 +186,7 @@ class MlflowTracker:
         runs = client.search_runs([experiment_id], f"tags.`{KEY}` = '{self._tags[KEY]}'", ViewType.ALL, max_results=1)
         return runs[0].info.run_id if runs else None
 
-    def _send_metrics(self, pending: list[tuple[int, float, dict[str, float]]]) -> None:
+    def _send_metrics(self, pending: list[Step]) -> None:
         metric = self._entities[0]
         batch: list[Any] = []
         for step, when, values in pending:  # all metrics of a step go in one call, so a kill cannot split a step

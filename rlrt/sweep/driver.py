@@ -293,10 +293,10 @@ class Driver:
             self._queue.append(folder)
 
     def _driver_must_upload(self, folder: Path) -> bool:
-        """True if the driver must upload an ended job's MLflow run: on SLURM with SQLite, which nodes must not share."""
-        without_mlflow = self.launcher.outlives_driver and str(self.tracking.get("uri")).startswith("sqlite:")
+        """True if the driver must upload an ended job's run: on SLURM with SQLite, which nodes must not share."""
+        sqlite = str(self.tracking.get("uri")).startswith("sqlite:") or self.tracking.get("trackio") is not None
         complete = read_json(folder / "summary.json").get("mlflow_complete") is True
-        return without_mlflow and not complete and is_file(folder / "config.yaml")
+        return self.launcher.outlives_driver and sqlite and not complete and is_file(folder / "config.yaml")
 
     def _external_states(self) -> dict[Path, str]:
         """Return the state that SLURM or this machine's processes give for each submitted job."""

