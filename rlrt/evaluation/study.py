@@ -12,7 +12,7 @@ from rlrt.config.schema import Settings
 from rlrt.errors import UserError
 from rlrt.evaluation import asymmetry
 from rlrt.evaluation.analysis import RARE, Shift, by_difficulty, intervene, shift
-from rlrt.evaluation.checkpoint import chosen, measure, policy_and_suites, read_problems, summarised
+from rlrt.evaluation.checkpoint import chosen, counted, measure, policy_and_suites, read_problems, summarised
 from rlrt.execution.parts import cards_for_engine, closing, parts_of
 from rlrt.model.load import context_length
 from rlrt.model.policy import Policy
@@ -76,7 +76,8 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading, context
     read_problems(parts)
     with closing(parts):
         base, (suite, *_) = policy_and_suites(start, parts)
-        rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
+        with counted(suite.sampler, "difficulty", len(suite.prompts), SAMPLES):
+            rollouts = suite.sampler(suite.prompts, SAMPLES, ("difficulty",))
         hard, easy = by_difficulty(rollouts, SAMPLES)
         findings.hard, findings.easy = len(hard), len(easy)
         findings.gaps["start"] = gaps_of(start, base, suite.sampler.builder, contexts, rollouts)
@@ -87,13 +88,17 @@ def study(run: Path, typed: Sequence[str], insertion: str, how: Reading, context
             budget = settings.train.budget
             for kind, prompts in (("wrong to right", hard), ("right to wrong", easy)):
                 if prompts:
-                    turned = intervene(suite_now.sampler, prompts, SAMPLES, kind == "wrong to right", put_in, budget)
+                    to_right = kind == "wrong to right"
+                    with counted(suite_now.sampler, f"step {step}, {kind}", len(prompts), SAMPLES):
+                        turned = intervene(suite_now.sampler, prompts, SAMPLES, to_right, put_in, budget)
                     findings.turned |= {(step, kind, where): counts for where, counts in turned.items()}
             if step == steps[-1] and hard:
-                rows = student_rows(suite_now.sampler(hard, SAMPLES, ("shift",)))
+                with counted(suite_now.sampler, "distribution shift", len(hard), SAMPLES):
+                    rows = student_rows(suite_now.sampler(hard, SAMPLES, ("shift",)))
                 findings.shift = shift(policy.model, base.model, rows, policy.temperature, budget)
             if step == steps[-1]:
-                rollouts = suite_now.sampler(suite_now.prompts, SAMPLES, ("asymmetry",))
+                with counted(suite_now.sampler, "asymmetry", len(suite_now.prompts), SAMPLES):
+                    rollouts = suite_now.sampler(suite_now.prompts, SAMPLES, ("asymmetry",))
                 findings.gaps["last"] = gaps_of(settings, policy, suite_now.sampler.builder, contexts, rollouts)
     for name, step in (("start", 0), ("last", steps[-1])):
         summary = next(iter(summarised(measure(chosen(run, step, typed, how), lambda text: None)).values()))

@@ -25,6 +25,7 @@ from rlrt.execution.memory.budget import fixed, settled
 from rlrt.execution.memory.share import tell_engine
 from rlrt.execution.monitor import ALARMS, Monitor, worded
 from rlrt.execution.origin import origin_point
+from rlrt.execution.papers import write_manifest_and_config
 from rlrt.execution.parts import Parts, cards_for_engine, closing, parts_of
 from rlrt.execution.probe import ALARMS as PROBE_ALARMS
 from rlrt.execution.probe import probe
@@ -35,18 +36,13 @@ from rlrt.execution.snapshot import restore_checkpoint
 from rlrt.execution.stop import Pace
 from rlrt.execution.tracking import open_tracker, tracked, where_to_look
 from rlrt.model.device import compute_dtype, cuda_problem, description, make_deterministic, resolve_device
-from rlrt.model.paths import paths_of
-from rlrt.paths import PACKAGE, listed
-from rlrt.records.files import or_logged, replace_text, whole
+from rlrt.paths import listed
+from rlrt.records.files import or_logged, whole
 from rlrt.records.folder import BEGUN, RunFolder
-from rlrt.records.identity import identity
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.killed import KILLS, kills
-from rlrt.records.manifest import environment, git_state
 from rlrt.records.mlflow import status_of
-from rlrt.records.secrets import redacted
 from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
-from rlrt.records.stored_config import config_text
 from rlrt.reporting.terminal import Progress, before_after, phases, to_read
 from rlrt.training.learner import Learner
 from rlrt.training.loop import train
@@ -340,23 +336,6 @@ def lost_folder(folder: RunFolder, error: BaseException) -> FolderLost | None:
     good = listed(folder.checkpoints)
     safe = f"the last checkpoint, {good[-1]}, is whole" if good else "there is no checkpoint yet"
     return loss(error, folder.path, f"{safe}; ")
-
-
-def write_manifest_and_config(settings: Settings, folder: RunFolder, learner: Learner) -> None:
-    """``manifest.json``, which says whose folder this is, and then ``config.yaml``; without secrets."""
-    folder.write_manifest(
-        identity=identity(settings.plain),
-        choices=settings.names,
-        overrides=redacted(settings.overrides),
-        seed=settings.seed,
-        processes=learner.world.size,
-        paths=paths_of(learner.policy.model).stored(),
-        **({"token_budget": settings.train.budget} if settings.plain["train"]["token_budget"] == "auto" else {}),
-        declared=settings.method.declared(),
-        **environment(),
-        **git_state(PACKAGE),
-    )
-    replace_text(folder.path / "config.yaml", config_text(redacted(settings.plain)))
 
 
 def end_mlflow(settings: Settings, folder: RunFolder, monitor: Monitor, state: str, lost: bool = False) -> None:

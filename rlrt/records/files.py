@@ -118,6 +118,14 @@ def is_small_file(file: Path) -> bool:
     return is_file(file) and os.lstat(file).st_size <= LARGEST
 
 
+def size_of(file: Path) -> int:
+    """Return a file's bytes; 0 if it is gone."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def write_json(path: Path, value: Any, private: bool = False) -> None:
     """Replace a small JSON file atomically.
 

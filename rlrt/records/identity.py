@@ -114,12 +114,34 @@ def identity(plain: Mapping[str, Any]) -> str:
     Args:
         plain: the resolved config as nested plain values.
     """
+    text = json.dumps(list(ingredients(plain).values()), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def ingredients(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that an identity is a hash of: ``config`` (what of it counts), ``contents`` (SHA-256 of models and data by
+    dotted key), ``code`` (SHA-256 of rlrt's), ``sources`` (digests of other code by dotted key), ``versions`` of libraries.
+
+    Args:
+        plain: the resolved config as nested plain values.
+    """
     contents: dict[str, str] = {}
     config = by_content(counted(plain), contents)
     used = {name: metadata.version(name) for name, uses in OPTIONAL.items() if uses(config) and installed(name)}
-    everything = [config, contents, code_hash(), sources(plain), versions() | used]
-    text = json.dumps(everything, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return {
+        "config": config,
+        "contents": contents,
+        "code": code_hash(),
+        "sources": sources(plain),
+        "versions": versions() | used,
+    }
+
+
+def is_neutral(key: str) -> bool:
+    """True for a dotted key of a config that the identity ignores."""
+    section, _, name = key.partition(".")
+    ignored = {"train": IGNORED_TRAIN, "engine": IGNORED_ENGINE, "model": IGNORED_MODEL}.get(section, ())
+    return section in IGNORED_SECTIONS or name.split(".")[0] in ignored
 
 
 def counted(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Terminal output of a run: one progress line and a closing table, as plain text without colour."""
+"""Terminal output: a run's progress line, bars of what takes long, tables, all plain text without colour."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TextIO
 
 from rlrt.records.jsonlines import NOT_FINITE, is_number
 from rlrt.records.printable import one_line, printable
@@ -21,6 +21,10 @@ SAMPLED = (
 GIVEN = (("loss", "policy/loss", ".3f"), ("length", "rollout/length_mean", ".1f"))
 """What the progress line shows of a step: label, metric, format; the second where the responses were given and not sampled,
 since a reference solution's reward is always the same."""
+REDRAWN_S, PRINTED_S = 0.1, 5.0
+"""Seconds between two lines of a bar: in a terminal, and without one."""
+BAR = 20
+"""Characters of a bar."""
 LONGEST_TEXT = 600
 """Characters of a problem or a response that are printed."""
 
@@ -70,6 +74,67 @@ class Progress:
             self._out.flush()
 
 
+class Bar:
+    """How many of how many are done, and the time left: a line that is redrawn in a terminal and erased at its end; without a
+    terminal it is printed every 5 seconds, so what takes less prints nothing.
+
+    Args:
+        name: what is being done.
+        total: how many there are; None: that is not known.
+        unit: what is counted.
+        each: how many calls of ``one`` make one of them.
+        form: writes a number of them.
+        out: where the line goes; standard output by default.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: float | None,
+        unit: str = "problems",
+        each: int = 1,
+        form: Callable[[float], str] = lambda done: str(int(done)),
+        out: TextIO | None = None,
+    ) -> None:
+        self._name, self._total, self._unit, self._each, self._form = one_line(name, 40), total, unit, each, form
+        self._out = out or sys.stdout
+        self._live, self._calls, self._drawn = self._out.isatty(), 0, False
+        self._begin = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._drawn:
+            self._out.write("\r" + " " * (WIDTH - 1) + "\r")
+            self._out.flush()
+
+    def one(self) -> None:
+        """Count one call more."""
+        self._calls += 1
+        self.reach(self._calls / self._each)
+
+    def reach(self, done: float) -> None:
+        """Show how many are done, if the line is due."""
+        now = time.monotonic()
+        if now - self._last < (REDRAWN_S if self._live else PRINTED_S):
+            return
+        self._last = now
+        line = self._line(done, now - self._begin)
+        self._out.write("\r" + line.ljust(WIDTH - 1) if self._live else line + "\n")
+        self._out.flush()
+        self._drawn = self._live
+
+    def _line(self, done: float, took_s: float) -> str:
+        if not self._total:
+            return f"{self._name}  {self._form(done)} {self._unit}".rstrip()[: WIDTH - 1]
+        share = min(1.0, done / self._total)
+        left = f"  {duration(took_s / share * (1 - share))} left" if share > 0 else ""
+        bar = "#" * round(share * BAR) + "." * (BAR - round(share * BAR))
+        counts = f"{self._form(done)}/{self._form(self._total)} {self._unit}".rstrip()
+        return f"{self._name}  [{bar}]  {counts}{left}"[: WIDTH - 1]
+
+
 def say(text: str) -> None:
     """Print a text in which no character does anything to the terminal; the one way for what lies in somebody's folder."""
     print(printable(text), flush=True)
@@ -85,18 +150,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align rows of text in columns: the first column left, the others right; the first row is the heading."""
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Align rows of text in columns: the first ``left`` columns left, the others right; the first row is the heading."""
     rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for number, row in enumerate(rows):
         cells = [
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
         if number == 0:
-            lines.append("  ".join("-" * w for w in widths))
+            lines.append("  ".join("-" * w for w in widths).rstrip())
     return "\n".join(lines)
 
 

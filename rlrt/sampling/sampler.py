@@ -70,6 +70,10 @@ def overlong_penalty(length: int, limit: int, cache: int, weight: float) -> floa
     return weight * max(-1.0, (limit - cache - length) / cache)
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 class Sampler:
     """Prompts in, graded rollouts out.
 
@@ -81,6 +85,7 @@ class Sampler:
 
     Attributes:
         waited_s: seconds that all calls together waited for grades after the last response was there.
+        heard: called after each response that this process samples, for whoever shows how far it is.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Sampler:
         self.engine, self.policy, self.builder, self.task = engine, policy, builder, task
         self.seed, self._overlong, self.world = seed, overlong, world
         self.waited_s = 0.0
+        self.heard: Callable[[], None] = nothing
         self._door = Door(type(task).__name__)
 
     def __call__(
@@ -140,6 +146,7 @@ class Sampler:
             i = own_prompts[k]
             text = self.policy.text(generation.token_ids)
             answered.append((i, own[i][n], generation, text, self._start_grading(prompts[i], text, generation)))
+            self.heard()
             if self.engine.asked_to_end():
                 break
         if self.world.any(self.engine.asked_to_end()):

@@ -181,12 +181,16 @@ class Follower:
         return [numbers_of(record) for record in objects_of(whole_lines.split(b"\n"))]
 
 
+def pace(records: list[dict[str, Any]]) -> float | None:
+    """Return the mean seconds of a job's last steps, evaluations included; None before its first step."""
+    took = [min(r["time/step_s"], LONGEST_S) for r in records if r.get("time/step_s", -1) >= 0]
+    return sum(took) / len(took) if took else None
+
+
 def seconds_left(records: list[dict[str, Any]], steps: int) -> float | None:
     """Estimate the seconds that a job still needs from the mean time of its last steps; None before its first step."""
-    took = [min(r["time/step_s"], LONGEST_S) for r in records if r.get("time/step_s", -1) >= 0]
-    if not took:
-        return None
-    return min(max(0, steps - whole(records[-1].get("step"))) * sum(took) / len(took), LONGEST_S)
+    each = pace(records)
+    return None if each is None else min(max(0, steps - whole(records[-1].get("step"))) * each, LONGEST_S)
 
 
 def job_folders(sweep: Path) -> list[Path]:
@@ -200,6 +204,18 @@ SWEEPS = Path("outputs/sweeps")
 """Default parent folder of sweeps."""
 
 
+def sweeps_here() -> list[Path]:
+    """Return the folders of all sweeps, the one that was modified last first.
+
+    Raises:
+        UserError: if there is none.
+    """
+    sweeps = [p for p in SWEEPS.glob("*") if job_folders(p)]
+    if not sweeps:
+        raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
+    return sorted(sweeps, key=lambda p: p.stat().st_mtime, reverse=True)
+
+
 def sweep_folder(path: Path | None) -> Path:
     """Return the folder of a sweep given by path or name; None means the sweep that was modified last.
 
@@ -207,10 +223,7 @@ def sweep_folder(path: Path | None) -> Path:
         UserError: if there is no such sweep, or it has no jobs.
     """
     if path is None:
-        sweeps = [p for p in SWEEPS.glob("*") if job_folders(p)]
-        if not sweeps:
-            raise UserError(f"expected a sweep in {SWEEPS}, found none; give its folder.")
-        return max(sweeps, key=lambda p: p.stat().st_mtime)
+        return sweeps_here()[0]
     folder = path if os.path.isdir(path) else SWEEPS / path
     if not job_folders(folder):
         raise UserError(f"expected the folder of a sweep (with */{SPEC}), found none in {path}.")

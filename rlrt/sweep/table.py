@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from rlrt.records.files import whole
 from rlrt.records.printable import one_line, printable
-from rlrt.reporting.terminal import duration
+from rlrt.reporting.terminal import WIDTH, duration
 from rlrt.reporting.terminal import table as columns
-from rlrt.sweep.state import JobState, seconds_left
+from rlrt.sweep.state import JobState, pace, seconds_left
 
-NAME_WIDTH = 40
+NAME_WIDTH = 26
+"""Characters of a name that are always shown."""
 ORDER = ("running", "failed", "lost", "interrupted", "queued", "finished", "pruned")
 """States in the order in which the live table lists jobs if it cannot show them all."""
 
@@ -29,30 +31,89 @@ class Row:
     steps: int
 
 
-def shortened(name: str) -> str:
-    """Shorten a job's name to the table's width; the identity at its end stays."""
+def shortened(name: str, most: int = NAME_WIDTH, end: int = 12) -> str:
+    """Shorten a job's name to a number of characters; its last ``end`` ones, the identity, stay."""
     name = one_line(name)
-    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 14]}..{name[-12:]}"
+    return name if len(name) <= most else f"{name[: most - end - 2]}..{name[-end:]}"
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Format name, state, step, last reward and remaining time of each job, within 80 columns."""
-    lines = [["job", "state", "step", "reward", "left"]]
-    for row in rows:
+def rate(each: float | None) -> str:
+    """Format the mean seconds of a step: as steps per second, of slow ones as the time of a step; "-" if it is not known."""
+    if each is None:
+        return "-"
+    per_s = 1 / max(each, 1e-9)
+    return f"{duration(each)}/step" if per_s < 0.1 else f"{per_s:.{0 if per_s >= 100 else 1 if per_s >= 1 else 2}f}/s"
+
+
+def table(rows: Sequence[Row], width: int = WIDTH) -> str:
+    """Format name, state, step, last reward, and of what runs the rate and the remaining time, within ``width`` columns; names
+    take the room that the other columns leave."""
+    running = [row.state.name == "running" for row in rows]
+    cells = [["state", "step", "reward", "rate", "left"]]
+    for row, runs in zip(rows, running, strict=True):
         last = row.records[-1] if row.records else {}
         step = last.get("step", row.state.step)
         reward = next((r["reward/mean"] for r in reversed(row.records) if "reward/mean" in r), None)
-        remaining = seconds_left(row.records, row.steps) if row.state.name == "running" else None
-        lines.append(
+        remaining = seconds_left(row.records, row.steps) if runs else None
+        cells.append(
             [
-                shortened(row.name),
                 row.state.name,
                 f"{step}/{row.steps}" if row.steps else "-",
                 "-" if reward is None else f"{reward:.3f}",
+                rate(pace(row.records) if runs else None),
                 "-" if remaining is None else duration(remaining),
             ]
         )
-    return columns(lines)
+    others = sum(max(len(line[i]) for line in cells) + len("  ") for i in range(len(cells[0])))
+    room = max(NAME_WIDTH, width - others)
+    names = ["job", *(shortened(row.name, room) for row in rows)]
+    return columns([[name, *line] for name, line in zip(names, cells, strict=True)])
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A sweep in a table: its name, its jobs, and the note of the process that drives it; {} if none does."""
+
+    name: str
+    rows: Sequence[Row]
+    driver: Mapping[str, Any]
+
+    def per_s(self) -> float:
+        """Steps per second of all running jobs together."""
+        return sum(1 / max(each, 1e-9) for row in self._running() if (each := pace(row.records)) is not None)
+
+    def left(self) -> float | None:
+        """Estimate the seconds until all jobs have ended: those that wait take the places of those that run, at their rate;
+        None while none has done a step."""
+        longest = [s for row in self._running() if (s := seconds_left(row.records, row.steps)) is not None]
+        if not longest:
+            return None
+        open_ = [row for row in self.rows if row.state.name in ("running", "queued", "interrupted")]
+        steps = sum(max(0, row.steps - (row.records[-1].get("step", 0) if row.records else 0)) for row in open_)
+        return max(*longest, steps / self.per_s()) if self.driver else max(longest)
+
+    def _running(self) -> list[Row]:
+        return [row for row in self.rows if row.state.name == "running"]
+
+
+def overview(sweeps: Sequence[Whole], width: int = WIDTH) -> str:
+    """Format a line for each sweep: name, jobs by state, the rate of what runs, the time until all have ended, its driver."""
+    cells = [["jobs", "rate", "left", "driver"]]
+    for sweep in sweeps:
+        remaining, per_s = sweep.left(), sweep.per_s()
+        cells.append(
+            [
+                counted(sweep.rows),
+                rate(1 / per_s if per_s else None),
+                "-" if remaining is None else duration(remaining),
+                f"{whole(sweep.driver.get('pid'))} on {one_line(sweep.driver.get('host'), 20)}"
+                if sweep.driver
+                else "-",
+            ]
+        )
+    others = sum(max(len(line[i]) for line in cells) + len("  ") for i in range(len(cells[0])))
+    names = ["sweep", *(shortened(sweep.name, max(NAME_WIDTH, width - others), 8) for sweep in sweeps)]
+    return columns([[name, *line] for name, line in zip(names, cells, strict=True)], left=2)
 
 
 def counted(rows: Sequence[Row]) -> str:
@@ -98,7 +159,7 @@ class Live:
         size = shutil.get_terminal_size()
         room = max(3, size.lines - 5)
         ordered = sorted(rows, key=lambda row: ORDER.index(row.state.name) if row.state.name in ORDER else len(ORDER))
-        text = table(ordered[:room]) + (f"\n({len(rows) - room} more)" if len(rows) > room else "")
+        text = table(ordered[:room], size.columns - 1) + (f"\n({len(rows) - room} more)" if len(rows) > room else "")
         text += f"\n{counted(rows)}" + (f"; {headline}" if headline else "")
         lines = [line[: max(20, size.columns - 1)] for line in text.splitlines()]
         self._wipe()

@@ -38,7 +38,7 @@ def run_of(folder, state, host=None, **more):
 @pytest.mark.parametrize(
     ("state", "more", "said"),
     [
-        ("finished", {}, "2/9   0.250     -\nlog: "),
+        ("finished", {}, "2/9   0.250     -     -\nlog: "),
         ("failed", {"error": "UserError: no room"}, "failed: UserError: no room"),
         ("interrupted", {}, "interrupted: the same command goes on from its newest checkpoint"),
         ("running", {}, "lost: its process was killed; the same command goes on"),
