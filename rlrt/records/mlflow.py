@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlrt.errors import UserError
+from rlrt.records import mlflow_views
 from rlrt.records.files import resolved
 from rlrt.records.mlflow_uri import absolute, patient, quoted, sqlite_file
 from rlrt.records.mlflow_words import accepted, is_taken, reason
@@ -89,6 +90,15 @@ class MlflowTracker(Queued):
     def _end(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status=status)
 
+    def view(self, name: str, state: dict[str, Any]) -> None:
+        """Queue the prepared view of a sweep, whose own run this is: on the page it has its jobs' runs alone.
+
+        Args:
+            name: under which MLflow's page lists it.
+            state: of MLflow's page of runs, without a filter.
+        """
+        self._queue.put(("view", (name, state)))
+
     def _start(self) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -119,6 +129,7 @@ class MlflowTracker(Queued):
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
         run = client.get_run(self.run_id)
+        self._experiment_id = run.info.experiment_id
         if (
             self._foreign
             and self.uri.startswith("http")
@@ -229,6 +240,21 @@ class MlflowTracker(Queued):
                 self._client.log_batch(self.run_id, metrics=new[start : start + BATCH])
         elif kind == "tag":
             self._client.set_tag(self.run_id, *value)
+        elif kind == "view":
+            self._send_view(*value)
+
+    def _send_view(self, name: str, state: dict[str, Any]) -> None:
+        """Write a sweep's view; a store that does not take it (an older server, no right to the experiment) goes on without."""
+        from mlflow.exceptions import MlflowException
+
+        state = {"searchFilter": f"tags.`mlflow.parentRunId` = '{self.run_id}'"} | state
+        view, shown = mlflow_views.OURS + self._tags[KEY], without_known(name)
+        try:
+            mlflow_views.write(self._client, self._experiment_id, view, shown, state, self._warn)
+        except MlflowException as error:
+            if error.error_code not in mlflow_views.REFUSED:
+                raise
+            self._warn(f"MLflow at {without_password(self.uri)} takes no view of {shown} ({reason(error, self.uri)}).")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ from rlrt.records.folder import RunFolder
 from rlrt.records.lease import LeaseTaken, hold_lease
 from rlrt.records.storage import storing
 from rlrt.sweep.cancelling import scancel, terminate
-from rlrt.sweep.ending import end_in_mlflow, print_end, print_way_on
+from rlrt.sweep.ending import end_in_mlflow, print_end, print_way_on, warn
 from rlrt.sweep.launchers import (
     Launcher,
     SlurmLauncher,
@@ -43,6 +43,7 @@ from rlrt.sweep.source import Closing, Source
 from rlrt.sweep.state import LATER, JobState, job_state, last_records, planned_steps
 from rlrt.sweep.table import Live, Row
 from rlrt.sweep.taken import as_state, check_sweep, lost_job, seen, write_spec
+from rlrt.sweep.view import LiveView
 
 POLL_S = 0.5
 """Seconds between two polls of the active jobs."""
@@ -96,7 +97,7 @@ class Driver:
         self._queue: list[Path] = []
         self._stop, self._slurm, self._patience = 0, SlurmView(), Patience()
         self._limit, self._submitted = Limit(PAUSE_S), False
-        self._live = Live(self.out)
+        self._live, self._view = Live(self.out), LiveView(sweep, None)
 
     def run(self) -> int:
         """Drive until every job has ended, or a Ctrl-C.
@@ -138,10 +139,8 @@ class Driver:
             self._live.say("\nCtrl-C: the local jobs save at their next step; press it again to leave at once")
 
     def _drive(self) -> int:
-        parent = open_parent(
-            self.sweep, self.tracking, lambda text: print(f"WARNING: {text}", file=sys.stderr, flush=True)
-        )
-        self._tags = job_tags(self.sweep, parent)
+        parent = open_parent(self.sweep, self.tracking, warn)
+        self._tags, self._view = job_tags(self.sweep, parent), LiveView(self.sweep, parent)
         closing: Closing | None = Closing([], 1)
         try:
             self._add(self.source.begin())
@@ -164,6 +163,7 @@ class Driver:
             check_sweep(self.sweep)
             self._poll()
             bring_next(self._queue, self._live.say)
+            self._view.follow(self._alive, self._ended, lambda: [entry.spec for entry in self._entries.values()])
             if self._stop:
                 self._terminate_jobs()
             else:

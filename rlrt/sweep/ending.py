@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
@@ -36,6 +37,11 @@ def print_way_on(out: TextIO, sweep: Path, stopped: bool, waiting: int, alive: b
         print(f"{waiting} jobs are not submitted yet; the same command submits them", file=out)
     if alive:
         print(f"watch: python -m rlrt.status {sweep}; the same command drives it again", file=out)
+
+
+def warn(text: str) -> None:
+    """Print a driver's warning beside its table."""
+    print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 
 def end_in_mlflow(

@@ -19,6 +19,7 @@ from rlrt.records.mlflow import MlflowTracker
 from rlrt.records.secrets import MASK, command_line, masked, redacted
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import job_folders, job_state
+from rlrt.sweep.view import send_view
 
 NOTE = "sweep.json"
 """File in a sweep's folder with the id of its parent run in MLflow, and the values needed to create that run later."""
@@ -115,6 +116,7 @@ def send_report(sweep: Path, files: Sequence[Path]) -> None:
     if parent is not None:
         for file in files:
             parent.artifact(file, "report")
+        send_view(sweep, parent)
         parent.close("RUNNING" if is_held(sweep / "driver") else status_of_sweep(sweep))
 
 
@@ -129,6 +131,7 @@ def end_parent(sweep: Path, parent: MlflowTracker, status: str, closing: Mapping
         parent.tag(str(name), str(value))
     if numbers := mapping(closing.get("metrics")):
         parent.late_metrics(whole(closing.get("step")), {str(k): float(v) for k, v in numbers.items() if is_number(v)})
+    send_view(sweep, parent)
     complete = parent.close(status)
     found = {"mlflow_run_id": parent.run_id} if parent.run_id else {}
     ending = {"mlflow_complete": complete and status != "RUNNING", "mlflow_status": status, "closing": dict(closing)}

@@ -66,4 +66,4 @@ def test_refusals(tmp_cwd):
 
 
 def test_an_experiment_that_is_not_there_yet_shows_the_front_page(uri):
-    assert page_of(uri, "nothing") == "/"
+    assert page_of(uri, "nothing") == ("/", None)

@@ -11,9 +11,11 @@ from rlrt.execution.tracking import replay
 from rlrt.sweep import worker
 from rlrt.sweep.command import sweep
 from rlrt.sweep.launchers import LocalLauncher
+from rlrt.ui import page_of
 from tests.commands.test_run import SMALL
 from tests.forked import submit_forks
 from tests.records.test_mlflow import client, go
+from tests.records.test_mlflow_views import as_mlflow_reads
 
 
 @pytest.fixture
@@ -31,8 +33,36 @@ def test_a_sweep_is_a_parent_with_its_jobs(tmp_cwd, uri, forks):
     assert {r.data.tags["rlrt.seed"] for r in runs} == {"0", "1"}
     assert {r.data.tags["rlrt.sweep"] for r in runs} == {"s"}
     assert {r.data.tags["rlrt.state"] for r in runs} == {"finished"}
+    ((name, value),) = views(uri).items()
+    key = json.loads((tmp_cwd / "s" / "sweep.json").read_text())["key"]
+    assert name == f"mlflow.sharedViewState.rlrt-{key}"
+    assert json.loads(value)["name"] == "s"
+    assert f"tags.`mlflow.parentRunId` = '{parent}'" in json.dumps(state_of_view(value))
+    drawn = {chart["metricKey"] for chart in state_of_view(value)["compareRunCharts"]}
+    assert {"reward/mean", "policy/entropy", "rollout/length_mean"} <= drawn <= set(runs[0].data.metrics)
+    (every, view) = page_of(uri, "rlrt")
+    assert view == page_of(uri, "rlrt", tmp_cwd / "s")[1] == (view[0], "s")
+    assert view[0].startswith(f"{every.partition('?')[0]}?viewStateShareKey=rlrt-{key}&")
     assert sweep(typed) == 0  # again: nothing new
     assert len(client(uri).search_runs(["1"])) == 3
+    assert views(uri) == {name: value}
+
+
+def views(uri):
+    tags = client(uri).get_experiment("1").tags
+    return {name: value for name, value in tags.items() if name.startswith("mlflow.sharedViewState.")}
+
+
+def state_of_view(value):
+    return as_mlflow_reads(json.loads(value)["state"])
+
+
+def test_a_sweep_that_a_store_has_no_view_of(tmp_cwd, uri):
+    (tmp_cwd / "s").mkdir()
+    for note in ('{"key": "0123456789abcdef"}', '{"key": "../x"}', "[]"):
+        (tmp_cwd / "s" / "sweep.json").write_text(note)
+        with pytest.raises(UserError, match=r"has no view of .*s in the experiment rlrt"):
+            page_of(uri, "rlrt", tmp_cwd / "s")
 
 
 def test_what_mlflow_missed_is_replayed_once(tmp_cwd, uri):
