@@ -9,75 +9,37 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rlrt.config.refused import guarded
 from rlrt.errors import UserError
-from rlrt.records.claims import moving
 from rlrt.records.files import is_file, mapping, read_json, whole
 from rlrt.records.killed import KILLED, is_gone
-from rlrt.records.lease import LEASE, holder, is_held
+from rlrt.records.lease import LEASE, holder
 from rlrt.records.printable import one_line, printable
 from rlrt.records.stored_config import stored_config
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.terminal import WIDTH, positive, say
-from rlrt.sweep.launchers import slurm_states
-from rlrt.sweep.names import submitted
-from rlrt.sweep.plan import SPEC
-from rlrt.sweep.state import DONE, JobState, job_folders, job_state, last_records, sweep_folder, sweeps_here
+from rlrt.sweep.standing import SILENT, driver_of, drivers_of, rows_of, states_of
+from rlrt.sweep.state import JobState, job_folders, last_records, sweep_folder, sweeps_here
 from rlrt.sweep.table import Row, Whole, counted, overview, table
 
 WATCH_S = 2.0
 """Default seconds between two tables with --watch."""
 
 
-SILENT = "squeue does not answer: the states of jobs on SLURM come from their folders alone"
 UNSEEN = "whether it still runs cannot be seen from here"
 RUNS = Path("outputs/runs")
 """Default parent folder of single runs."""
 
 
-def states_of(folders: Sequence[Path]) -> tuple[dict[Path, tuple[JobState, int]], bool]:
-    """Return (state and planned steps of every job, True if SLURM was queried and did not answer). A job whose lock is free and
-    whose claim moves is running: locks do not reach every machine everywhere."""
-    specs = {f: read_json(f / SPEC) for f in folders}
-    jobs = {f: job for f, s in specs.items() if (job := submitted(s))}
-    slurm = slurm_states([job for f, job in jobs.items() if read_json(f / "summary.json").get("state") not in DONE])
-    external = {} if slurm is None else {f: slurm[job] for f, job in jobs.items() if job in slurm}
-    steps = {f: whole(mapping(mapping(s.get("plain")).get("train")).get("steps")) for f, s in specs.items()}
-    states = {f: job_state(f, external.get(f), specs[f]) for f in folders}
-    for lease in moving(f / LEASE for f, state in states.items() if state.name == "lost"):
-        states[lease.parent] = job_state(lease.parent, "RUNNING", specs[lease.parent])
-    return {f: (state, steps[f]) for f, state in states.items()}, slurm is None
-
-
-def drivers_of(sweeps: Sequence[Path]) -> dict[Path, dict[str, Any]]:
-    """Return, for each sweep that a process drives, the note of that process, as far as can be seen from here."""
-    driven = {sweep: holder(sweep / "driver") for sweep in sweeps if is_held(sweep / "driver")}
-    elsewhere = moving(sweep / "driver" for sweep in sweeps if sweep not in driven)
-    return driven | {driver.parent: note for driver, note in elsewhere.items()}
-
-
-def driver_of(sweep: Path) -> dict[str, Any]:
-    """Return the note of the process that drives a sweep; {} if none does, as far as can be seen from here."""
-    return drivers_of([sweep]).get(sweep, {})
-
-
 def terminal_width() -> int:
     """Return the columns of the terminal; without one those of a usual one."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
-
-
-def rows_of(states: Mapping[Path, tuple[JobState, int]]) -> list[Row]:
-    """Return the rows of a table of jobs; the record of one that waits is not read."""
-    return [
-        Row(folder.name, state, last_records(folder) if state.name != "queued" else [], steps)
-        for folder, (state, steps) in states.items()
-    ]
 
 
 def all_sweeps() -> tuple[str, bool]:

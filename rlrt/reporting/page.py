@@ -42,6 +42,7 @@ th:first-child,td:first-child{text-align:left}thead th{border-bottom:2px solid #
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1rem}
 .figures .smooth,#smooth:checked~.figures .raw{display:none}#smooth:checked~.figures .smooth{display:block}
 figure{margin:0}figure svg,figure img{width:100%;height:auto}figcaption{font-size:.8rem;color:#444}
+.standing{font-size:.8rem;background:#f6f6f6;padding:.5rem;white-space:pre!important;overflow-x:auto}
 .verdicts{font-size:1.05rem;padding-left:1.2rem;overflow-wrap:anywhere}.verdicts li{margin:.4rem 0}
 .note{font-size:.85rem;color:#444}.bad{color:#a00}code,pre{overflow-wrap:anywhere;white-space:pre-wrap}
 """
@@ -132,18 +133,36 @@ def read(sweep: Path, baseline: str | None) -> Report:
     return report
 
 
-def write(report: Report, window: int | None = None) -> list[Path]:
+@dataclass(frozen=True)
+class Live:
+    """What a page shows of a sweep that runs: it asks for itself anew every ``every`` seconds, by its own header.
+
+    Attributes:
+        every: seconds.
+        standing: the table of its jobs, as plain text.
+    """
+
+    every: float
+    standing: str
+
+
+def write(report: Report, window: int | None = None, live: Live | None = None) -> list[Path]:
     """Write ``report.html`` and ``report.md``, and tables and figures below ``report/``; return the paths of all files.
 
     Args:
         report: what is written.
         window: values that a point of a smoothed learning curve is the mean of (``curves.pictures_of``).
+        live: for the page of a sweep that runs, of which the page alone is written.
 
     Raises:
         UserError: if the folder cannot be written.
     """
-    folder = report.sweep / FOLDER
+    folder, html_page = report.sweep / FOLDER, report.sweep / "report.html"
+    pictures = [*(report.race.picture() if report.race else []), *pictures_of(report.jobs, report.baseline, window)]
     try:
+        if live is not None:
+            replace_text(html_page, page(report, pictures, live))
+            return [html_page]
         own_folder(folder)
         files = []
         for name, data in {**report.tables(), "all": long_table(report.jobs)}.items():
@@ -152,22 +171,23 @@ def write(report: Report, window: int | None = None) -> list[Path]:
                 replace_text(file, text)
                 files.append(file)
         files += tables_as_files({"jobs": results(report.sweep), "curves": curves(report.sweep)}, folder)
-        pictures = [*(report.race.picture() if report.race else []), *pictures_of(report.jobs, report.baseline, window)]
         for picture in pictures:
             files += picture.save(folder)
         replace_text(report.sweep / "report.md", report.markdown())
-        replace_text(report.sweep / "report.html", page(report, pictures))
+        replace_text(html_page, page(report, pictures))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}).") from None
-    return [report.sweep / "report.html", report.sweep / "report.md", *files]
+    return [html_page, report.sweep / "report.md", *files]
 
 
-def page(report: Report, pictures: Sequence[Picture]) -> str:
+def page(report: Report, pictures: Sequence[Picture], live: Live | None = None) -> str:
     """Build the HTML of the page, which is self-contained: it makes no network request and runs no script."""
     name = html.escape(one_line(report.sweep.name))
     counts = Counter(job.state for job in report.jobs)
     states = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     parts = [f"<h1>{name}</h1>", question(report.sweep), f"<p>{len(report.jobs)} jobs: {html.escape(states)}.</p>"]
+    if live is not None:
+        parts.append(f"<pre class='standing'>{html.escape(live.standing)}</pre>")
     if said := report.verdicts():
         parts.append(f"<ul class='verdicts'>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
     parts += unused_jobs(report)
@@ -189,13 +209,20 @@ def page(report: Report, pictures: Sequence[Picture]) -> str:
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")
-    return document(one_line(report.sweep.name), "".join(parts))
+    return document(one_line(report.sweep.name), "".join(parts), live.every if live is not None else None)
 
 
-def document(title: str, body: str) -> str:
-    """Build a page that makes no network request and runs no script, from its title and the HTML of its body."""
+def document(title: str, body: str, every: float | None = None) -> str:
+    """Build a page that makes no network request and runs no script, from its title and the HTML of its body.
+
+    Args:
+        title: as text.
+        body: as HTML.
+        every: seconds after which a browser reads the page anew; None: never.
+    """
+    again = f'<meta http-equiv="refresh" content="{max(1, round(every))}">' if every is not None else ""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}<title>{html.escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<style>{LOOK}{STYLE}</style></head><body>{body}</body></html>\n"
