@@ -1,7 +1,7 @@
 """docs/gallery.md and its pictures, and those of docs/guide.md, from real runs: ``python -m benchmarks.gallery``.
 
-It needs Debian's chromium; about 12 minutes on a machine of two cores. Pages are looked at by a headless browser; what a command
-prints is shown as it was printed.
+It needs Debian's chromium; about 12 minutes on a machine of two cores. Pages are looked at by a headless browser; what a
+command prints is shown as it was printed.
 """
 
 from __future__ import annotations
