@@ -11,7 +11,7 @@ import pytest
 
 from rlrt import runs
 from rlrt.records.stored_config import config_text
-from tests.commands.damage import CONTENT, IRREGULAR, put
+from tests.commands.damage import CONTENT, IRREGULAR, KINDS, merged, put
 
 CONFIG = {"seed": 0, "threads": 1, "train": {"steps": 9, "lr": 0.001, "save_every": 50}, "eval": {"suites": {}}}
 CONFIG |= {
@@ -192,6 +192,17 @@ def test_a_damaged_run_is_left_out_with_a_warning(outputs, told, file, damage):
     if file != "metrics.jsonl":  # of a record that is none of ours no line is read
         assert warned.count("warning: left out: ") == 1
         assert f"method=rlrt-bbbbbbbbbbbb/{file} cannot be read" in warned
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("file", ["manifest.json", "summary.json"])
+def test_values_of_another_kind(outputs, told, file, kind):
+    merged(outputs / "runs" / "start" / file, KINDS[kind])
+    for arguments in (("--columns", "train.lr,identity"), ("--json",), ("--sort", "when")):
+        code, text, _ = told(*arguments)
+        assert code == 0
+        assert "bbbbbbbbbbbb" in text  # the others are shown
+    assert told("--diff", outputs / "runs" / "start", outputs / "runs" / "method=rlrt-bbbbbbbbbbbb")[0] == 0
 
 
 def test_names_do_nothing_to_a_terminal(outputs, told):
