@@ -73,7 +73,7 @@ def test_the_final_evaluation_again_is_the_same_to_the_bit(run, capsys, monkeypa
     recorded = RunFolder(run).record.read()[-1]
     monkeypatch.setattr(terminal, "PRINTED_S", 0.0)
     evaluate(run, None, [])
-    shown = [line for line in capsys.readouterr().out.splitlines() if "problems  " in line]
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heldout  [")]
     assert len(shown) == 12 * 9  # a greedy response and eight samples of each
     assert shown[-1] == "heldout  [####################]  12/12 problems  0s left"
     (folder,) = (run / "evaluations").iterdir()

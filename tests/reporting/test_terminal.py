@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 
 from rlrt.errors import amount
 from rlrt.reporting import terminal
@@ -38,7 +39,7 @@ class Screen(io.StringIO):
 def after(monkeypatch, out, total, calls, each_s, **given):
     """What a bar has written after some calls, each of which took so many seconds; the second text is its end's."""
     clock = iter(each_s * n for n in range(calls + 1))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with Bar("heldout", total, out=out, **given) as bar:
         for _ in range(calls):
             bar.one()
