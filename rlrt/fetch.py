@@ -60,7 +60,7 @@ def bytes_on_hub(path: str, commit: str) -> int | None:
     from huggingface_hub.utils import filter_repo_objects
 
     try:
-        files = HfApi().repo_info(path, revision=commit, files_metadata=True).siblings or []
+        files = HfApi().model_info(path, revision=commit, files_metadata=True).siblings or []
     except Exception:  # the download itself will say what is wrong
         return None
     wanted = filter_repo_objects(files, allow_patterns=list(FILES), key=lambda file: file.rfilename)

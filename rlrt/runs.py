@@ -116,7 +116,8 @@ def formatted(chosen: Sequence[runs.Run], columns: Sequence[str], sort: Sequence
     counted = f"{len(chosen)} of {every} runs" if len(chosen) < every else f"{every} run{'s' * (every != 1)}"
     if not chosen:
         return f"{counted}: none has all these values"
-    more = [name for name in sort if name not in columns and runs.metric_of(name) not in map(runs.metric_of, columns)]
+    there = {*columns, *(runs.metric_of(runs.heading(name, chosen)) for name in columns)}
+    more = [name for name in sort if name not in there and runs.metric_of(name) not in there]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
     rows, shared = runs.rows(chosen, [*columns, *more], width, fold=columns is runs.COLUMNS)
     words = sum(heading in ("name", *runs.COMMON) for heading in rows[0]) if columns is runs.COLUMNS else 1

@@ -126,11 +126,15 @@ def downloaded(place: Path) -> Path:
         ) as pip,
     ):
         said = None
-        while said is None:
-            try:
-                _, said = pip.communicate(timeout=LOOK_S)
-            except subprocess.TimeoutExpired:
-                bar.reach(max((size_of(file) for file in place.rglob("*.whl")), default=0))
+        try:
+            while said is None:
+                try:
+                    _, said = pip.communicate(timeout=LOOK_S)
+                except subprocess.TimeoutExpired:
+                    bar.reach(max((size_of(file) for file in place.rglob("*.whl")), default=0))
+        except BaseException:  # stopped: pip is not to go on alone
+            pip.kill()
+            raise
     wheels = list(place.glob("*.whl"))
     if pip.returncode or not wheels:
         last = (said.strip().splitlines() or ["no reason given"])[-1]

@@ -191,7 +191,9 @@ def steps(left: Side, right: Side) -> str:
         before = [s for s in both if s < first]
         begun = f"equal to the bit up to step {before[-1]}; " if before else ""
         names = unequal(left.steps[first], right.steps[first])
-        lines.append(f"records: {begun}step {first} is the first that differs, in {len(names)} metrics")
+        lines.append(
+            f"records: {begun}step {first} is the first that differs, in {len(names)} metric{'s' * (len(names) > 1)}"
+        )
         rows = [["metric", "left", "right"]]
         rows += [
             [one_line(n, WIDEST), *(json.dumps(one.steps[first][n]) for one in (left, right))] for n in names[:MOST]

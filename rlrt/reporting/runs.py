@@ -6,6 +6,7 @@ Nothing is asked of SLURM and no lock is waited for, so thousands of runs take s
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import itertools
 import os
@@ -99,8 +100,9 @@ def folders_of(places: Sequence[Path]) -> list[Path]:
         if not place.is_dir():
             raise UserError(f"{place}: expected the folder of runs, or of one run, found none there.")
         for folder in [place] if is_run(place) else below(place, DEPTH):
-            known = os.stat(folder)
-            found.setdefault((known.st_dev, known.st_ino), folder)
+            with contextlib.suppress(OSError):  # removed meanwhile
+                known = os.stat(folder)
+                found.setdefault((known.st_dev, known.st_ino), folder)
     if not found:
         raise UserError(f"expected runs in {', '.join(map(str, places))}, found none; give the folder that holds them.")
     return list(found.values())
@@ -114,10 +116,10 @@ def is_run(folder: Path) -> bool:
 def below(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the folders of runs below a folder; what was put aside is passed over."""
     try:
-        inner = sorted(e.path for e in os.scandir(folder) if e.is_dir() and e.name not in PASSED_OVER)
+        inner = [folder / name for name in sorted(os.listdir(folder)) if name not in PASSED_OVER]
     except OSError:
         return
-    for path in map(Path, inner):
+    for path in sorted(filter(os.path.isdir, inner), key=os.path.islink):  # what a link leads to may lie beside it
         if OLD.fullmatch(path.name):
             continue
         if is_run(path) or not may_enter(path):

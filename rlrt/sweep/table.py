@@ -89,7 +89,8 @@ class Whole:
         if not longest:
             return None
         open_ = [row for row in self.rows if row.state.name in ("running", "queued", "interrupted")]
-        steps = sum(max(0, row.steps - (row.records[-1].get("step", 0) if row.records else 0)) for row in open_)
+        done = [whole(row.records[-1].get("step")) if row.records else row.state.step for row in open_]
+        steps = sum(max(0, row.steps - step) for row, step in zip(open_, done, strict=True))
         return max(*longest, steps / self.per_s()) if self.driver else max(longest)
 
     def _running(self) -> list[Row]:

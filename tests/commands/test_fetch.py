@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+import rlrt.fetch as fetch_module
 from rlrt.errors import UserError
 from rlrt.fetch import FILES, fetch, fetch_model
 from rlrt.paths import EMBEDDED
+from rlrt.reporting import terminal
 from tests.helpers import settings
 from tests.hub import gsm8k_folder, model_folder
 from tests.model.test_files import COMMIT, hub
@@ -32,6 +36,26 @@ def test_a_hub_model_is_fetched_at_its_commit_and_without_code(tmp_path, monkeyp
     assert fetch_model(name, "main") == snapshot
     assert asked == [(name, COMMIT, FILES)]
     assert not any(pattern.endswith((".py", ".bin", ".pt")) for pattern in FILES)
+
+
+def test_without_a_terminal_a_download_says_how_far_it_is(tmp_path, monkeypatch, capsys):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(terminal, "PRINTED_S", 0.0)
+    monkeypatch.setattr(fetch_module, "LOOK_S", 0.05)
+    blobs = tmp_path / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "before").write_bytes(bytes(1000))
+    for total, line in ((4000, "name  [##########..........]  2.0 kB/4.0 kB"), (None, "name  1.0 kB more")):
+        (blobs / "now.incomplete").unlink(missing_ok=True)
+        with fetch_module.told("name", "models--owner--name", total):
+            (blobs / "now.incomplete").write_bytes(bytes(1000))
+            end, shown = time.monotonic() + 20, ""
+            while line not in shown and time.monotonic() < end:
+                time.sleep(0.05)
+                shown += capsys.readouterr().out
+        assert line in shown
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(tmp_path, monkeypatch):

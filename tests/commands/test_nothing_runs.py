@@ -42,6 +42,8 @@ PLANTED = "planted_code"
 COMMANDS = {
     "report": ("rlrt.report", "gift"),
     "status": ("rlrt.status", "gift"),
+    "runs": ("rlrt.runs", "gift", "--where", "train.steps=1", "--columns", "data._target_"),
+    "diff": ("rlrt.runs", "--diff", "gift/job", "gift/job"),
     "cancel": ("rlrt.cancel", "gift"),
     "sync": ("rlrt.sync", "gift"),
     "evaluate": ("rlrt.evaluate", "gift/job"),

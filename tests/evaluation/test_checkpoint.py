@@ -19,6 +19,7 @@ from rlrt.execution.parts import parts_of
 from rlrt.records.folder import RunFolder
 from rlrt.records.jsonlines import JsonLines
 from rlrt.records.stored_config import stored_config
+from rlrt.reporting import terminal
 from rlrt.training.evaluation import Suite
 from rlrt.training.evaluation import evaluate as in_training
 from tests.forked import forked
@@ -67,10 +68,14 @@ def ends_on(expected, response):
     return response.endswith(f"={expected}")
 
 
-def test_the_final_evaluation_again_is_the_same_to_the_bit(run, capsys):
+def test_the_final_evaluation_again_is_the_same_to_the_bit(run, capsys, monkeypatch):
     """Held-out problems under the run's own keys: the numbers that the run recorded at its last step."""
     recorded = RunFolder(run).record.read()[-1]
+    monkeypatch.setattr(terminal, "PRINTED_S", 0.0)
     evaluate(run, None, [])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heldout  [")]
+    assert len(shown) == 12 * 9  # a greedy response and eight samples of each
+    assert shown[-1] == "heldout  [####################]  12/12 problems  0s left"
     (folder,) = (run / "evaluations").iterdir()
     found = json.loads((folder / "results.json").read_text())["suites"]["heldout"]
     assert found["problems"] == 12

@@ -123,6 +123,8 @@ def test_a_run_says_where_it_computes_on_the_terminal_and_in_its_log(tmp_path):
     assert "device cpu" in log.read_text()
     assert "attention by torch's SDPA on packed rows, quick decoding" in log.read_text()
     manifest = json.loads((log.parent / "manifest.json").read_text())
+    assert {*manifest["ingredients"]} == {"contents", "code", "sources", "versions"}
+    assert len(manifest["ingredients"]["contents"]["model.path"]) == 64
     assert manifest["paths"] == {"attention": "packed", "decoding": "quick", "reasons": {}}
 
 

@@ -7,8 +7,9 @@ import os
 import pytest
 
 from rlrt.errors import UserError
+from rlrt.keys import leaves
 from rlrt.records.files import files_below
-from rlrt.records.identity import content_hash, identity
+from rlrt.records.identity import content_hash, counted, identity, is_neutral
 from rlrt.records.names import readable, sweep_hash
 from tests.helpers import settings
 
@@ -19,6 +20,13 @@ def test_identity_follows_what_is_computed():
     assert base == identity_of("tracking=none", "train.save_every=7", "train.keep_last=0", "resume=never", "threads=1")
     for other in ("seed=1", "train.lr=0.5", "method=grpo", "data.highest=14", "train.steps=3"):
         assert identity_of(other) != base, other
+
+
+def test_a_key_is_neutral_exactly_where_the_identity_ignores_it():
+    plain = settings("engine=vllm_server", "engine.url=http://127.0.0.1:1").plain
+    keys = leaves(plain, keep_empty=True)
+    assert {key for key in keys if not is_neutral(key)} == set(leaves(counted(plain), keep_empty=True))
+    assert {"train.save_every", "tracking.uri", "engine.url", "threads"} <= {key for key in keys if is_neutral(key)}
 
 
 def test_identity_takes_models_and_data_by_content(tmp_path):

@@ -105,7 +105,9 @@ def test_no_refill_where_none_is_needed():
     assert sampler.streams == [("train", 1)]
 
 
-def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0), truncated=False, grade_truncated=False):
+def sampled_by(
+    responses, grade=lambda prompt, text: Grade(True, 1.0), truncated=False, grade_truncated=False, heard=lambda: None
+):
     """Two rollouts of two prompts by an engine that yields these (prompt, sample, token ids, log-probabilities)."""
     import torch
 
@@ -134,10 +136,18 @@ def sampled_by(responses, grade=lambda prompt, text: Grade(True, 1.0), truncated
     engine = Short()
     if grade_truncated:  # else the class leaves it to the interface
         engine.grade_truncated = True
-    return Sampler(engine, policy, builder, Mine(), seed=0)(PROMPTS[:2], 2, ("test",))
+    sampler = Sampler(engine, policy, builder, Mine(), seed=0)
+    sampler.heard = heard
+    return sampler(PROMPTS[:2], 2, ("test",))
 
 
 WHOLE = [(i, g, [7, 8], 2) for i in range(2) for g in range(2)]
+
+
+def test_each_response_is_heard_when_it_is_there():
+    order = []
+    sampled_by((order.append("sampled") or one for one in WHOLE), heard=lambda: order.append("heard"))
+    assert order == ["sampled", "heard"] * 4
 
 
 def test_a_truncated_response_is_wrong_and_ungraded_unless_its_grading_is_asked_for():

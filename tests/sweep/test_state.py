@@ -12,7 +12,7 @@ import pytest
 
 from rlrt.records.lease import LeaseTaken, hold_lease, holder, is_held
 from rlrt.sweep.state import Follower, job_state, last_records, planned_steps, seconds_left
-from rlrt.sweep.table import Row, shortened, table
+from rlrt.sweep.table import Row, Whole, overview, rate, shortened, table
 
 HOLDER = """
 import sys, time
@@ -143,6 +143,47 @@ def test_the_table_fits_a_terminal(tmp_path):
     running = table([Row(name, dataclasses.replace(state, name="running"), records, 150)])
     assert running.splitlines()[-1].endswith("3m40s")  # 147 steps of 1.5 s
     assert seconds_left([], 150) is None
+
+
+def test_a_running_job_shows_its_rate_and_no_other_does(tmp_path):
+    state = job_state(write(tmp_path / "job"))
+    records = [{"step": 3, "time/step_s": 0.25}]
+    lines = [
+        table([Row("job", dataclasses.replace(state, name=name), records, 9)]).splitlines()[-1].split()
+        for name in ("running", "lost")
+    ]
+    assert lines == [["job", "running", "3/9", "-", "4.0/s", "2s"], ["job", "lost", "3/9", "-", "-", "-"]]
+    assert [rate(s) for s in (None, 0.004, 1.6, 9.9, 38, 185)] == [
+        "-",
+        "250/s",
+        "0.62/s",
+        "0.10/s",
+        "38s/step",
+        "3m05s/step",
+    ]
+
+
+def test_a_line_for_each_sweep(tmp_path):
+    state = job_state(write(tmp_path / "job"))
+    name = "method=rlrt,grpo,seed=0,1,2,train.steps=100,train.lr=1e-3-0123abcd"
+
+    def row(state_name, each_s=None, step=0):
+        records = [] if each_s is None else [{"step": step, "time/step_s": each_s}]
+        return Row("job", dataclasses.replace(state, name=state_name), records, 100)
+
+    rows = [row("running", 1.0, 40), row("running", 0.5, 90), row("queued"), row("queued"), row("finished")]
+    driven = Whole(name, rows, {"pid": 7, "host": "login\x1b"})
+    lines = overview([driven, Whole(name, rows, {}), Whole("mine", [row("finished")], {})]).splitlines()
+    assert (
+        " ".join(lines[2].split())
+        == r"method=rlrt,grpo..0123abcd 2 running, 2 queued, 1 finished 3.0/s 1m30s 7 on login\x1b"
+    )
+    assert lines[3].split()[-3:] == [
+        "3.0/s",
+        "1m00s",
+        "-",
+    ]  # nobody starts those that wait: until the last that runs has ended
+    assert lines[4].split() == ["mine", "1", "finished", "-", "-", "-"]
 
 
 def test_a_record_is_followed_as_it_grows_and_when_it_is_cut(tmp_path):
