@@ -107,7 +107,7 @@ def state_of(specs: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict
 def chart(kind: str, metric: str) -> dict[str, Any]:
     """Return a chart of MLflow's page, LINE or BAR, with the keys whose absence it does not forgive."""
     name, section = accepted(metric), {"LINE": "curves", "BAR": "bars"}[kind]
-    common = {"uuid": f"{section} {name}", "type": kind, "metricSectionId": section, "metricKey": name}
+    common: dict[str, Any] = {"uuid": f"{section} {name}", "type": kind, "metricSectionId": section, "metricKey": name}
     common |= {"deleted": False, "isGenerated": False, "runsCountToCompare": 100}
     if kind == "BAR":
         return common
