@@ -6,6 +6,7 @@ For clusters whose compute nodes have no network: run it on a login node, with `
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import sys
 import threading
 from collections.abc import Iterator
@@ -57,14 +58,12 @@ def fetch_model(path: str, revision: str | None) -> Path:
 def bytes_on_hub(path: str, commit: str) -> int | None:
     """Return the bytes of a model's files that are downloaded; None where the hub does not say."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
 
     try:
         files = HfApi().model_info(path, revision=commit, files_metadata=True).siblings or []
     except Exception:  # the download itself will say what is wrong
         return None
-    wanted = filter_repo_objects(files, allow_patterns=list(FILES), key=lambda file: file.rfilename)
-    return sum(file.size or 0 for file in wanted)
+    return sum(f.size or 0 for f in files if any(fnmatch.fnmatchcase(f.rfilename, pattern) for pattern in FILES))
 
 
 @contextmanager

@@ -19,7 +19,9 @@ Step = tuple[int, float, dict[str, float]]
 class Tracker(Protocol):
     """The few calls that a run makes."""
 
-    run_id: str | None
+    @property
+    def run_id(self) -> str | None:
+        """The id that the service gave the run; None before that, and where it gives none."""
 
     def wait_for_run(self, seconds: float) -> str | None:
         """Wait until the service has given the run an id and return it, or None if that takes longer than ``seconds``."""

@@ -86,7 +86,7 @@ def state_of(specs: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict
     if not curves:
         return None
     sections: list[dict[str, Any]] = [
-        {"uuid": "curves", "name": "Learning curves", "display": True, "columns": 2, "cardHeight": 320},
+        {"uuid": "curves", "name": "Learning curves", "display": True, "columns": 2, "cardHeight": 380},
         {"uuid": "bars", "name": "Last values", "display": True, "columns": 2, "cardHeight": 280},
     ]
     drawn = {accepted(name) for name in curves}
@@ -107,7 +107,7 @@ def state_of(specs: Sequence[Mapping[str, Any]], metrics: Iterable[str]) -> dict
 def chart(kind: str, metric: str) -> dict[str, Any]:
     """Return a chart of MLflow's page, LINE or BAR, with the keys whose absence it does not forgive."""
     name, section = accepted(metric), {"LINE": "curves", "BAR": "bars"}[kind]
-    common = {"uuid": f"{section} {name}", "type": kind, "metricSectionId": section, "metricKey": name}
+    common: dict[str, Any] = {"uuid": f"{section} {name}", "type": kind, "metricSectionId": section, "metricKey": name}
     common |= {"deleted": False, "isGenerated": False, "runsCountToCompare": 100}
     if kind == "BAR":
         return common
@@ -153,6 +153,7 @@ class LiveView:
     def __init__(self, sweep: Path, parent: MlflowTracker | None) -> None:
         self._sweep, self._parent, self._due = sweep, parent, 0.0
         self._metrics: set[str] = set()
+        self._read: set[Path] = set()  # jobs that ended
         self._sent: tuple[int, int] | None = None
 
     def follow(
@@ -170,8 +171,10 @@ class LiveView:
         if self._parent is None or self._parent.failed or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY_S
-        self._metrics |= names_of(state.final for state in ended.values())
-        self._metrics |= names_of(record for folder in alive for record in last_records(folder))
+        unread = [folder for folder in ended if folder not in self._read]
+        self._metrics |= names_of(ended[folder].final for folder in unread)
+        self._metrics |= names_of(record for folder in [*alive, *unread] for record in last_records(folder))
+        self._read.update(unread)
         known = specs()
         if not self._metrics or self._sent == (len(known), len(self._metrics)):
             return

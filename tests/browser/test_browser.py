@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -144,31 +143,55 @@ def test_a_request_or_a_script_would_be_seen(tmp_path):
     assert hosts == {"example.com"}
 
 
-def test_mlflow_shows_the_sweep(sweep, tmp_path):
+@pytest.fixture(scope="module")
+def links(sweep):
+    """The addresses that ``rlrt.ui`` prints of the sweep: its view and every run."""
     uri = f"sqlite:///{sweep.parent / 'outputs' / 'mlflow.db'}"
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlrt.ui", "--uri", uri, "--port", "0"],
+        [sys.executable, "-m", "rlrt.ui", str(sweep), "--uri", uri, "--port", "0"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
         assert process.stdout is not None
-        url = next(text for text in process.stdout if text.startswith("http")).strip()
-        dom, said, hosts = look(tmp_path, url, "mlflow_runs_1280", 1280, 1000, 20_000)
-        assert "method=" in dom or sweep.name in dom
-        assert hosts <= {"127.0.0.1"}
-        assert [line for line in said if "ERROR" in line and "favicon" not in line] == []
-        note = json.loads((sweep / "sweep.json").read_text())
-        base, experiment = url.split("/#/")[0], url.split("/experiments/")[1].split("/")[0]
-        parent = f"{base}/#/experiments/{experiment}/runs/{note['mlflow_run_id']}"
-        dom, said, hosts = look(tmp_path, parent, "mlflow_parent_1280", 1280, 1000, 20_000)
-        assert sweep.name in dom
-        assert "python -m rlrt.run -m" in dom  # the note: the command
-        assert hosts <= {"127.0.0.1"}
-        look(tmp_path, f"{parent}/artifacts", "mlflow_artifacts_1280", 1280, 1000, 20_000)
+        found = (text.strip() for text in process.stdout if text.startswith("http"))
+        yield next(found), next(found)
     finally:
         process.terminate()
         process.wait(30)
         process.stdout.close()
-    assert Path(sweep).is_dir()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_mlflow_shows_a_sweeps_curves_without_a_click(links, tmp_path, width):
+    height = 2600 if width > 1000 else 4600  # a chart is drawn where it is seen
+    dom, said, hosts = look(tmp_path, links[0], f"mlflow_view_{width}", width, height, 60_000)
+    assert hosts <= {"127.0.0.1"}
+    assert [line for line in said if "ERROR" in line and "favicon" not in line] == []
+    assert "Learning curves" in dom
+    assert "Last values" in dom
+    charts = ("eval/avg_at_8", "reward/mean", "policy/entropy", "rollout/length_mean", "rlrt/gap_mean")
+    for metric in charts:
+        assert dom.count(f">{metric}<") >= (1 if metric == "reward/mean" else 2), metric  # a curve, and a bar
+    for method in ("rlrt", "sd", "entropy", "grpo"):
+        assert f"{method} (eval/avg_at_8)" in dom
+    assert dom.count("js-line") >= 4 * 4 + 1  # four curves of four methods, and D of one
+    assert dom.count("js-fill") >= 4 * 4 + 1  # their bands
+    assert dom.count("barlayer") >= 4
+    assert "Unassigned" not in dom  # the sweep's own run has no curve and no place in a legend
+
+
+def test_mlflow_shows_the_sweep(sweep, links, tmp_path):
+    dom, said, hosts = look(tmp_path, links[1], "mlflow_runs_1280", 1280, 1000, 20_000)
+    assert "method=" in dom or sweep.name in dom
+    assert hosts <= {"127.0.0.1"}
+    assert [line for line in said if "ERROR" in line and "favicon" not in line] == []
+    note = json.loads((sweep / "sweep.json").read_text())
+    base, experiment = links[1].split("/#/")[0], links[1].split("/experiments/")[1].split("/")[0]
+    parent = f"{base}/#/experiments/{experiment}/runs/{note['mlflow_run_id']}"
+    dom, said, hosts = look(tmp_path, parent, "mlflow_parent_1280", 1280, 1000, 20_000)
+    assert sweep.name in dom
+    assert "python -m rlrt.run -m" in dom  # the note: the command
+    assert hosts <= {"127.0.0.1"}
+    look(tmp_path, f"{parent}/artifacts", "mlflow_artifacts_1280", 1280, 1000, 20_000)

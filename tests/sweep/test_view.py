@@ -110,6 +110,18 @@ def test_a_sweep_that_runs_has_a_view_as_soon_as_it_has_a_metric(tmp_path, monke
     assert len(parent.views) == 3  # the last one waits
 
 
+def test_a_sweep_that_goes_on_keeps_the_charts_of_jobs_that_ended_before(tmp_path):
+    parent, folder = Parent(), job(tmp_path / "s" / "a", [{"step": 1, "reward/mean": 0.5, "policy/entropy": 1.0}])
+    ended = JobState("finished", 1, 0, "", "", {"eval/avg_at_8": 0.5})
+    LiveView(tmp_path / "s", parent).follow([], {folder: ended}, lambda: [spec("rlrt")])
+    ((_, state),) = parent.views
+    assert {chart["metricKey"] for chart in state["compareRunCharts"]} == {
+        "eval/avg_at_8",
+        "reward/mean",
+        "policy/entropy",
+    }
+
+
 def test_the_last_word_comes_from_the_folder(tmp_path):
     parent = Parent()
     send_view(tmp_path / "gone", parent)
