@@ -25,7 +25,7 @@ from torch import Tensor
 from rlrt.config.refused import guarded
 from rlrt.errors import UserError, amount
 from rlrt.paths import SMOLLM2
-from rlrt.records.files import resolved, size_of
+from rlrt.records.files import resolved, size_of, walk
 from rlrt.records.folder import Beginning
 from rlrt.records.storage import is_full_disk
 from rlrt.records.streams import mask_streams
@@ -131,7 +131,7 @@ def downloaded(place: Path) -> Path:
                 try:
                     _, said = pip.communicate(timeout=LOOK_S)
                 except subprocess.TimeoutExpired:
-                    bar.reach(max((size_of(file) for file in place.rglob("*.whl")), default=0))
+                    bar.reach(max((size_of(Path(f.path)) for f in walk(place) if f.name.endswith(".whl")), default=0))
         except BaseException:  # stopped: pip is not to go on alone
             pip.kill()
             raise
