@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rlrt.config.compose import composed
@@ -57,14 +58,12 @@ def fetch_model(path: str, revision: str | None) -> Path:
 def bytes_on_hub(path: str, commit: str) -> int | None:
     """Return the bytes of a model's files that are downloaded; None where the hub does not say."""
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import filter_repo_objects
 
     try:
         files = HfApi().model_info(path, revision=commit, files_metadata=True).siblings or []
     except Exception:  # the download itself will say what is wrong
         return None
-    wanted = filter_repo_objects(files, allow_patterns=list(FILES), key=lambda file: file.rfilename)
-    return sum(file.size or 0 for file in wanted)
+    return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, pattern) for pattern in FILES))
 
 
 @contextmanager
