@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from rlrt.config.compose import composed
@@ -63,7 +64,11 @@ def bytes_on_hub(path: str, commit: str) -> int | None:
         files = HfApi().model_info(path, revision=commit, files_metadata=True).siblings or []
     except Exception:  # the download itself will say what is wrong
         return None
+<<<<<<< HEAD
     return sum(f.size or 0 for f in files if any(fnmatch.fnmatchcase(f.rfilename, pattern) for pattern in FILES))
+=======
+    return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, pattern) for pattern in FILES))
+>>>>>>> 35d7326d3038987701bb9be8dea92a85da330bf5
 
 
 @contextmanager
