@@ -6,7 +6,6 @@ For clusters whose compute nodes have no network: run it on a login node, with `
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import sys
 import threading
 from collections.abc import Iterator
@@ -64,11 +63,7 @@ def bytes_on_hub(path: str, commit: str) -> int | None:
         files = HfApi().model_info(path, revision=commit, files_metadata=True).siblings or []
     except Exception:  # the download itself will say what is wrong
         return None
-<<<<<<< HEAD
-    return sum(f.size or 0 for f in files if any(fnmatch.fnmatchcase(f.rfilename, pattern) for pattern in FILES))
-=======
     return sum(file.size or 0 for file in files if any(fnmatch(file.rfilename, pattern) for pattern in FILES))
->>>>>>> 35d7326d3038987701bb9be8dea92a85da330bf5
 
 
 @contextmanager

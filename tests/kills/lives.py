@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import rlrt.sampling.solutions
 import rlrt.sampling.source
 import rlrt.training.loop
 from rlrt.execution.execute import execute
@@ -102,9 +103,9 @@ def arm(moment: Moment, folder: Path) -> None:
 
 
 def count_calls(moment: Moment, die: Callable[[], None]) -> None:
-    sources = moment.name in ("step_prompts", "rollout_metrics")
-    module = rlrt.sampling.source if sources else rlrt.training.loop  # where it is called
-    function, left = getattr(module, moment.name), [moment.count]
+    places = (rlrt.sampling.source, rlrt.sampling.solutions, rlrt.training.loop)
+    callers = [module for module in places if hasattr(module, moment.name)]  # of the sources a run has one
+    function, left = getattr(callers[0], moment.name), [moment.count]
 
     def counted(*args: Any, **more: Any) -> Any:
         left[0] -= 1
@@ -112,7 +113,8 @@ def count_calls(moment: Moment, die: Callable[[], None]) -> None:
             die()
         return function(*args, **more)
 
-    setattr(module, moment.name, counted)
+    for module in callers:
+        setattr(module, moment.name, counted)
 
 
 def count_changes(moment: Moment, folder: Path, die: Callable[[], None]) -> None:
