@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -97,7 +98,11 @@ class Gallery:
 
     def terminal(self, typed: str, printed: str, name: str, lines: int = 40) -> None:
         """What a command prints, as a terminal shows it."""
-        text = [*printed.rstrip().splitlines()[:lines]]
+        printed = printed.replace(str(self.place), "~/rlrt")
+        wrapped = (
+            textwrap.wrap(line, 118, drop_whitespace=False) or [""] for line in printed.rstrip().splitlines()[:lines]
+        )
+        text = [part for parts in wrapped for part in parts]
         page = self.place / "terminal.html"
         page.write_text(f"{TERMINAL}<pre><b>$ {html.escape(typed)}</b>\n{html.escape(chr(10).join(text))}</pre>")
         self.shot(page.as_uri(), name, round(20.4 * (len(text) + 1)) + 34)

@@ -6,13 +6,14 @@ import base64
 import html
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlrt.errors import UserError
 from rlrt.records.files import Unreadable, own_folder, read_bytes, read_json, replace_text
 from rlrt.records.printable import one_line
+from rlrt.reporting.comparisons import AHEAD
 from rlrt.reporting.confirmed import NOTE, confirmation
 from rlrt.reporting.confounds import confounds
 from rlrt.reporting.curves import pictures_of
@@ -84,9 +85,10 @@ class Report:
         """List the labels that differ from the baseline in more than what was typed, and in what."""
         return confounds(self.jobs, self.baseline) if self.baseline is not None else []
 
-    def missing(self) -> list[str]:
-        """List every job that enters no mean, with the reason."""
-        return [f"{j.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in self.jobs if not j.finished]
+    def missing(self, known: Container[str] = ()) -> list[str]:
+        """List every job that enters no mean, with the reason; but for those whose states are ``known``."""
+        left_out = [j for j in self.jobs if not j.finished and j.state not in known]
+        return [f"{j.name}: {j.state}{f' ({j.error})' if j.error else ''}" for j in left_out]
 
     def markdown(self, cell: Callable[[str], str] = plain_markdown) -> str:
         """Format the tables and the list of unused runs; ``cell`` escapes a text."""
@@ -190,8 +192,10 @@ def page(report: Report, pictures: Sequence[Picture], live: Live | None = None) 
         parts.append(f"<pre class='standing'>{html.escape(live.standing)}</pre>")
     if said := report.verdicts():
         parts.append(f"<ul class='verdicts'>{''.join(f'<li>{html.escape(line)}</li>' for line in said)}</ul>")
-    parts += unused_jobs(report)
+    parts += unused_jobs(report, live is not None)
     for key, data in report.tables().items():
+        if key in OF_FINISHED and not any(job.finished for job in report.jobs):
+            continue
         title, note = TITLES[key]
         if key == "race" and report.race:
             note = "<br>".join(map(html.escape, [report.race.note(), *report.race.reasons()]))
@@ -253,6 +257,8 @@ TITLES = {
     "cost": ("Cost", "Of the finished runs. Seconds are those of this machine, however many jobs shared it."),
 }
 """Heading and note of every table, by its name in ``Report.tables``."""
+OF_FINISHED = ("means", "interquartile", "differences", "cost")
+"""Tables that say nothing before a run has finished."""
 
 
 def question(sweep: Path) -> str:
@@ -263,11 +269,11 @@ def question(sweep: Path) -> str:
     return text + command
 
 
-def unused_jobs(report: Report) -> list[str]:
-    """List the jobs that enter no mean."""
+def unused_jobs(report: Report, live: bool) -> list[str]:
+    """List the jobs that enter no mean; on a live page those that wait or run stand in its table already."""
     parts = []
-    if report.missing():
-        rows = "".join(f"<li>{html.escape(line)}</li>" for line in report.missing())
+    if missing := report.missing(AHEAD if live else ()):
+        rows = "".join(f"<li>{html.escape(line)}</li>" for line in missing)
         parts.append(f"<h2 class='bad'>Not finished, and in no mean</h2><ul>{rows}</ul>")
     if report.repeated:
         rows = "".join(f"<li>{html.escape(j.name)}</li>" for j in report.repeated)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlrt.reporting.comparisons import Comparison, comparisons
+from rlrt.reporting.comparisons import AHEAD, Comparison, comparisons
 from rlrt.reporting.jobs import Job
 from rlrt.reporting.races import Raced, RaceRecord
 from rlrt.reporting.tables import main_metric, short
@@ -20,7 +20,7 @@ def said(one: Comparison, baseline: str, metric: str) -> str:
     """Say whether a label is better or worse than the baseline, or that this cannot be told and what it would take."""
     n, gaps = len(one.pairs), one.gaps
     if n == 0:
-        return f"no seed that {baseline} has finished as well"
+        return "nothing to compare yet" if one.ahead else f"no seed that {baseline} has finished as well"
     mean, half = mean_and_halfwidth(gaps)
     if n == 1:
         return f"{metric} {mean:+.3f} beside {baseline} with one seed, which tells nothing"
@@ -40,18 +40,24 @@ def verdicts(jobs: Sequence[Job], baseline: str | None, race: RaceRecord | None)
         return [raced(arm, race) for arm in race.arms]
     if baseline is None:
         return []
-    lines = []
-    for one in comparisons(jobs, baseline, main_metric(jobs)):
-        missing = (
-            f"; {one.unfinished} of its {one.runs} runs did not finish and count nowhere" if one.unfinished else ""
-        )
-        lines.append(f"{one.label}: {said(one, baseline, short(main_metric(jobs)))}{missing}.")
-    of_baseline = [job.finished for job in jobs if job.label == baseline]
-    if not all(of_baseline):
-        lines.append(
-            f"{baseline}, the baseline: {of_baseline.count(False)} of its {len(of_baseline)} runs did not finish."
-        )
+    found = comparisons(jobs, baseline, main_metric(jobs))
+    lines = [
+        f"{one.label}: {said(one, baseline, short(main_metric(jobs)))}{missing(one.runs, one.ahead, one.unfinished)}."
+        for one in found
+    ]
+    states = [job.state for job in jobs if job.label == baseline]
+    ahead = sum(state in AHEAD for state in states)
+    if rest := missing(len(states), ahead, len(states) - ahead - states.count("finished")):
+        lines.append(f"{baseline}, the baseline{rest}.")
     return lines
+
+
+def missing(runs: int, ahead: int, unfinished: int) -> str:
+    """Say how many of a label's runs have not ended, and how many ended without finishing."""
+    parts = [f"; {ahead} of its {runs} runs have not ended"] if ahead else []
+    if unfinished:
+        parts.append(f"; {unfinished} of its {runs} runs did not finish and count nowhere")
+    return "".join(parts)
 
 
 def raced(arm: Raced, race: RaceRecord) -> str:

@@ -57,7 +57,7 @@ def test_what_failed_or_has_no_spread_is_said(tmp_path, rlrt, said):
 
 def test_a_baseline_that_failed_is_named(tmp_path):
     sweep_of(tmp_path, grpo=[0.5, None], rlrt=[0.6, 0.7])
-    assert read(tmp_path, None).verdicts()[1] == "grpo, the baseline: 1 of its 2 runs did not finish."
+    assert read(tmp_path, None).verdicts()[1] == "grpo, the baseline; 1 of its 2 runs did not finish and count nowhere."
 
 
 def test_the_page_begins_with_the_verdicts_and_escapes_them(tmp_path):
@@ -73,3 +73,17 @@ def test_the_page_begins_with_the_verdicts_and_escapes_them(tmp_path):
 def test_without_a_baseline_nothing_is_said(tmp_path):
     sweep_of(tmp_path, rlrt=[0.5], sd=[0.6])
     assert read(tmp_path, None).verdicts() == []
+
+
+def test_what_has_not_ended_yet_is_no_failure(tmp_path):
+    sweep_of(tmp_path, grpo=[0.5, 0.6], rlrt=[0.6, None])
+    for seed, state in ((2, "running"), (3, "queued")):
+        for method in ("grpo", "rlrt"):
+            run = write_job(tmp_path, f"{method}{seed}", [f"method={method}", f"seed={seed}"], seed, state, 0.0)
+            if state == "queued":
+                (run / "summary.json").unlink()
+    assert read(tmp_path, None).verdicts() == [
+        "rlrt: avg@4 +0.100 beside grpo with one seed, which tells nothing; 2 of its 4 runs have not ended; 1 of its 4 runs "
+        "did not finish and count nowhere.",
+        "grpo, the baseline; 2 of its 4 runs have not ended.",
+    ]
