@@ -73,7 +73,8 @@ def test_the_final_evaluation_again_is_the_same_to_the_bit(run, capsys, monkeypa
     recorded = RunFolder(run).record.read()[-1]
     monkeypatch.setattr(terminal, "PRINTED_S", 0.0)
     evaluate(run, None, [])
-    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("heldout  [")]
+    text = capsys.readouterr().out
+    shown = [line for line in text.splitlines() if line.startswith("heldout  [")]
     assert len(shown) == 12 * 9  # a greedy response and eight samples of each
     assert shown[-1] == "heldout  [####################]  12/12 problems  0s left"
     (folder,) = (run / "evaluations").iterdir()
@@ -87,7 +88,7 @@ def test_the_final_evaluation_again_is_the_same_to_the_bit(run, capsys, monkeypa
     assert found["length_mean"] == pytest.approx(recorded["eval/length_mean"], abs=1e-12)
     low, high = found["avg_at_8"][1:]
     assert low < found["avg_at_8"][0] < high
-    assert "heldout" in capsys.readouterr().out
+    assert "heldout: 12 problems, 0 of them measured before" in text
 
 
 def test_suites_from_folders_a_verifier_of_ones_own_and_the_mean_of_suites(run):
