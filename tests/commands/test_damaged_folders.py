@@ -61,7 +61,7 @@ def sweep(done, tmp_cwd, monkeypatch):
     for name, method in ((GOOD, "grpo"), (BAD, "rlrt")):
         shutil.copytree(done, folder / name, ignore=shutil.ignore_patterns("checkpoints"))
         merged(folder / name / "manifest.json", {"overrides": [f"method={method}"]})
-    monkeypatch.setattr(page, "pictures_of", lambda jobs, baseline: [])  # drawn by one test below
+    monkeypatch.setattr(page, "pictures_of", lambda *_: [])  # drawn by one test below
     monkeypatch.setattr(rerun, "composed", lambda overrides, folders=(): composed(overrides))
     return folder
 

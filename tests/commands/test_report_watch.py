@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 
 from rlrt.reporting.page import Live, page, read
 from tests.reporting.test_tables import three_seeds
@@ -42,16 +41,3 @@ def test_the_page_is_live_until_the_sweep_ends(tmp_path, held):
     assert "2 running" not in file.read_text()
     assert "refresh" not in file.read_text()
     assert {json.loads(f.read_text())["state"] for f in only(tmp_path).glob("*/summary.json")} == {"finished"}
-
-
-def test_who_stops_watching_stops_nothing_else(tmp_path, held):
-    hold = held(steps=1)
-    driver = start(tmp_path, "-m", "method=grpo,rlrt", *SMALL, *hold.keys)
-    wait_for(lambda: len(hold.waiting()) == 2)
-    watch = start(tmp_path, str(only(tmp_path)), "--watch", module="rlrt.report")
-    wait_for(lambda: (only(tmp_path) / "report.html").is_file())
-    watch.send_signal(signal.SIGINT)
-    _, output = finish(watch)
-    assert "Traceback" not in output
-    hold.release()
-    assert finish(driver)[0] == 0

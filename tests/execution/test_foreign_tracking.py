@@ -146,7 +146,9 @@ def test_a_server_does_not_say_where_files_go_on_this_machine(monkeypatch, tmp_p
     import mlflow
 
     files, warnings = [], []
-    info = SimpleNamespace(run_id="1", status="RUNNING", artifact_uri=where, lifecycle_stage="active")
+    info = SimpleNamespace(
+        run_id="1", experiment_id="1", status="RUNNING", artifact_uri=where, lifecycle_stage="active"
+    )
     run = SimpleNamespace(info=info, data=SimpleNamespace(tags={}, params={}, metrics={}), inputs=None)
 
     class Client:
@@ -188,6 +190,6 @@ def test_a_link_to_a_file_of_yours_is_not_sent(gift, tmp_cwd, kind):
     else:
         with (gift / "manifest.json").open("wb") as file:
             file.truncate(10**9)
-    how = Tracking(uri="x", experiment="e", artifacts="a", samples_every=0, samples=0, show_samples=0)
+    how = Tracking(uri="x", trackio=None, experiment="e", artifacts="a", samples_every=0, samples=0, show_samples=0)
     Monitor(how, RunFolder(gift), tracker, lambda *words: None, print).close("FINISHED")
     assert sent == ["config.yaml", "summary.json"]
