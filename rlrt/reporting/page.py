@@ -196,6 +196,8 @@ def page(report: Report, pictures: Sequence[Picture], live: Live | None = None) 
     for key, data in report.tables().items():
         if key in OF_FINISHED and not any(job.finished for job in report.jobs):
             continue
+        if key == "interquartile" and all(cell == "-" for row in data.rows for cell in row[2:]):
+            continue  # fewer than four seeds each
         title, note = TITLES[key]
         if key == "race" and report.race:
             note = "<br>".join(map(html.escape, [report.race.note(), *report.race.reasons()]))
