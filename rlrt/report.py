@@ -14,7 +14,7 @@ from rlrt.records.secrets import to_terminal
 from rlrt.records.streams import mask_streams
 from rlrt.reporting.page import Live, read, write
 from rlrt.reporting.tables import in_terminal
-from rlrt.reporting.terminal import positive, say, whole_from_one
+from rlrt.reporting.terminal import count, positive, say
 from rlrt.sweep.parent import send_report
 from rlrt.sweep.standing import driver_of, rows_of, states_of
 from rlrt.sweep.state import job_folders
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--baseline", help="label that the others are compared with, seed by seed (default: grpo)")
     parser.add_argument(
         "--smooth",
-        type=whole_from_one,
+        type=count,
         metavar="N",
         help="values that a point of a smoothed learning curve is the mean of (default: a twentieth of the run; 1: none)",
     )

@@ -7,7 +7,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from rlrt.errors import UserError, nearest
@@ -111,10 +111,17 @@ def short(metric: str) -> str:
     return metric.removeprefix("eval/").replace("_at_", "@")
 
 
+def held_out(metrics: Iterable[str]) -> str | None:
+    """Return the held-out metric: avg@k of the largest k, or greedy accuracy; None where none was evaluated."""
+    averages = [match for name in metrics if (match := re.fullmatch(r"eval/avg_at_([1-9]\d{0,8})", name, re.ASCII))]
+    if averages:
+        return max(averages, key=lambda match: int(match[1]))[0]
+    return "eval/greedy" if "eval/greedy" in metrics else None
+
+
 def main_metric(jobs: Sequence[Job]) -> str:
     """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one."""
-    averages = [name for heading, name, _ in columns_of(jobs) if heading.startswith("avg@")]
-    return averages[-1] if averages else "eval/greedy"
+    return held_out([name for job in jobs for name in job.final]) or "eval/greedy"
 
 
 def values_of(jobs: Sequence[Job], metric: str) -> list[float]:

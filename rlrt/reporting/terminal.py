@@ -236,11 +236,3 @@ def positive(text: str) -> float:
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return value
-
-
-def whole_from_one(text: str) -> int:
-    """Parse a whole number from 1 (a type for argparse)."""
-    value = int(text)
-    if not 1 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text}")
-    return value

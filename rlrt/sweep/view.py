@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from rlrt.records.files import mapping, read_json
 from rlrt.records.jsonlines import is_number
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.records.mlflow_words import accepted
+from rlrt.reporting.tables import held_out
 from rlrt.sweep.plan import SPEC
 from rlrt.sweep.state import JobState, job_folders, last_records
 
@@ -24,14 +24,6 @@ SILENT = ("seed", "threads", "tracking", "origin", "resume", "trial")
 """Keys and sections of a config by which runs are not told apart."""
 EVERY_S = 20.0
 """Seconds between two looks at the jobs of a sweep that runs."""
-
-
-def held_out(metrics: Iterable[str]) -> str | None:
-    """Return the held-out metric: avg@k of the largest k, or greedy accuracy; None where none was evaluated."""
-    averages = [match for name in metrics if (match := re.fullmatch(r"eval/avg_at_([1-9]\d{0,8})", name, re.ASCII))]
-    if averages:
-        return max(averages, key=lambda match: int(match[1]))[0]
-    return "eval/greedy" if "eval/greedy" in metrics else None
 
 
 def groups_of(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
