@@ -28,6 +28,7 @@ from rlrt.records.declared import declared
 from rlrt.records.files import mapping, read_json, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import content_hash
+from rlrt.records.lease import LEASE
 from rlrt.records.mlflow import Input, MlflowTracker, status_of
 from rlrt.records.mlflow_uri import absolute, check_uri, is_store, sqlite_file
 from rlrt.records.printable import one_line
@@ -185,7 +186,7 @@ def open_tracker(run: Tracked, folder: RunFolder, name: str) -> Tracker | None:
     tracking = run.tracking
     if tracking.uri is None and tracking.trackio is None:
         return None
-    tags = tags_of(run, folder)
+    tags, lease = tags_of(run, folder), folder.path / LEASE
     trackers: list[Tracker] = []
     if tracking.uri is not None:
         trackers.append(
@@ -199,6 +200,7 @@ def open_tracker(run: Tracked, folder: RunFolder, name: str) -> Tracker | None:
                 tags=tags,
                 params={k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()},
                 warn=log.warning,
+                lease=lease,
                 inputs=inputs_of(run),
                 foreign=run.foreign,
             )
@@ -207,7 +209,9 @@ def open_tracker(run: Tracked, folder: RunFolder, name: str) -> Tracker | None:
         config = {k: str(v) for k, v in leaves(redacted(dict(run.plain))).items()} | tags
         if sweep := tags.get("rlrt.sweep"):
             config[GROUP] = sweep
-        trackers.append(TrackioTracker(tracking.trackio, tracking.experiment, folder.key(), name, config, log.warning))
+        trackers.append(
+            TrackioTracker(tracking.trackio, tracking.experiment, folder.key(), name, config, log.warning, lease)
+        )
     return trackers[0] if len(trackers) == 1 else Several(trackers)
 
 

@@ -57,6 +57,7 @@ class MlflowTracker(Queued):
         inputs: data sets and models that the run uses; logged at its start.
         foreign: True if a folder named the server: it does not decide where on this machine files are written.
         warn: called once, with one sentence, if MLflow fails.
+        lease: as in ``Queued``.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class MlflowTracker(Queued):
         warn: Any,
         inputs: Sequence[Input] = (),
         foreign: bool = False,
+        lease: Path | None = None,
     ) -> None:
-        super().__init__("mlflow", warn)
+        super().__init__("mlflow", warn, lease)
         self.uri, self.run_id = absolute(uri), run_id
         self._experiment, self._artifacts = experiment, artifacts
         self._name = without_known(name)
@@ -125,6 +127,7 @@ class MlflowTracker(Queued):
                         f"MLflow's experiment {self._experiment} had been deleted; it was restored with its runs."
                     )
         self._client = client
+        self._refuse_left()  # MLflow's import takes seconds
         self.run_id = self._stored_run(client) or self._run_with_key(client, experiment_id)
         if self.run_id is None:
             self.run_id = client.create_run(experiment_id, run_name=self._name, tags=self._tags).info.run_id
@@ -138,6 +141,7 @@ class MlflowTracker(Queued):
             raise UserError(
                 "it wants files in a folder of this machine; if you know it, give it as --uri, or add --trust"
             )
+        self._refuse_left()
         if run.info.lifecycle_stage == "deleted":
             client.restore_run(self.run_id)
             self._warn(f"the run {self._name} had been deleted in MLflow; it was restored, since it goes on.")

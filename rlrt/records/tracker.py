@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from rlrt.errors import Replaced
+from rlrt.records.claims import refuse_replaced
+
 Step = tuple[int, float, dict[str, float]]
 """Step, when it was recorded (seconds since 1970), metrics."""
 
@@ -54,12 +57,14 @@ class Queued:
     Args:
         service: its name, for the thread and the warning.
         warn: called once, with one sentence, if the service fails.
+        lease: of the folder whose run this is; once another process has taken it over from this one, nothing more
+            is sent. None: no other process goes on with this run.
     """
 
-    def __init__(self, service: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, service: str, warn: Callable[[str], None], lease: Path | None = None) -> None:
         self.run_id: str | None = None
         self.failed = False
-        self._warn = warn
+        self._warn, self._lease = warn, lease
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
         self._ready, self._abandoned = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name=service, daemon=True)
@@ -109,8 +114,7 @@ class Queued:
             pending: list[Step] = []
             while True:
                 kind, value = self._queue.get()
-                if self._abandoned.is_set():
-                    return
+                self._refuse_left()
                 if kind == "metrics":
                     pending.append(value)
                 if pending and (kind != "metrics" or self._queue.empty()):
@@ -120,10 +124,23 @@ class Queued:
                     self._end(value)
                     return
                 self._send(kind, value)
+        except Replaced:  # the process itself says so
+            self.failed = True
         except Exception as error:  # services, requests and databases raise many types; none may stop a run
             self._fail(error)
         finally:
             self._ready.set()
+
+    def _refuse_left(self) -> None:
+        """Refuse to touch a run with which another process goes on; this thread may be the first to see it.
+
+        Raises:
+            Replaced: if the tracker was abandoned, or the folder taken over.
+        """
+        if self._abandoned.is_set():
+            raise Replaced("the tracker was abandoned")
+        if self._lease is not None:
+            refuse_replaced(self._lease)
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed:

@@ -37,12 +37,20 @@ class TrackioTracker(Queued):
         name: of the run, as its page shows it.
         config: of the run, shown beside it: its settings and its tags.
         warn: called once, with one sentence, if Trackio fails.
+        lease: as in ``Queued``.
     """
 
     def __init__(
-        self, folder: str, project: str, key: str, name: str, config: Mapping[str, str], warn: Callable[[str], None]
+        self,
+        folder: str,
+        project: str,
+        key: str,
+        name: str,
+        config: Mapping[str, str],
+        warn: Callable[[str], None],
+        lease: Path | None = None,
     ) -> None:
-        super().__init__("trackio", warn)
+        super().__init__("trackio", warn, lease)
         self._folder, self._project, self._key = resolved(Path(folder)), project, key
         self._name = without_known(name)
         self._config = {k: masked(without_known(v)) for k, v in config.items()}

@@ -66,6 +66,7 @@ def open_parent(
         | ({"mlflow.note.content": description} if description else {}),
         params={},
         warn=warn,
+        lease=sweep / "driver",
         foreign=foreign,
     )
     if parent.wait_for_run(WAIT_S):

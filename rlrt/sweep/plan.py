@@ -241,6 +241,8 @@ def grid_jobs(
 ) -> list[Job]:
     """Return the jobs of a grid, or of the union of several grids, in order; jobs of equal identity appear once.
 
+    One seed's jobs stand before the next one's: a sweep that is stopped half-way then holds whole comparisons.
+
     Args:
         arguments: the command line's overrides.
         params: axes shared by all grids.
@@ -272,7 +274,10 @@ def grid_jobs(
         for overrides in combinations({name: values_of(axis) for name, axis in axes.items()}, groups):
             job = compose(overrides)
             jobs.setdefault(job.identity, job)
-    return list(jobs.values())
+    seeds: dict[str, int] = {}
+    for job in jobs.values():
+        seeds.setdefault(str(job.plain.get("seed")), len(seeds))
+    return sorted(jobs.values(), key=lambda job: seeds[str(job.plain.get("seed"))])
 
 
 def at_most(number: int) -> str:

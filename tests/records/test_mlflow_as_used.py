@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from rlrt.records.claims import HELD, file_of
+from rlrt.records.files import write_json
+from rlrt.records.lease import hold_lease
 from rlrt.records.mlflow import MlflowTracker, make_store
 from rlrt.records.mlflow_words import LONGEST_NAME, accepted, reason
 from rlrt.sweep import ending
@@ -67,6 +70,32 @@ def test_a_deleted_experiment_is_restored_and_one_deleted_while_it_runs_costs_a_
     second.metrics(1, {"x": 1.0})
     assert not second.close("FINISHED")
     assert ["restored" in w or "the run goes on" in w for w in warnings] == [True, True]
+
+
+def take_over(lease):
+    """What another process does that saw no sign of life of this one."""
+    note = {"nonce": "another", "beat": 0, "pid": 1, "host": "h"}
+    write_json(file_of(lease, HELD[lease].number + 1), note)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_whose_folder_was_taken_over_is_not_touched(late, tmp_cwd, uri):
+    """Before the thread has reached MLflow, which takes seconds, and once it has."""
+    warnings: list[str] = []
+    first = tracked(uri, tmp_cwd, warnings)
+    assert first.close("FINISHED")
+    lease = tmp_cwd / "run" / "lease"
+    with hold_lease(lease):
+        if not late:
+            take_over(lease)
+        second = tracked(uri, tmp_cwd, warnings, run_id=first.run_id, lease=lease)
+        if late:
+            second.wait_for_run(60)
+            take_over(lease)
+        second.metrics(1, {"x": 1.0})
+        assert not second.close("FAILED")
+    run = client(uri).get_run(first.run_id)
+    assert (run.info.status, run.data.metrics, warnings) == ("RUNNING" if late else "FINISHED", {}, [])
 
 
 NAMES = [

@@ -51,6 +51,15 @@ def test_the_union_of_grids_has_each_identity_once():
     ]
 
 
+def test_one_seeds_jobs_come_before_the_next_ones():
+    def seeded(overrides):
+        (seed,) = [int(o.partition("=")[2]) for o in overrides if o.startswith("seed=")]
+        return Job(Path("x"), overrides, {"seed": seed}, {}, identity="|".join(sorted(overrides)))
+
+    jobs = grid_jobs([], {"seed": "4,0"}, [{"a": "1,2"}, {"a": "2,3"}], seeded)
+    assert [j.identity for j in jobs] == [f"a={a}|seed={s}" for s in (4, 0) for a in (1, 2, 3)]
+
+
 def test_a_key_that_only_the_options_of_an_axis_have_is_taken(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
     shown = configs(["data=svamp,file", f"data.path={tmp_path}"])
