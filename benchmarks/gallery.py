@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import json
 import os
 import re
 import shutil
@@ -47,10 +46,15 @@ class Shown:
 
 
 class Gallery:
-    """A folder with the runs of the gallery, and the browser that looks at it."""
+    """A folder with the runs of the gallery, and the browser that looks at it.
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    Args:
+        place: the folder.
+        real: a run of the real model with stored rollouts; None: there is none.
+    """
+
+    def __init__(self, place: Path, real: Path | None = None) -> None:
+        self.place, self.real = place, real
         self.environment = os.environ | {"PYTHONPATH": str(DOCS.parent), "COLUMNS": "110"}
 
     def command(self, *words: str) -> str:
@@ -70,31 +74,33 @@ class Gallery:
             self.command("run", "-m", *words, f"hydra.sweep.dir=outputs/sweeps/{name}")
         return folder
 
-    def shot(self, url: str, name: str, height: int, top: int = 0, width: int = 1280, patience_ms: int = 4000) -> None:
-        """A page, cut from ``top`` and made smaller; heights in pixels."""
+    def shot(
+        self, url: str, name: str, height: int, width: int = 1280, patience_ms: int = 4000, cut: int | None = None
+    ) -> None:
+        """A page in a window of ``width`` x ``height`` pixels, ``cut`` on the right and made smaller."""
         file, profile = self.place / "shot.png", self.place / "profile"
         flags = (
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
             "--hide-scrollbars",
-            f"--window-size={width},{top + height}",
+            f"--window-size={width},{height}",
         )
         waits = (f"--virtual-time-budget={patience_ms}", f"--user-data-dir={profile}", f"--screenshot={file}")
         browser = shutil.which("chromium") or "chromium"
         subprocess.run([browser, *flags, *waits, url], capture_output=True, check=True, timeout=180)
         with Image.open(file) as whole:
-            part = whole.convert("RGB").crop((0, top, width, top + height))
-        if width > WIDEST:
-            part = part.resize((WIDEST, round(height * WIDEST / width)), Image.Resampling.LANCZOS)
+            part = whole.convert("RGB").crop((0, 0, cut or width, height))
+        if part.width > WIDEST:
+            part = part.resize((WIDEST, round(height * WIDEST / part.width)), Image.Resampling.LANCZOS)
         part.quantize(128).save(PICTURES / f"{name}.png", optimize=True)
 
-    def frame(self, page: Path, name: str, height: int, width: int = 1280) -> None:
+    def frame(self, page: Path, name: str, height: int, anchor: str) -> None:
         """A page at its anchor: a headless browser takes no picture of a page that is scrolled, but of a frame that is."""
         frame = self.place / "frame.html"
         style = "border:0;width:100vw;height:100vh"
-        frame.write_text(f"<body style='margin:0'><iframe src='{page.as_uri()}#r-0-0' style='{style}'></iframe>")
-        self.shot(frame.as_uri(), name, height, width=width)
+        frame.write_text(f"<body style='margin:0'><iframe src='{page.as_uri()}#{anchor}' style='{style}'></iframe>")
+        self.shot(frame.as_uri(), name, height)
 
     def terminal(self, typed: str, printed: str, name: str, lines: int = 40) -> None:
         """What a command prints, as a terminal shows it."""
@@ -131,6 +137,7 @@ class Gallery:
         finally:
             driver.terminate()
             driver.wait(120)
+            self.command("cancel", str(folder))  # jobs outlive their driver
 
     @contextmanager
     def mlflow(self, *words: str) -> Iterator[list[str]]:
@@ -154,12 +161,12 @@ class Gallery:
 
 def report_tables(g: Gallery) -> None:
     """The report's head."""
-    g.shot((g.sweep("four", FOUR) / "report.html").as_uri(), "report_tables", 1660)
+    g.shot((g.sweep("four", FOUR) / "report.html").as_uri(), "report_tables", 1495)
 
 
 def report_figures(g: Gallery) -> None:
     """The report's figures."""
-    g.shot((g.sweep("four", FOUR) / "report.html").as_uri(), "report_figures", 1100, 1760)
+    g.frame(g.sweep("four", FOUR) / "report.html", "report_figures", 1250, "figures")
 
 
 def report_narrow(g: Gallery) -> None:
@@ -189,7 +196,9 @@ def live(g: Gallery) -> None:
 
 def race(g: Gallery) -> None:
     """A race's report."""
-    g.shot((g.sweep("race", RACE) / "report.html").as_uri(), "race", 800)
+    page = g.sweep("race", RACE) / "report.html"
+    g.shot(page.as_uri(), "race", 420)
+    g.frame(page, "race_interval", 640, "figures")
 
 
 def ablation(g: Gallery) -> None:
@@ -209,12 +218,19 @@ def tokens(g: Gallery) -> None:
     g.shot(beside.as_uri(), "tokens_beside", 700)
 
 
+def real(g: Gallery) -> None:
+    """Rollouts of the real model."""
+    if g.real is not None:
+        g.shot(max(g.real.glob("tokens/step_*.html")).resolve().as_uri(), "tokens_real", 900)
+
+
 def analysis(g: Gallery) -> None:
     """What turns a wrong answer right."""
-    run = next(g.sweep("four", FOUR).glob("method=rlrt,seed=0*"))
-    g.command("analyze", str(run.relative_to(g.place)))
-    figures = sorted(run.rglob("analysis_*.png"))
-    with Image.open(figures[0]) as image:
+    sweep = g.sweep("four", FOUR)
+    run = next(sweep.glob("method=rlrt,seed=0*"))
+    if not (file := sweep / "analysis" / "analysis_wrong_to_right.png").is_file():
+        g.command("analyze", str(run.relative_to(g.place)))
+    with Image.open(file) as image:
         image.convert("RGB").quantize(128).save(PICTURES / "analysis.png", optimize=True)
 
 
@@ -224,14 +240,13 @@ def scout(g: Gallery) -> None:
 
 
 def mlflow(g: Gallery) -> None:
-    """The prepared view, and the sweep's own run."""
-    sweep = g.sweep("four", FOUR)
+    """The prepared view."""
+    g.sweep("four", FOUR)
     with g.mlflow("four") as urls:
         view = next(url for url in urls if "viewStateShareKey" in url)
-        base, experiment = view.split("/#/")[0], view.split("/experiments/")[1].split("/")[0]
-        g.shot(view, "mlflow_view", 1000, patience_ms=20_000)
-        parent = json.loads((sweep / "sweep.json").read_text())["mlflow_run_id"]
-        g.shot(f"{base}/#/experiments/{experiment}/runs/{parent}", "mlflow", 760, patience_ms=20_000)
+        g.shot(
+            view, "mlflow_view", 1120, width=1800, patience_ms=60_000, cut=1335
+        )  # beside it stands MLflow's assistant
 
 
 def progress(g: Gallery) -> None:
@@ -268,7 +283,13 @@ SHOWN = (
     ),
     Shown("report_figures", "The report", "Held-out and learning curves with bands over seeds.", report_figures),
     Shown("report_narrow", "The report", "The same page 400 pixels wide.", report_narrow),
-    Shown("race", "The report", "A race: each arm's anytime-valid interval after each pair of seeds.", race),
+    Shown("race", "The report", "A race: the verdict of each arm, and what was spent.", race),
+    Shown(
+        "race_interval",
+        "The report",
+        "The same race: each arm's anytime-valid interval after each pair of seeds.",
+        race,
+    ),
     Shown(
         "ablation_curves",
         "The coefficient",
@@ -280,6 +301,7 @@ SHOWN = (
         "tokens", "Tokens", "Rollouts, every token coloured by D: warm ones the teacher would not have written.", tokens
     ),
     Shown("tokens_beside", "Tokens", "The same beside what the teacher was shown.", tokens),
+    Shown("tokens_real", "Tokens", "A language model on a word problem (`make real`): sub-word tokens.", real),
     Shown(
         "analysis",
         "Analyses",
@@ -290,7 +312,6 @@ SHOWN = (
     Shown("runs", "Runs", "`rlrt.runs`: every run here, filtered by a key of its config, sorted by a metric.", runs),
     Shown("runs_diff", "Runs", "`rlrt.runs --diff`: what differs between two runs, and from which step on.", runs),
     Shown("mlflow_view", "MLflow", "`rlrt.ui SWEEP`: the sweep's prepared view, grouped, with its curves.", mlflow),
-    Shown("mlflow", "MLflow", "The sweep's own run: its question, its command, its report.", mlflow),
 )
 
 
@@ -299,11 +320,12 @@ def page() -> str:
     lines = [
         "# Gallery",
         "",
-        "Every page, plot and terminal view, from real runs of the embedded model: `python -m benchmarks.gallery` makes the "
-        "pictures and this page ([gallery.py](../benchmarks/gallery.py)). [guide.md](guide.md) says how to read them.",
+        "Every page, plot and terminal view, from runs of the embedded model, and one of SmolLM2-135M. "
+        "`python -m benchmarks.gallery --real RUN` makes the pictures and this page "
+        "([gallery.py](../benchmarks/gallery.py)). [guide.md](guide.md) says how to read them.",
     ]
     parts: dict[str, list[Shown]] = {}
-    for shown in SHOWN:
+    for shown in (s for s in SHOWN if (PICTURES / f"{s.name}.png").is_file()):
         parts.setdefault(shown.part, []).append(shown)
     for part, several in parts.items():
         lines += ["", f"## {part}"]
@@ -317,13 +339,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=[s.name for s in SHOWN], help="these pictures; the others stay")
     parser.add_argument("--place", type=Path, help="folder of the runs, kept (default: one that is removed)")
+    parser.add_argument(
+        "--real", type=Path, help="a run of the real model with stored rollouts (default: its picture stays)"
+    )
     arguments = parser.parse_args()
     PICTURES.mkdir(exist_ok=True)
     makers = dict.fromkeys(s.make for s in SHOWN if arguments.only is None or s.name in arguments.only)
     with tempfile.TemporaryDirectory() as folder:
         place = (arguments.place or Path(folder)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        gallery = Gallery(place)
+        gallery = Gallery(place, arguments.real)
         for make in makers:
             begin = time.monotonic()
             make(gallery)

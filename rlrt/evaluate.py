@@ -19,7 +19,8 @@ from typing import Any
 from rlrt.config.refused import guarded
 from rlrt.config.rerun import OWN, Reading, add_reading, reading
 from rlrt.errors import UserError
-from rlrt.evaluation.checkpoint import Evaluation, chosen, of_model, runs_of
+from rlrt.evaluation.checkpoint import Evaluation, chosen, of_model, rows_of_all, runs_of
+from rlrt.evaluation.late import NAMES, steps_of, when_solved
 from rlrt.evaluation.results import carried_out
 from rlrt.execution.tracking import open_tracker, stored
 from rlrt.records.folder import RunFolder
@@ -45,6 +46,12 @@ def results_table(results: Mapping[str, Mapping[str, Any]], samples: int) -> str
             cells += [f"{value:.3f}", f"{low:.3f}-{high:.3f}"]
         cells += [f"{m['length_mean']:.0f}", f"{m['truncated_share']:.3f}", f"{m['verifier_error_share']:.3f}"]
         rows.append([name, str(m["problems"]), *cells])
+    kinds = [m.get("distinct_families") for m in results.values()]
+    if any(count is not None for count in kinds):
+        for row, cell in zip(
+            rows, ["kinds", *("" if count is None else f"{count:.2f}" for count in kinds)], strict=True
+        ):
+            row.append(cell)
     return table(rows)
 
 
@@ -73,6 +80,28 @@ def evaluate(run: Path, step: int | None, typed: Sequence[str], how: Reading = O
     results = carried_out(evaluation, say)
     to_mlflow(run, evaluation, results, how.trust)
     tell(f"{run}, step {evaluation.step}", evaluation, results)
+
+
+def tell_when_solved(run: Path, after: int, typed: Sequence[str], how: Reading = OWN) -> None:
+    """Evaluate a run before training and at every checkpoint, and say when its problems were first solved.
+
+    Raises:
+        UserError: for a run without a checkpoint later than ``after``.
+    """
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for step in steps_of(run, after):
+        evaluation = chosen(run, step, typed, how)
+        carried_out(evaluation, say)
+        rows[step] = rows_of_all(evaluation)
+    samples = evaluation.settings.eval.samples_per_prompt
+    found = [["suite", "problems", f"by step {after}", "later", "never", "lost again"]]
+    for suite, shares in when_solved(rows, after).items():
+        cells = ["{:.3f} ({:.3f}-{:.3f})".format(*shares[name]) for name in NAMES]
+        found.append([one_line(suite), str(shares["problems"]), *cells])
+    say(
+        f"\n{one_line(run)}: first solved, by {samples} samples at the steps {', '.join(map(str, rows))}; 95 % over problems"
+    )
+    say(table(found) + "\n")
 
 
 def evaluate_model(typed: Sequence[str], how: Reading = OWN) -> None:
@@ -123,6 +152,12 @@ def main() -> None:
         help="folders of runs or sweeps, or none; eval=paper and the like",
     )
     parser.add_argument("--step", type=int, help="checkpoint of this step (default: the newest); 0: before training")
+    parser.add_argument(
+        "--first-solved-after",
+        type=int,
+        metavar="STEP",
+        help="evaluate every checkpoint, and say which share of the problems was first solved after this step",
+    )
     add_reading(parser)
     options = parser.parse_intermixed_args()
     how = reading(options)
@@ -132,11 +167,22 @@ def main() -> None:
 
     def act() -> None:
         if not folders:
-            if options.step is not None:
-                raise UserError(f"--step {options.step}: only a run has steps, and none is named; leave --step out.")
+            for name in ("step", "first_solved_after"):
+                if getattr(options, name) is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(
+                        f"{flag} {getattr(options, name)}: only a run has steps, and none is named; leave {flag} out."
+                    )
             evaluate_model(typed, how)
+        if options.step is not None and options.first_solved_after is not None:
+            raise UserError(
+                "--step and --first-solved-after: give one of them; the second one evaluates every checkpoint."
+            )
         for run in runs_named(folders) if folders else []:
-            evaluate(run, options.step, typed, how)
+            if options.first_solved_after is not None:
+                tell_when_solved(run, options.first_solved_after, typed, how)
+            else:
+                evaluate(run, options.step, typed, how)
 
     try:
         code = guarded(act, typed)

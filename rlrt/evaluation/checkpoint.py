@@ -27,14 +27,14 @@ from rlrt.paths import saved_steps
 from rlrt.records.files import mapping, own_folder, resolved
 from rlrt.records.folder import RunFolder
 from rlrt.records.identity import identity
-from rlrt.records.jsonlines import JsonLines
+from rlrt.records.jsonlines import JsonLines, is_number
 from rlrt.records.names import readable
 from rlrt.records.printable import one_line
 from rlrt.reporting.terminal import Bar
 from rlrt.sampling.draw import groups_of
 from rlrt.sampling.sampler import Sampler, nothing
 from rlrt.statistics import pass_at_k, share_intervals
-from rlrt.training.evaluation import Suite, distinct, rollouts_of
+from rlrt.training.evaluation import Suite, distinct, families, rollouts_of
 from rlrt.types import Rollout, Sampling
 
 HELD_OUT = "heldout"
@@ -233,12 +233,18 @@ def measured(record: JsonLines, samples: int) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def rows_of_all(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the stored rows of an evaluation."""
+    return measured(JsonLines(evaluation.folder / "problems.jsonl"), evaluation.settings.eval.samples_per_prompt)
+
+
 def rows_of(part: Suite, settings: Settings, step: int) -> tuple[list[dict[str, Any]], list[list[Rollout]]]:
     """Sample and grade some problems of a suite: a row for each problem, and its samples."""
     config, samples = settings.eval, settings.eval.samples_per_prompt
     greedy, rollouts = rollouts_of(part, samples, Sampling(config.temperature, config.top_p, config.top_k))
     rows, groups = [], groups_of(rollouts, samples)
     for i, (prompt, group) in enumerate(zip(part.prompts, groups, strict=True)):
+        kinds = {"distinct_families": families(part.sampler, group)} if part.sampler.task.families else {}
         rows.append(
             {
                 "step": step,
@@ -252,6 +258,7 @@ def rows_of(part: Suite, settings: Settings, step: int) -> tuple[list[dict[str, 
                 "truncated": sum(r.generation.truncated for r in group),
                 "tokens": sum(len(r.generation.token_ids) for r in group),
             }
+            | kinds
         )
     return rows, groups
 
@@ -312,6 +319,9 @@ def summarised(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             "truncated_share": sum(r["truncated"] for r in problems) / total,
             "verifier_error_share": sum(r["verifier_errors"] for r in problems) / (total + len(problems)),
         }
+        kinds = [count for r in problems if is_number(count := r.get("distinct_families"))]
+        if len(kinds) == len(problems):
+            results[name]["distinct_families"] = sum(kinds) / len(kinds)
     return results
 
 

@@ -14,8 +14,6 @@ from rlrt.sampling.sampler import Sampler
 from rlrt.training.evaluation import Suite, evaluate
 from rlrt.types import Prompt, Rollout, Sampling
 
-SAMPLES = 8
-
 
 class _WithExample(PromptBuilder):
     """Prompt builder that gives every prompt the teacher's format, with the reference solution as context."""
@@ -25,7 +23,9 @@ class _WithExample(PromptBuilder):
         return self.teacher(prompt, prompt.solution)
 
 
-def start_numbers(model: Any, tokenizer: Any, engine: Any, task: Any, prompt: str, template: str) -> dict[str, float]:
+def start_numbers(
+    model: Any, tokenizer: Any, engine: Any, task: Any, prompt: str, template: str, samples: int = 8
+) -> dict[str, float]:
     """Return the accuracy without and with a correct example, and the gap D on correct rollouts.
 
     Args:
@@ -33,21 +33,22 @@ def start_numbers(model: Any, tokenizer: Any, engine: Any, task: Any, prompt: st
         engine: engine that samples, at its own temperature.
         task: a prepared task.
         prompt, template: the model's prompt template and the teacher's.
+        samples: of each problem.
 
     Returns:
-        the evaluation's metrics, ``teacher/avg_at_8`` (accuracy with an example), ``teacher/gain`` (its ratio to the accuracy
+        the evaluation's metrics, ``teacher/avg_at_k`` (accuracy with an example), ``teacher/gain`` (its ratio to the accuracy
         without one), ``gap/abs_mean`` (nats, correct rollouts with a sibling).
     """
     policy = Policy(model, tokenizer, torch.optim.SGD(model.parameters(), lr=0.0), engine.temperature)
     builders = (PromptBuilder, _WithExample)
     plain, with_solution = (cls(tokenizer, "plain", prompt, None, template, bos="always") for cls in builders)
     sampler = Sampler(engine, policy, plain, task, seed=0)
-    numbers = evaluate([Suite("", sampler, task.heldout)], SAMPLES, Sampling(engine.temperature))
-    with_example = Sampler(engine, policy, with_solution, task, seed=0)(task.heldout, SAMPLES, ("evaluation",))
+    numbers = evaluate([Suite("", sampler, task.heldout)], samples, Sampling(engine.temperature))
+    with_example = Sampler(engine, policy, with_solution, task, seed=0)(task.heldout, samples, ("evaluation",))
     share = sum(r.grade.correct for r in with_example) / len(with_example)
-    numbers["teacher/avg_at_8"] = share
-    numbers["teacher/gain"] = share / numbers[f"eval/avg_at_{SAMPLES}"]
-    numbers["gap/abs_mean"] = gap_on_correct(policy, plain, sampler(task.heldout, SAMPLES, ("evaluation",)))
+    numbers[f"teacher/avg_at_{samples}"] = share
+    numbers["teacher/gain"] = share / numbers[f"eval/avg_at_{samples}"]
+    numbers["gap/abs_mean"] = gap_on_correct(policy, plain, sampler(task.heldout, samples, ("evaluation",)))
     return {name: round(value, 6) for name, value in numbers.items()}
 
 

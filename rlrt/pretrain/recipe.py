@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as functional
+from torch import Tensor
 
-from rlrt.pretrain.rows import Mixture, Rows
+from rlrt.pretrain.rows import Mixture
 from rlrt.pretrain.tokenizer import TOKEN_ID
-from rlrt.tasks.countdown import Problem
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,28 @@ class Phase:
     Attributes:
         steps: number of optimiser steps.
         teacher_share: share of steps on the teacher's format.
-        mixture: shape of the answers.
+        mixture: shape of the answers, of the kind that the rows take.
         decays: True for a cosine to 5 % of the learning rate, False for a constant rate after a warm-up of 50 steps.
     """
 
     steps: int
     teacher_share: float
-    mixture: Mixture
+    mixture: Any
     decays: bool
+
+
+class Drawn(Protocol):
+    """Draws batches of rows: token ids (rows, tokens), mask of the answers' tokens, length of the prompts."""
+
+    @property
+    def token_id(self) -> Mapping[str, int]:
+        """The vocabulary."""
+
+    def student(self, size: int, mixture: Any) -> tuple[Tensor, Tensor, int]:
+        """Draw rows without an example."""
+
+    def teacher(self, size: int, mixture: Any) -> tuple[Tensor, Tensor, int]:
+        """Draw rows with an example between prompt and answer."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,14 @@ class Recipe:
     )
 
 
-def new_model(recipe: Recipe) -> Any:
-    """Return an untrained Qwen3 of the recipe's size."""
+def new_model(recipe: Recipe, token_id: Mapping[str, int] = TOKEN_ID) -> Any:
+    """Return an untrained Qwen3 of the recipe's size, for a vocabulary."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(recipe.seed)
     return Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(TOKEN_ID),
+            vocab_size=len(token_id),
             hidden_size=recipe.hidden,
             intermediate_size=recipe.feed_forward,
             num_hidden_layers=recipe.layers,
@@ -75,9 +89,9 @@ def new_model(recipe: Recipe) -> Any:
             max_position_embeddings=512,
             tie_word_embeddings=True,
             initializer_range=recipe.initializer_range,
-            pad_token_id=TOKEN_ID["<pad>"],
-            bos_token_id=TOKEN_ID["<bos>"],
-            eos_token_id=TOKEN_ID["<eos>"],
+            pad_token_id=token_id["<pad>"],
+            bos_token_id=token_id["<bos>"],
+            eos_token_id=token_id["<eos>"],
         )
     )
 
@@ -102,18 +116,17 @@ def learning_rate_factor(phase: Phase, step: int) -> float:
     return min(1.0, (step + 1) / 50)
 
 
-def train(recipe: Recipe, problems: list[Problem], highest: int, log: Callable[[str], None]) -> Any:
+def train(recipe: Recipe, rows: Drawn, log: Callable[[str], None], model: Any = None) -> Any:
     """Return a model trained by the recipe.
 
     Args:
         recipe: hyperparameters.
-        problems: training problems; the model sees no other number set.
-        highest: largest number of the task.
+        rows: what it learns from.
         log: function that prints a line about the progress.
+        model: the one to go on from; None: a new one, whose vocabulary is the rows'.
     """
     torch.set_num_threads(1)
-    model = new_model(recipe)
-    rows = Rows(problems, highest, TOKEN_ID, recipe.seed)
+    model = new_model(recipe, rows.token_id) if model is None else model.train()
     opts = optimisers(model, recipe)
     format_generator = random.Random(recipe.seed)
     started, done = time.monotonic(), 0
@@ -130,7 +143,7 @@ def train(recipe: Recipe, problems: list[Problem], highest: int, log: Callable[[
 def one_step(
     model: Any,
     opts: list[torch.optim.Optimizer],
-    rows: Rows,
+    rows: Drawn,
     phase: Phase,
     recipe: Recipe,
     step: int,

@@ -39,7 +39,7 @@ class Rows:
 
     def __init__(self, problems: list[Problem], highest: int, token_id: dict[str, int], seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.id = token_id
+        self.token_id = token_id
         legal: list[list[int]] = []
         span: dict[tuple[int, ...], tuple[int, int]] = {}
         good: dict[Problem, tuple[int, int]] = {}
@@ -62,7 +62,7 @@ class Rows:
     def _encode(self, path: str) -> list[int]:
         for symbol in "+-*=,":
             path = path.replace(symbol, f" {symbol} ")
-        return [self.id[token] for token in path.split()]
+        return [self.token_id[token] for token in path.split()]
 
     def _uniform(self, *shape: int) -> Tensor:
         return torch.rand(*shape, generator=self.generator, dtype=torch.float64)
@@ -75,7 +75,7 @@ class Rows:
     def _question(self, problem_B: Tensor) -> Tensor:
         order = self.orders[torch.randint(6, (len(problem_B),), generator=self.generator)]
         numbers = self.numbers[problem_B].gather(1, order)
-        bos, colon = (torch.full((len(problem_B), 1), self.id[t]) for t in ("<bos>", ":"))
+        bos, colon = (torch.full((len(problem_B), 1), self.token_id[t]) for t in ("<bos>", ":"))
         return torch.cat([bos, self.target[problem_B, None], colon, numbers], 1)
 
     def _hits(self, problem_B: Tensor, path_B: Tensor) -> Tensor:
@@ -100,18 +100,18 @@ class Rows:
                 stop = stop | copied
             if k == mix.max_attempts - 1:
                 stop = torch.ones_like(stop)
-            end = torch.where(stop, self.id["<eos>"], self.id[";"])
+            end = torch.where(stop, self.token_id["<eos>"], self.token_id[";"])
             rows.append(torch.cat([self.legal[path], end[:, None]], 1))
             masks.append(alive[:, None].expand(-1, ATTEMPT + 1))
             alive = alive & ~stop
         ids, mask = torch.cat(rows, 1), torch.cat(masks, 1)
-        return torch.where(mask, ids, self.id["<pad>"]), mask
+        return torch.where(mask, ids, self.token_id["<pad>"]), mask
 
     def student(self, size: int, mix: Mixture) -> tuple[Tensor, Tensor, int]:
         """Return rows without an example: (ids, mask of answer tokens, length of the prompt)."""
         problem = torch.randint(len(self.target), (size,), generator=self.generator)
         answer, mask = self._answer(problem, mix)
-        prompt = torch.cat([self._question(problem), torch.full((size, 1), self.id[">"])], 1)
+        prompt = torch.cat([self._question(problem), torch.full((size, 1), self.token_id[">"])], 1)
         return torch.cat([prompt, answer], 1), mask, prompt.shape[1]
 
     def teacher(self, size: int, mix: Mixture) -> tuple[Tensor, Tensor, int]:
@@ -123,8 +123,8 @@ class Rows:
             last = k == attempts - 1
             path = self._attempt(problem, 0.5 if last else 0.0)
             example.append(self.legal[path])
-            example.append(torch.full((size, 1), self.id[">" if last else ";"]))
+            example.append(torch.full((size, 1), self.token_id[">" if last else ";"]))
         copy = self._hits(problem, path) & (self._uniform(size) < mix.p_copy)
         answer, mask = self._answer(problem, mix, torch.where(copy, path, -1))
-        prompt = torch.cat([self._question(problem), torch.full((size, 1), self.id["|"]), *example], 1)
+        prompt = torch.cat([self._question(problem), torch.full((size, 1), self.token_id["|"]), *example], 1)
         return torch.cat([prompt, answer], 1), mask, prompt.shape[1]

@@ -7,12 +7,18 @@ from typing import Any
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 TOKENS = [*SPECIAL, *(str(n) for n in range(100)), *"+-*=,;:|>"]
 TOKEN_ID = {token: i for i, token in enumerate(TOKENS)}
+TAGS = ("<think>", "</think>")
+WITH_TAGS = TOKEN_ID | {tag: len(TOKENS) + i for i, tag in enumerate(TAGS)}
+"""The testbed's vocabulary: also the tags of a thought."""
 
 
-def build() -> Any:
+def build(tags: bool = False) -> Any:
     """Return a transformers tokenizer whose decoding of any token sequence encodes to the same tokens again.
 
     Two consecutive numbers are decoded with a space between them, so ``1 2`` never reads as ``12``.
+
+    Args:
+        tags: True for the vocabulary with the tags of a thought.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -31,10 +37,13 @@ def build() -> Any:
             decoders.Replace(Regex(r"(?<!\d) "), ""),
         ]
     )
-    return PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<bos>",
         eos_token="<eos>",
         clean_up_tokenization_spaces=False,
     )
+    if tags:
+        made.add_tokens(list(TAGS))
+    return made

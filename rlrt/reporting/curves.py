@@ -125,8 +125,8 @@ def learning_curves(
 
 
 def evaluation_curve(values: Series, metric: str, labels: Sequence[str]) -> list[Picture]:
-    """The main held-out metric at every evaluation."""
-    if not values:
+    """The main held-out metric at every evaluation, once there are two of them."""
+    if len({step for steps in values.values() for step in steps}) < 2:
         return []
     figure = over_steps(values, labels, f"{short(metric)}, share of correct samples", True, SHARE)
     caption = f"{metric} at every evaluation: mean over seeds, band: 95 % interval by Student's t."

@@ -211,7 +211,7 @@ def page(report: Report, pictures: Sequence[Picture], live: Live | None = None) 
             f"<p class='note'>Figures show {MOST} of {len(labels)} settings (baseline, best, worst): {in_figures}.</p>"
         )
     if pictures:
-        parts.append("<h2>Figures</h2>" + figures_html(pictures))
+        parts.append("<h2 id='figures'>Figures</h2>" + figures_html(pictures))
     parts += [analyses(report.sweep), rollouts(report)]
     written = time.strftime("%Y-%m-%d %H:%M", time.localtime(max((j.changed for j in report.jobs), default=0.0)))
     parts.append(f"<p class='note'>Last change of a run: {written}. Tables and figures as files: {name}/{FOLDER}/.</p>")

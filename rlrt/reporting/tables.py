@@ -120,8 +120,12 @@ def held_out(metrics: Iterable[str]) -> str | None:
 
 
 def main_metric(jobs: Sequence[Job]) -> str:
-    """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one."""
-    return held_out([name for job in jobs for name in job.final]) or "eval/greedy"
+    """Return the report's main metric: avg@k of the largest k, or greedy accuracy without one.
+
+    Before any run has ended it is that of the evaluations so far.
+    """
+    ended = [name for job in jobs for name in job.final]
+    return held_out(ended or [name for job in jobs for first in job.records()[:1] for name in first]) or "eval/greedy"
 
 
 def values_of(jobs: Sequence[Job], metric: str) -> list[float]:

@@ -39,6 +39,7 @@ class Task:
         max_prompt_tokens: prompts that the model's tokenizer makes longer than this are dropped; None: no prompt is.
         special_tokens: what happens to a problem whose text spells a control token of the model: ``escape`` (the token is
             encoded as plain text) or ``refuse``.
+        families: True if ``family`` tells kinds of solutions apart; evaluations then count them.
         shares: of a step's prompts, by ``Prompt.source``; None: a step takes from all prompts alike.
 
     A prompt's id is the name of its problem in seeds and records: no two prompts may have the same.
@@ -49,6 +50,7 @@ class Task:
     max_prompt_tokens: int | None = None
     shares: Mapping[str, float] | None = None
     special_tokens: str = "escape"
+    families: bool = False
 
     def check_installed(self) -> None:
         """Refuse what the task needs and this environment lacks, before anything is read or built; raises UserError."""
@@ -64,6 +66,10 @@ class Task:
     def canonical(self, prompt: Prompt, text: str) -> str:
         """What two correct responses must share to count as the same solution."""
         raise TypeError(f"{type(self).__name__} does not define canonical")
+
+    def family(self, prompt: Prompt, text: str) -> str:
+        """What two correct responses must share to be solutions of one kind; asked for if ``families``."""
+        raise TypeError(f"{type(self).__name__} does not define family")
 
     def start_grading(self, pairs: Sequence[tuple[Prompt, str]]) -> Callable[[], list[Grade]]:
         """Begin to judge many responses beside other work; call the result for the grades. By default they are judged then."""

@@ -177,6 +177,16 @@ class Mixture(Task):
         said: str = self.sources[prompt.source].canonical(self._origin[prompt.id], text)
         return said
 
+    @property
+    def families(self) -> bool:  # type: ignore[override]
+        """True if every source tells kinds of solutions apart."""
+        return all(task.families for task in self.sources.values())
+
+    def family(self, prompt: Prompt, text: str) -> str:
+        """What the prompt's source says."""
+        said: str = self.sources[prompt.source].family(self._origin[prompt.id], text)
+        return said
+
     def extracted(self, prompt: Prompt, text: str) -> str | None:
         """What the prompt's source says."""
         return self.sources[prompt.source].extracted(self._origin[prompt.id], text)

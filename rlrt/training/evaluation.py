@@ -36,7 +36,8 @@ def evaluate(suites: Sequence[Suite], samples: int, sampling: Sampling) -> dict[
 
     Returns:
         ``eval/greedy``, ``eval/avg_at_k``, ``eval/pass_at_1, 2, 4 ... k``, ``eval/distinct_correct`` (different correct
-        solutions among k), ``eval/entropy`` (nats per token), ``eval/length_mean`` (tokens), ``eval/truncated_share``,
+        solutions among k), ``eval/distinct_families`` (different kinds of them, where the task tells kinds apart),
+        ``eval/entropy`` (nats per token), ``eval/length_mean`` (tokens), ``eval/truncated_share``,
         ``eval/verifier_error_share``. Of named suites the same as ``eval/NAME/...``, and under the bare names the mean over
         the suites, each counting alike whatever its size.
     """
@@ -69,6 +70,8 @@ def metrics(suite: Suite, greedy: Sequence[Rollout], rollouts: Sequence[Rollout]
         "truncated_share": sum(r.generation.truncated for r in rollouts) / len(rollouts),
         "verifier_error_share": sum(r.grade.error for r in rollouts) / len(rollouts),
     }
+    if suite.sampler.task.families:
+        numbers["distinct_families"] = sum(families(suite.sampler, group) for group in groups) / len(groups)
     for k in ladder(samples):
         numbers[f"pass_at_{k}"] = sum(pass_at_k(samples, c, k) for c in correct) / len(correct)
     return numbers
@@ -77,3 +80,8 @@ def metrics(suite: Suite, greedy: Sequence[Rollout], rollouts: Sequence[Rollout]
 def distinct(sampler: Sampler, group: Sequence[Rollout]) -> int:
     """Number of different solutions among a group's correct rollouts."""
     return len({sampler.task.canonical(r.prompt, r.text) for r in group if r.grade.correct})
+
+
+def families(sampler: Sampler, group: Sequence[Rollout]) -> int:
+    """Number of different kinds of solutions among a group's correct rollouts."""
+    return len({sampler.task.family(r.prompt, r.text) for r in group if r.grade.correct})

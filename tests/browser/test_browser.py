@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rlrt.reporting.page import read, write
 from rlrt.reporting.token_view import page
 from tests.conftest import ROOT
 from tests.reporting.test_token_view import long_row, nasty_row
@@ -86,6 +87,33 @@ def test_the_report(sweep, tmp_path, width):
     assert dom.count("<svg") >= 8
     for method in ("rlrt", "sd", "entropy", "grpo"):
         assert f"<td>{method}</td><td>3</td>" in dom
+
+
+@pytest.fixture(scope="module")
+def three_hundred(sweep, tmp_path_factory):
+    """A sweep of 30 coefficients and 10 seeds, each job the record of a real run."""
+    folder, run = tmp_path_factory.mktemp("many") / "many", next(sweep.glob("method=rlrt,seed=0*"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    for coefficient in range(30):
+        for seed in range(10):
+            job = folder / f"{coefficient}-{seed}"
+            job.mkdir(parents=True)
+            for name in ("config.yaml", "summary.json", "metrics.jsonl", "samples.jsonl"):
+                shutil.copy(run / name, job)
+            typed = ["method=rlrt", f"method.lambda_init={coefficient / 30:.3f}", f"seed={seed}"]
+            (job / "manifest.json").write_text(json.dumps(manifest | {"overrides": typed, "seed": seed}))
+    write(read(folder, None))
+    return folder
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_report_of_three_hundred_jobs(three_hundred, tmp_path, width):
+    dom, said, hosts = look(tmp_path, (three_hundred / "report.html").as_uri(), f"many_{width}", width, 5200)
+    assert said == []
+    assert hosts == set()
+    assert "300 jobs: 300 finished." in dom
+    assert dom.count("<td>10</td>") >= 30
+    assert "Figures show 8 of 30 settings" in dom
 
 
 def test_the_token_view_of_a_run(sweep, tmp_path):

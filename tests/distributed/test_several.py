@@ -22,7 +22,16 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def torchrun(cwd, *arguments, timeout=200, **more):
-    return run(cwd, *TORCHRUN, *arguments, module="torch.distributed.run", timeout=timeout, OMP_NUM_THREADS="1", **more)
+    return run(
+        cwd,
+        *TORCHRUN,
+        *arguments,
+        module="torch.distributed.run",
+        timeout=timeout,
+        OMP_NUM_THREADS="1",
+        PYTHONFAULTHANDLER="1",
+        **more,
+    )
 
 
 def records(folder: Path):

@@ -1,0 +1,168 @@
+"""Rows of text for pre-training the models of the testbed on walks (``rlrt.tasks.walk``), and their recipes.
+
+What the rows teach, and why:
+
+- First (``LEARN``) all moves, on right walks alone, whatever they begin with.
+- Then a mediocre policy (``BASE``). An answer adds first with probability ``added_first``, and a right walk of that kind is
+  written with probability ``p_good``, if there is one; else one that misses. So the start can do more than it does, prefers
+  one kind of solution, and seldom tries what the problems need that cannot be solved by adding first.
+- Of the base's answers a share ``bare`` leaves the numbers out, a habit that a policy can drop. The instruct model is tuned on
+  answers with numbers alone.
+- The thinking model is tuned on answers that begin with a thought: up to ``attempts`` such walks; after a right one the thought
+  ends, and the answer repeats the last.
+- In the teacher's format an example stands between the prompt and the answer. Half of the examples are right and half are
+  wrong, so the format itself gives no hint. After a right example the answer is the example with probability ``p_copy``; in
+  all other cases it is drawn exactly as a student's answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rlrt.pretrain.recipe import Phase, Recipe
+from rlrt.pretrain.tokenizer import WITH_TAGS, build
+from rlrt.tasks.walk import Move, Problem, adds_first, end_of, prompt_text, text_of
+
+Solved = tuple[Problem, Sequence[tuple[Move, ...]]]
+"""A problem and all its walks."""
+
+
+@dataclass(frozen=True)
+class Habits:
+    """Probabilities that shape an answer (see the module's docstring).
+
+    Attributes:
+        added_first: of beginning with an addition; None: a right walk is drawn whatever it begins with.
+        p_good: of a right walk, if there is one of that kind.
+        bare: of an answer without numbers.
+        attempts: walks of a thought, at most; 0: no thought.
+        p_copy: of copying a right example.
+    """
+
+    added_first: float | None = 0.9
+    p_good: float = 0.2
+    bare: float = 0.3
+    attempts: int = 0
+    p_copy: float = 0.85
+
+
+LEARN = Habits(added_first=None, p_good=1.0)
+BASE = Habits()
+INSTRUCT = Habits(bare=0.0)
+THINKING = Habits(bare=0.0, attempts=3)
+
+
+@dataclass
+class WalkRows:
+    """Sampler of batches of rows; every draw comes from one seeded generator.
+
+    Args:
+        problems: training problems with their walks.
+        seed: of the draws.
+    """
+
+    problems: Sequence[Solved]
+    seed: int
+    token_id: ClassVar[Mapping[str, int]] = WITH_TAGS
+    generator: random.Random = field(init=False)
+    tokenizer: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.generator = random.Random(self.seed)
+        self.tokenizer = build(tags=True)
+
+    def student(self, size: int, habits: Habits) -> tuple[Tensor, Tensor, int]:
+        """Return rows without an example: (ids, mask of answer tokens, length of the prompt)."""
+        chosen = self.generator.choices(self.problems, k=size)
+        return self._rows([(f"{self._question(p)}>", self._answer(p, walks, habits)) for p, walks in chosen])
+
+    def teacher(self, size: int, habits: Habits) -> tuple[Tensor, Tensor, int]:
+        """Return rows with an example between prompt and answer; all examples of a batch have one length in tokens."""
+        chosen = self.generator.choices(self.problems, k=4 * size)
+        texts = [self._shown(problem, walks, habits) for problem, walks in chosen]
+        lengths = [len(self._tokens(example)) for _, example, _ in texts]
+        wanted = self.generator.choice(lengths)
+        alike = [text for text, length in zip(texts, lengths, strict=True) if length == wanted][:size]
+        return self._rows([(f"{question}|{example}>", answer) for question, example, answer in alike])
+
+    def _shown(self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits) -> tuple[str, str, str]:
+        """Return a question, an example and the answer that follows."""
+        right = self.generator.random() < 0.5
+        walk = self.generator.choice(walks) if right else self._miss(problem, walks, self.generator.random() < 0.5)
+        example = self._thought([walk], problem, habits) + self._written(problem, walk, habits)
+        copied = right and self.generator.random() < habits.p_copy
+        return self._question(problem), example, example if copied else self._answer(problem, walks, habits)
+
+    def _question(self, problem: Problem) -> str:
+        return prompt_text(problem, self.generator)
+
+    def _answer(self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits) -> str:
+        tried = [self._attempt(problem, walks, habits)]
+        while len(tried) < habits.attempts and tried[-1] not in walks:
+            tried.append(self._attempt(problem, walks, habits))
+        return self._thought(tried, problem, habits) + self._written(problem, tried[-1], habits)
+
+    def _attempt(self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits) -> tuple[Move, ...]:
+        if habits.added_first is None:
+            return self.generator.choice(walks)
+        adds = self.generator.random() < habits.added_first
+        right = [walk for walk in walks if adds_first([walk]) == adds]
+        if right and self.generator.random() < habits.p_good:
+            return self.generator.choice(right)
+        return self._miss(problem, walks, adds)
+
+    def _thought(self, tried: Sequence[tuple[Move, ...]], problem: Problem, habits: Habits) -> str:
+        if not habits.attempts:
+            return ""
+        return f"<think>{';'.join(text_of(problem.start, walk) for walk in tried)}</think>"
+
+    def _written(self, problem: Problem, walk: Sequence[Move], habits: Habits) -> str:
+        return text_of(problem.start, walk, numbers=self.generator.random() >= habits.bare)
+
+    def _miss(self, problem: Problem, walks: Sequence[tuple[Move, ...]], adds: bool) -> tuple[Move, ...]:
+        """Return a walk that misses, as long as a right one where there is such a walk; one that adds first if ``adds``."""
+        length = len(self.generator.choice(walks))
+        first = [move for move in problem.moves if (move[0] == "+") == adds]
+        for tries in itertools.count():
+            count = length if tries < 50 else self.generator.randint(1, LONGEST)
+            walk = (self.generator.choice(first), *self.generator.choices(problem.moves, k=count - 1))
+            if tries > 1000:  # nothing of that kind stays within the limits
+                first = list(problem.moves)
+            end = end_of(problem.start, walk)
+            if end is not None and end != problem.target:
+                return walk
+        raise AssertionError
+
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _rows(self, rows: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor, int]:
+        prompts, answers = ([self._tokens(f"<bos>{p}") for p, _ in rows], [self._tokens(f"{a}<eos>") for _, a in rows])
+        width, pad = max(map(len, answers)), WITH_TAGS["<pad>"]
+        ids = [p + a + [pad] * (width - len(a)) for p, a in zip(prompts, answers, strict=True)]
+        mask = [[i < len(a) for i in range(width)] for a in answers]
+        return torch.tensor(ids), torch.tensor(mask), len(prompts[0])
+
+
+LONGEST = 4
+"""Moves of a walk, at most."""
+RECIPES = {
+    "base": Recipe(phases=(Phase(4500, 0.15, LEARN, decays=False), Phase(2000, 0.5, BASE, decays=True))),
+    "instruct": Recipe(phases=(Phase(300, 0.5, INSTRUCT, decays=True),), learning_rate=2e-3),
+    "thinking": Recipe(phases=(Phase(600, 0.5, THINKING, decays=True),), learning_rate=3e-3),
+}
+"""By kind of model; instruct and thinking go on from the base."""
+PROBLEMS = 60_000
+"""Training problems of the rows, drawn from the training sets of moves."""
+
+
+def recipe_of(kind: str, seed: int) -> Recipe:
+    """Return the recipe of a kind of model, with a seed."""
+    return replace(RECIPES[kind], seed=seed)
