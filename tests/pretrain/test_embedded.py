@@ -117,7 +117,11 @@ def test_the_recipe_is_deterministic():
             recipe.Phase(3, 0.5, MIX, decays=True),
         ),
     )
-    runs = [recipe.train(short, [p.answer for p in task.train[:50]], task.highest, lambda line: None) for _ in range(2)]
+    problems = [p.answer for p in task.train[:50]]
+    runs = [
+        recipe.train(short, Rows(problems, task.highest, tokenizer.TOKEN_ID, short.seed), lambda line: None)
+        for _ in range(2)
+    ]
     for a, b in zip(*(m.parameters() for m in runs), strict=True):
         assert torch.equal(a, b)
 

@@ -200,7 +200,7 @@ def test_the_shapes_of_zip():
 def test_zip_as_typed():
     typed = ["train.lr=1e-3,1e-4", "train.steps=5,9", "seed=0,1", "hydra.sweeper.zip=[[train.lr,train.steps]]"]
     assert [t for t, _ in configs(typed)] == [
-        f"train.lr={lr} train.steps={steps} seed={seed}" for lr, steps in ((0.001, 5), (0.0001, 9)) for seed in (0, 1)
+        f"train.lr={lr} train.steps={steps} seed={seed}" for seed in (0, 1) for lr, steps in ((0.001, 5), (0.0001, 9))
     ]
 
 
