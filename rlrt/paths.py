@@ -18,6 +18,10 @@ CONFIG = _shipped("conf")
 SWEEPS = _shipped("sweeps")
 EMBEDDED = PACKAGE / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` trained it."""
+TESTBED = PACKAGE / "testbed"
+"""Folders of the testbed's models, inside the package; ``rlrt.pretrain`` trained them."""
+SHIPPED = {"embedded": EMBEDDED} | {f"testbed/{kind}": TESTBED / kind for kind in ("base", "instruct")}
+"""The models inside the package, by what ``model.path`` calls them."""
 SMOLLM2 = "outputs/models/smollm2_135m"
 """Where ``python -m rlrt.smollm2`` puts its model, and where ``model=smollm2_135m`` looks for it."""
 TRAINER = "trainer"
@@ -30,8 +34,8 @@ CHECKSUMS = "checksums.json"
 
 def resolve_path(path: str) -> str:
     """Return the folder or hub id that ``model.path`` refers to; a run's folder refers to its newest checkpoint."""
-    if path == "embedded":
-        return str(EMBEDDED)
+    if path in SHIPPED:
+        return str(SHIPPED[path])
     folder = existing(path)
     saved = listed(folder / "checkpoints") if folder is not None else []
     if saved:

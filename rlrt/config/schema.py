@@ -18,7 +18,9 @@ LARGEST_BUDGET = 16384
 class Model:
     """``model.*``: which weights, and how a prompt is written for them."""
 
-    path: str = key("hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package")
+    path: str = key(
+        "hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package, 'testbed/base' and 'testbed/instruct' are the testbed's"
+    )
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
     context_length: int | None = key(
         "tokens that prompt and response may have together; null: the positions of the model's own config",

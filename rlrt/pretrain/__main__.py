@@ -17,7 +17,7 @@ from rlrt.errors import UserError
 from rlrt.execution.parts import parts_of
 from rlrt.model.load import load as load_model
 from rlrt.model.policy import Policy
-from rlrt.paths import EMBEDDED, existing
+from rlrt.paths import EMBEDDED, TESTBED, local_folder
 from rlrt.pretrain import recipe, tokenizer, walks
 from rlrt.pretrain.measure import start_numbers
 from rlrt.pretrain.rows import Rows
@@ -26,7 +26,7 @@ from rlrt.tasks.walk import drawn, move_sets
 
 COUNTDOWN = "countdown"
 """The kind of the quick default, ``model=tiny``; the others are the testbed's (docs/testbed.md)."""
-BASE = "outputs/pretrain/base"
+BASE = "testbed/base"
 
 
 def main() -> None:
@@ -37,17 +37,12 @@ def main() -> None:
     parser.add_argument("--kind", choices=(COUNTDOWN, *walks.RECIPES), default=COUNTDOWN)
     parser.add_argument("--base", default=BASE, help="the base model that instruct and thinking go on from")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--replace-embedded", action="store_true", help=f"{COUNTDOWN}: overwrite the files in the package"
-    )
+    parser.add_argument("--replace-embedded", action="store_true", help="overwrite the files inside the package")
     arguments = parser.parse_args()
     kind: str = arguments.kind
-    if arguments.replace_embedded and kind != COUNTDOWN:
-        raise UserError(
-            f"--replace-embedded: the package has the model of {COUNTDOWN} alone, got --kind {kind}; leave it out."
-        )
-    folder = EMBEDDED if arguments.replace_embedded else arguments.folder or Path("outputs/pretrain") / kind
-    if kind in ("instruct", "thinking") and existing(arguments.base) is None:
+    shipped = EMBEDDED if kind == COUNTDOWN else TESTBED / kind
+    folder = shipped if arguments.replace_embedded else arguments.folder or Path("outputs/pretrain") / kind
+    if kind in ("instruct", "thinking") and local_folder(arguments.base) is None:
         raise UserError(f"--base: there is no folder {arguments.base}; python -m rlrt.pretrain --kind base makes one.")
     folder.mkdir(parents=True, exist_ok=True)
     names = ["model=tiny", "data=countdown"] if kind == COUNTDOWN else [f"model=tiny_{kind}", "data=walk"]
