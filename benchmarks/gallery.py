@@ -244,9 +244,8 @@ def mlflow(g: Gallery) -> None:
     g.sweep("four", FOUR)
     with g.mlflow("four") as urls:
         view = next(url for url in urls if "viewStateShareKey" in url)
-        g.shot(
-            view, "mlflow_view", 1120, width=1800, patience_ms=60_000, cut=1335
-        )  # beside it stands MLflow's assistant
+        # what is cut is MLflow's assistant
+        g.shot(view, "mlflow_view", 1120, width=1800, patience_ms=60_000, cut=1335)
 
 
 def progress(g: Gallery) -> None:

@@ -46,10 +46,10 @@ def results_table(results: Mapping[str, Mapping[str, Any]], samples: int) -> str
             cells += [f"{value:.3f}", f"{low:.3f}-{high:.3f}"]
         cells += [f"{m['length_mean']:.0f}", f"{m['truncated_share']:.3f}", f"{m['verifier_error_share']:.3f}"]
         rows.append([name, str(m["problems"]), *cells])
-    kinds = [m.get("distinct_families") for m in results.values()]
-    if any(count is not None for count in kinds):
+    families = [m.get("distinct_families") for m in results.values()]
+    if any(count is not None for count in families):
         for row, cell in zip(
-            rows, ["kinds", *("" if count is None else f"{count:.2f}" for count in kinds)], strict=True
+            rows, ["families", *("" if count is None else f"{count:.2f}" for count in families)], strict=True
         ):
             row.append(cell)
     return table(rows)

@@ -168,13 +168,15 @@ def table(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 def before_after(first: Mapping[str, Any], last: Mapping[str, Any], samples: int) -> str:
     """Format the closing table: held-out metrics before and after training."""
     rows = [["held out", "before", "after"]]
-    kinds = [(f"kinds of {samples}", "eval/distinct_families", ".2f")] if "eval/distinct_families" in first else []
+    families = (
+        [(f"families of {samples}", "eval/distinct_families", ".2f")] if "eval/distinct_families" in first else []
+    )
     for label, name, form in (
         ("greedy", "eval/greedy", ".3f"),
         (f"avg@{samples}", f"eval/avg_at_{samples}", ".3f"),
         (f"pass@{samples}", f"eval/pass_at_{samples}", ".3f"),
         (f"distinct correct of {samples}", "eval/distinct_correct", ".2f"),
-        *kinds,
+        *families,
         ("entropy (nats/token)", "eval/entropy", ".3f"),
         ("length (tokens)", "eval/length_mean", ".1f"),
         ("truncated share", "eval/truncated_share", ".3f"),

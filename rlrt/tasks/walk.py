@@ -154,9 +154,9 @@ def drawn(
         shortest: moves of a problem's shortest walk, at least; the target is not the start.
         longest: moves of its shortest walk, at most.
         seed: of the draw.
-        solved_by: ``adding``: problems that have a walk which adds first; ``multiplying``: those that have none; ``any``: both.
+        solved_by: ``adding``: problems that have a walk which adds first; ``other``: those that have none; ``any``: both.
     """
-    wanted = {"any": (True, False), "adding": (True,), "multiplying": (False,)}[solved_by]
+    wanted = {"any": (True, False), "adding": (True,), "other": (False,)}[solved_by]
     generator = random.Random(seed)
     problems: dict[Problem, list[tuple[Move, ...]]] = {}
     fruitless = 0
@@ -193,7 +193,7 @@ class Walk(Task):
     longest: int = key("moves of a problem's shortest walk, at most", least=1, most=4)
     most_moves: int = key("moves that a response may have", least=1, most=50)
     solved_by: str = key(
-        "problems that have a walk which adds first, or those that have none", choices=("any", "adding", "multiplying")
+        "problems that have a walk which adds first, or those that have none", choices=("any", "adding", "other")
     )
     families = True
     train: list[Prompt] = field(default_factory=list, init=False, repr=False)
