@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SMOLLM2 := outputs/models/smollm2_135m
 
-.PHONY: run real setup-real test-real test check method extras gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
+.PHONY: run real setup-real test-real test check method extras gym trl vllm test-vllm slurm test-slurm slurm-nodes test-slurm-nodes chromium test-browser test-kills test-long test-card test-fuzz fuzz torture soak bench bench-quick bench-orchestration setup resolve format clean
 
 run: setup
 	$(BIN)/python -m rlrt.run
@@ -84,15 +84,19 @@ chromium:
 test-browser: setup chromium
 	$(BIN)/python -m pytest -m browser tests/browser
 
-# runs killed at seeded moments end as uninterrupted ones: 20 kills for rlrt, 3 for the other methods; torture: 20 for all
+# runs killed at seeded moments end as uninterrupted ones: a kill of each kind for rlrt, one for the other methods; torture: 20 for all
 test-kills: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests/kills
+
+# drivers, jobs, ranks and servers that die, in more ways than make test has them; CI leaves them out
+test-long: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 # runs on a pretended GPU: devices that mix, waits, attention kernels; needs g++
 test-card: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m card tests/card
 
-# 300 odd inputs (overrides of every key, and whatever tests/fuzz/kinds.py lists), each judged by itself; fuzz: thousands, of a new seed
+# 150 odd inputs (overrides of every key, and whatever tests/fuzz/kinds.py lists), each judged by itself; fuzz: thousands, of a new seed
 test-fuzz: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m fuzz tests/fuzz
 

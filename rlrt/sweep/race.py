@@ -166,7 +166,7 @@ class Race:
         while lane.said == "open":
             n = len(lane.differences)
             if n == self._keys.max_seeds:
-                lane.said, lane.reason = "cannot tell", f"{paired(n)}, as many as hydra.sweeper.max_seeds allows"
+                lane.said, lane.reason = "cannot tell", "hydra.sweeper.max_seeds allows no more pairs"
                 if n > 1 and has_no_spread(lane.differences):
                     lane.reason = f"all {n} differences are equal, which says nothing about their spread"
                 return

@@ -1,12 +1,15 @@
 """Runs of rlrt on the pretended card: the first step, a checkpoint, another process's second step.
 
 ``python -m tests.card OUT.json "method=rlrt train.minibatches=2" ...``; ``plant=NAME`` in a case plants a fault. For each case
-OUT.json gets the error, or the waits by line, the numbers of passes and tokens, and the attention kernels.
+OUT.json gets the error, or the waits by line, the numbers of passes and tokens, and the attention kernels. Without arguments
+each line of the input is the JSON list [OUT.json, CASE], which a fork runs; then its exit code is a line of the output.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -17,7 +20,7 @@ from tests.card.card import COUNTS, KERNELS, card, torch  # first: it loads the 
 SMALL = (
     "device=cuda", "dtype=bfloat16", "tracking=none", "train.prompts_per_step=4", "train.rollouts_per_prompt=4",
     "eval.prompts=4", "eval.samples_per_prompt=2", "train.save_every=1", "train.keep_last=1",
-    "model.gradient_checkpointing=true",
+    "model.gradient_checkpointing=true", "engine.max_new_tokens=16", "teacher.probe_prompts=0",
 )  # fmt: skip
 
 
@@ -127,5 +130,24 @@ def main(out: str, cases: list[str]) -> None:
     Path(out).write_text(json.dumps(outcomes, indent=1))
 
 
+def serve() -> None:
+    """Run cases as they are asked for, each in a fork: what they import is imported once, what they plant is gone with them."""
+    for name in ("rlrt.execution.execute", "transformers.models.qwen3.modeling_qwen3"):
+        importlib.import_module(name)
+    for line in sys.stdin:
+        out, case = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                main(out, [case])
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2:]) if sys.argv[1:] else serve()

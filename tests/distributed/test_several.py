@@ -78,7 +78,7 @@ def test_two_processes_sample_ahead_as_one_does(tmp_path):
     assert [row["rollout/staleness"] for row in records(tmp_path / "two")[1:]] == [0, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("grace", "reached"), [("60", 6), ("1", 5)])
+@pytest.mark.parametrize(("grace", "reached"), [("1", 5), pytest.param("60", 6, marks=pytest.mark.long)])
 def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path, held, grace, reached):
     """FSDP, a moving teacher: stopped by a signal to the second process alone, which is in its sixth step; with one second left
     it may not end it."""
@@ -149,7 +149,14 @@ def running_steps(cwd):
     return 0
 
 
-@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)])
+@pytest.mark.parametrize(
+    ("number", "victim"),
+    [
+        (signal.SIGKILL, 0),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.long),
+        pytest.param(signal.SIGSTOP, 1, marks=pytest.mark.long),
+    ],
+)
 def test_a_lost_process_ends_the_job_is_named_and_the_sweep_tries_again(tmp_path, number, victim):
     patience = "distributed.patience_s=6"
     driver = start(

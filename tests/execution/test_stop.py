@@ -103,7 +103,7 @@ def asked_in_all(folder, *overrides):
     return next(asked)
 
 
-@pytest.mark.parametrize("method", ["rlrt", "sd"])
+@pytest.mark.parametrize("method", ["sd", pytest.param("rlrt", marks=pytest.mark.long)])
 def test_a_run_stopped_inside_any_step_goes_on_to_the_same_end(tmp_path, method):
     """The looks at the clock lie in evaluations, rollouts and updates; a stop at any of them loses only what lies after the
     newest boundary whose weights were still there."""

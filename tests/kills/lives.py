@@ -38,6 +38,8 @@ MORE = {
     "dapo": ("train.overlong_cache=12",),
     "antisd": ("method.antisd_warm_steps=2",),  # state that moves within the run
 }
+KINDS = ("byte", "file", "call", "clock")
+"""Of moments; a trial's number says which it has."""
 FILE_EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
 LARGEST = 1_240_000
 """Bytes of the largest file of a checkpoint here, the optimiser's, and a little less."""
@@ -71,7 +73,7 @@ def moments(method: str, number: int) -> list[Moment]:
     rng = random.Random(f"{method} {number}")
 
     def one() -> Moment:
-        kind = ("byte", "file", "call", "clock")[number % 4]
+        kind = KINDS[number % len(KINDS)]
         if kind == "call":
             name = rng.choice(["signals_of", "learn", "step_prompts", "evaluate", "rollout_metrics"])
             return Moment(kind, rng.randint(1, 3 if name == "evaluate" else STEPS), name)

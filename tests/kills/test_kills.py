@@ -1,14 +1,17 @@
-"""Bit-exact resume at seeded moments: 20 kills for RLRT, 3 for every other method; ``make torture`` does 20 for all."""
+"""Bit-exact resume at seeded moments: each kind of kill for RLRT, one for every other method; ``make torture``: 20 for all."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.helpers import METHODS
-from tests.kills.lives import torture, uninterrupted
+from tests.kills.lives import KINDS, torture, uninterrupted
 
 pytestmark = pytest.mark.kills
-CASES = [(method, number) for method in METHODS for number in range(20 if method == "rlrt" else 3)]
+CASES = [
+    *(("rlrt", kind) for kind in range(len(KINDS))),
+    *((method, at % len(KINDS)) for at, method in enumerate(METHODS) if method != "rlrt"),
+]
 
 
 @pytest.fixture(scope="module")

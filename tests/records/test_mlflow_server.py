@@ -120,6 +120,7 @@ def test_a_life_without_a_server_is_made_up_in_the_next(server, tmp_cwd, monkeyp
     assert steps(server.uri, run_id, "reward/mean") == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 def test_a_sweep_begun_without_its_server_gets_its_parent_by_sync(server, tmp_cwd):
     typed = (
         "-m",

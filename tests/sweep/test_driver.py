@@ -116,6 +116,7 @@ def test_killed_jobs_and_drivers_cost_nothing(tmp_path, held):
     assert "2 finished" in output
 
 
+@pytest.mark.long
 def test_a_job_and_its_driver_killed_at_once(tmp_path, held):
     hold = held(steps=7)
     arguments = ("-m", "method=rlrt", "seed=0,1", "train.steps=12", "train.save_every=5", *SMALL, *hold.keys)
@@ -182,6 +183,7 @@ def trial_states(sweep):
     return [t.state.name for t in optuna.load_study(study_name=name, storage=storage).trials]
 
 
+@pytest.mark.long
 def test_a_search_survives_its_driver(tmp_path, held):
     hold = held(steps=4, evaluations=2)
     search = (*SEARCH, *hold.keys)
@@ -346,6 +348,7 @@ def test_dry_run_prints_the_script(tmp_path):
         assert line in output, line
 
 
+@pytest.mark.long
 def test_ctrl_c_while_jobs_start_is_heard(tmp_path):
     """To the driver alone, before its workers have done anything: it goes on telling them."""
     driver = start(tmp_path, "-m", "method=grpo", "seed=0,1", "train.steps=4000", *SMALL)

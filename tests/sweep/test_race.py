@@ -181,7 +181,7 @@ def test_an_arm_that_cannot_be_told_ends_at_max_seeds_and_more_seeds_go_on(tmp_p
     code, text, _ = drive(tmp_path, race(tmp_path, ("base", "same"), margin=0.0001, max_seeds=6))
     assert code == 0
     assert said(tmp_path) == {"same": ("cannot tell", 6)}
-    assert "as many as hydra.sweeper.max_seeds allows" in text
+    assert "hydra.sweeper.max_seeds allows no more pairs" in text
     assert "12 runs, of at most 12" in text
     _, _, launcher = drive(tmp_path, race(tmp_path, ("base", "same"), margin=0.0001, max_seeds=8))
     assert said(tmp_path) == {"same": ("cannot tell", 8)}

@@ -113,6 +113,7 @@ def test_a_job_that_comes_back_after_it_was_run_elsewhere(job, tmp_cwd, uri, unl
     undisturbed(folder, tmp_cwd / "whole", uri, tmp_cwd)
 
 
+@pytest.mark.long
 def test_two_drivers(tmp_path, unlocked, held):
     """At the same moment; then the one that drives stands still, is taken for gone, and comes back."""
     hold = held(steps=3)
