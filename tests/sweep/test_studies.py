@@ -14,6 +14,8 @@ from rlrt.sweep.jobs import plain
 from tests.helpers import MODELS, settings
 
 STUDIES = sorted(str(p.relative_to(SWEEPS / "sweep").with_suffix("")) for p in (SWEEPS / "sweep").rglob("*.yaml"))
+STARTS = {"real": SMOLLM2, "testbed": "testbed/base"}
+"""The models of studies that are not on the embedded one."""
 PAPER = [s for s in STUDIES if s.startswith("paper/")]
 
 
@@ -28,8 +30,7 @@ def cost(study):
 @pytest.mark.parametrize("study", [s for s in STUDIES if s not in PAPER])
 def test_a_study_says_its_question_and_cost(study):
     shown = configs([f"+sweep={study}"])
-    path = SMOLLM2 if study == "real" else "embedded"
-    assert all(f"path: {path}" in config for _, config in shown)
+    assert all(f"path: {STARTS.get(study, 'embedded')}" in config for _, config in shown)
     if study_sweeper([f"+sweep={study}"]) == ["hydra/sweeper=optuna"]:
         with composer() as compose:
             composed = compose([f"+sweep={study}"])
