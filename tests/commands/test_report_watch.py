@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from rlrt.reporting.page import Live, page, read
 from tests.reporting.test_tables import three_seeds
 from tests.sweep.test_driver import finish, only, start, wait_for
@@ -24,7 +22,6 @@ def test_a_live_page_shows_how_jobs_stand_and_runs_no_script(tmp_path):
     assert 'http-equiv="refresh"' not in page(report, [])
 
 
-@pytest.mark.long
 def test_the_page_is_live_until_the_sweep_ends(tmp_path, held):
     hold = held(steps=2)
     driver = start(tmp_path, "-m", "method=grpo,rlrt", *SMALL, *hold.keys)
