@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,8 @@ import pytest
 
 from rlrt.errors import UserError
 from rlrt.execution.execute import execute
+from rlrt.execution.tracking import replay
+from rlrt.records import mlflow_uri
 from rlrt.records.mlflow import MlflowTracker
 from rlrt.records.mlflow_uri import absolute, check_uri
 from rlrt.records.secrets import without_password
@@ -104,6 +107,25 @@ def test_a_server_that_is_not_there_costs_one_warning(tmp_cwd, caplog):
     assert summary["mlflow_complete"] is False
     assert caplog.text.count("MLflow at http://127.0.0.1:9 failed") == 1
     assert len((tmp_cwd / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_store_that_somebody_holds_locked(tmp_cwd, uri, monkeypatch, caplog):
+    """As by a process that stands still in the middle of a write: one warning, and sync brings everything afterwards."""
+    monkeypatch.setattr(mlflow_uri, "LOCKED_S", 0.2)
+    run, holder = tmp_cwd / "run", sqlite3.connect(mlflow_uri.sqlite_file(uri), isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    summary = go(run, f"tracking.uri={uri}")
+    assert (summary["state"], summary["mlflow_complete"]) == ("finished", False)
+    assert [r.getMessage() for r in caplog.records if "MLflow" in r.getMessage()] == [
+        f"MLflow at {uri} failed ((sqlite3.OperationalError) database is locked); "
+        "the run goes on and its folder records everything."
+    ]
+    assert client(uri).search_runs(["0", "1"]) == []
+    holder.execute("ROLLBACK")
+    assert replay(run)
+    (found,) = client(uri).search_runs(["1"])
+    assert found.info.status == "FINISHED"
+    assert [m.step for m in client(uri).get_metric_history(found.info.run_id, "reward/mean")] == [1, 2, 3]
 
 
 def test_parallel_first_starts_do_not_race(tmp_cwd, new_uri):

@@ -92,11 +92,22 @@ def test_two_processes_of_a_job(job, tmp_cwd, uri, unlocked):
     undisturbed(folder, tmp_cwd / "whole", uri, tmp_cwd)
 
 
+def shown(uri):
+    """The steps that MLflow has of its only run; none before there is a run."""
+    return [
+        metric.step
+        for run in client(uri).search_runs(["1"])
+        for metric in client(uri).get_metric_history(run.info.run_id, "reward/mean")
+    ]
+
+
 def test_a_job_that_comes_back_after_it_was_run_elsewhere(job, tmp_cwd, uri, unlocked):
     """It stood still within a step, as behind a cut cable, and goes on once another one has taken over and finished."""
     folder, hold = job
     first = work(folder, tmp_cwd, unlocked)
     wait_for(hold.waiting)
+    # standing still in the middle of a write it would lock the other one out: test_a_store_that_somebody_holds_locked
+    wait_for(lambda: shown(uri) == [1, 2, 3])
     os.kill(first.pid, signal.SIGSTOP)
     second = work(folder, tmp_cwd, unlocked)
     wait_for(lambda: len(hold.waiting()) == 2)
