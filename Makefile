@@ -84,7 +84,7 @@ chromium:
 test-browser: setup chromium
 	$(BIN)/python -m pytest -m browser tests/browser
 
-# runs killed at seeded moments end as uninterrupted ones: a kill of each kind for rlrt, one for the other methods; torture: 20 for all
+# runs killed at seeded moments end as uninterrupted ones: a kill of each kind for rlrt, one for three others; torture: 20 for all
 test-kills: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m kills tests/kills
 
@@ -96,7 +96,7 @@ test-long: setup
 test-card: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m card tests/card
 
-# 150 odd inputs (overrides of every key, and whatever tests/fuzz/kinds.py lists), each judged by itself; fuzz: thousands, of a new seed
+# 75 odd inputs (overrides of every key, and whatever tests/fuzz/kinds.py lists), each judged by itself; fuzz: thousands, of a new seed
 test-fuzz: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m fuzz tests/fuzz
 

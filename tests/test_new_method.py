@@ -97,6 +97,7 @@ def test_a_name_that_cannot_be_used_is_one_sentence_and_leaves_no_trace(copy):
     assert contents(copy) == before
 
 
+@pytest.mark.long
 def test_what_is_written_passes_at_once(copy):
     before = contents(copy)
     done = python(copy, "examples/new_method.py", "mine")

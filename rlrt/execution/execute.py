@@ -43,13 +43,12 @@ from rlrt.records.jsonlines import JsonLines
 from rlrt.records.killed import KILLS, kills
 from rlrt.records.mlflow import status_of
 from rlrt.records.storage import GONE, below, is_full_disk, loss, number_of, removed
+from rlrt.records.tracker import PATIENCE_S
 from rlrt.reporting.terminal import Progress, before_after, phases, to_read
 from rlrt.training.learner import Learner
 from rlrt.training.loop import train
 
 log = logging.getLogger("rlrt")
-PATIENCE_S = 60.0
-"""Seconds that MLflow gets at a run's end."""
 HURRY_S = 20.0
 """Seconds that MLflow gets when a run must end: whoever sent the signal will not wait long."""
 

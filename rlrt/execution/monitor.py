@@ -12,7 +12,7 @@ from rlrt.methods.declared import Alarm
 from rlrt.records.files import is_small_file, own_folder, replace_text
 from rlrt.records.folder import RunFolder
 from rlrt.records.jsonlines import is_number, numbers_of
-from rlrt.records.tracker import Tracker
+from rlrt.records.tracker import PATIENCE_S, Tracker
 from rlrt.reporting.token_view import page
 from rlrt.training.update import StepResult
 from rlrt.types import Rollout
@@ -148,7 +148,7 @@ class Monitor:
         shown = ("step", "prompt", "response", "reward", "correct", "truncated", "length")
         self.tracker.table("samples.json", {k: [row.get(k) for row in rows] for k in shown})
 
-    def close(self, status: str, seconds: float = 60.0) -> None:
+    def close(self, status: str, seconds: float = PATIENCE_S) -> None:
         """Papers to MLflow, and the end of its run; given up after some seconds (``complete`` is False then)."""
         if self.tracker is None:
             return

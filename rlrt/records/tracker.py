@@ -17,6 +17,9 @@ from rlrt.records.claims import refuse_replaced
 
 Step = tuple[int, float, dict[str, float]]
 """Step, when it was recorded (seconds since 1970), metrics."""
+PATIENCE_S = 300.0
+"""Seconds that a service gets at a run's end. One that does not answer fails much earlier, by the limits of its own client; a
+machine under load takes a minute to import it and to make a store."""
 
 
 class Tracker(Protocol):
@@ -44,7 +47,7 @@ class Tracker(Protocol):
     def tag(self, name: str, value: str) -> None:
         """Queue a tag."""
 
-    def close(self, status: str, seconds: float = 60.0) -> bool:
+    def close(self, status: str, seconds: float = PATIENCE_S) -> bool:
         """Send the queue, then end the run with MLflow's ``status``; return False if the service did not get everything."""
 
     def abandon(self) -> None:
@@ -94,7 +97,7 @@ class Queued:
         """As ``Tracker.tag``."""
         self._queue.put(("tag", (name, value)))
 
-    def close(self, status: str, seconds: float = 60.0) -> bool:
+    def close(self, status: str, seconds: float = PATIENCE_S) -> bool:
         """As ``Tracker.close``."""
         self._queue.put(("end", status))
         self._thread.join(seconds)
@@ -208,7 +211,7 @@ class Several:
         for tracker in self._trackers:
             tracker.tag(name, value)
 
-    def close(self, status: str, seconds: float = 60.0) -> bool:
+    def close(self, status: str, seconds: float = PATIENCE_S) -> bool:
         """As ``Tracker.close``: True if all have everything."""
         end = time.monotonic() + seconds
         complete = [tracker.close(status, max(1.0, end - time.monotonic())) for tracker in self._trackers]

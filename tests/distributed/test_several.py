@@ -13,6 +13,7 @@ import pytest
 
 from rlrt.execution.execute import execute
 from rlrt.paths import saved_steps
+from tests.forked import forked
 from tests.helpers import settings
 from tests.sweep.test_driver import finish, only, run, start, wait_for
 
@@ -102,9 +103,9 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_goes_on_with_it(tmp_path,
     assert output.count("interrupted after") == 1  # one of them speaks
     said = []
     for folder in (together, tmp_path / "alone"):
-        code, output = run(tmp_path, *words, f"hydra.run.dir={folder}", **more)
-        assert code == 0, output
-        said.append(output)
+        done = forked("run", [*words, f"hydra.run.dir={folder}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout + done.stderr)
     assert "Going on from" in said[0]
     both = list(zip(records(together), records(tmp_path / "alone"), strict=True))
     assert len(both) == 8 + 1
@@ -123,8 +124,8 @@ def test_a_checkpoint_of_two_processes_evaluates_the_same_on_one(tmp_path):
     code, output = torchrun(tmp_path, "rlrt.run", "train.steps=2", *SMALL, f"hydra.run.dir={tmp_path}/run")
     assert code == 0, output
     last = records(tmp_path / "run")[-1]
-    code, output = run(tmp_path, str(tmp_path / "run"), module="rlrt.evaluate")
-    assert code == 0, output
+    done = forked("evaluate", [str(tmp_path / "run")], tmp_path)
+    assert done.returncode == 0, done.stderr
     (measured,) = (tmp_path / "run" / "evaluations").glob("*/problems.jsonl")
     rows = [json.loads(line) for line in measured.read_text().splitlines()]
     assert sum(r["correct"] for r in rows) / sum(r["samples"] for r in rows) == last["eval/avg_at_8"]

@@ -11,7 +11,7 @@ from tests.fuzz.judge import Case, faults, judged, run_real
 from tests.fuzz.kinds import KINDS, cases
 
 SEED = 20261127
-INPUTS, BATCHES, REAL = 150, 20, 8
+INPUTS, BATCHES, REAL = 75, 10, 4
 CASE = Case("overrides", ("seed=-1",), ("seed",))
 GOOD = "error: seed: expected a number of at least 0, got -1.\n"
 
