@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from rlrt.errors import UserError
+from rlrt.execution.execute import execute
+from rlrt.records.jsonlines import JsonLines
+from tests.helpers import settings
 
 
 def test_the_gpu_benchmark_says_when_there_is_no_gpu():
@@ -182,3 +188,38 @@ def test_the_simulated_races_decide_as_a_race_does():
     table = races.power(500)
     assert [float(cell) for cell in table[-1].split("|")[2:4]] == [1.0, 0.0]  # .08 is always found
     assert len(races.coverage(50)) == 2 + len(races.LAWS)
+
+
+def test_rows_of_a_study_and_its_tables(tmp_path):
+    from benchmarks import study
+
+    for seed in (0, 1):
+        words = ("train.steps=3", "train.eval_every=2", "train.prompts_per_step=2", "eval.prompts=4", "tracking=none")
+        made = settings("method=grpo", f"seed={seed}", *words, "teacher.probe_prompts=0")
+        execute(made, tmp_path / f"run{seed}", lambda line: None, lambda: False)
+    lines = list(study.rows(tmp_path, None))
+    first = json.loads(lines[0])
+    assert [json.loads(line)["seed"] for line in lines] == [0, 1]
+    assert list(first["evaluations"]) == ["0", "2", "3"]
+    assert "eval/pass_at_8" in first["evaluations"]["0"].keys() & first["evaluations"]["3"].keys()
+    assert set(first["evaluations"]["2"]) == {"eval/avg_at_8"}
+    rewards = [r["reward/mean"] for r in JsonLines(tmp_path / "run0" / "metrics.jsonl").read() if "reward/mean" in r]
+    assert first["reward"] == [round(sum(rewards) / 3, 4)]
+    (tmp_path / "known.jsonl").write_text(lines[0] + "\n")
+    assert list(study.rows(tmp_path, tmp_path / "known.jsonl")) == lines[1:]
+
+
+def test_a_studys_table_by_hand():
+    from benchmarks import study
+
+    def row(label, seed, value):
+        return {"label": label, "seed": seed, "evaluations": {"0": {"m": 0.0}, "100": {"m": value}}}
+
+    found = [row("a", 0, 0.1), row("a", 1, 0.3), row("b", 0, 0.2), row("b", 1, 0.6), row("b", 7, 0.4)]
+    # gaps .1 and .3: standard error .1, t(1) = 12.706; means: .2 with standard error .1; .4 with .2/sqrt(3), t(2) = 4.303
+    assert study.table(found, "a", "m").splitlines()[2:] == [
+        "| a | 2 | 0.200 ± 1.271 |  | 2 |",
+        "| b | 3 | 0.400 ± 0.497 | +0.200 ± 1.271 | 2 |",
+    ]
+    with pytest.raises(UserError, match=r"--baseline: expected one of a, b, got c\."):
+        study.table(found, "c", "m")

@@ -8,8 +8,8 @@ What the rows teach, and why:
   one kind of solution, and seldom tries what the problems need that cannot be solved by adding first.
 - Of the base's answers a share ``bare`` leaves the numbers out, a habit that a policy can drop. The instruct model is tuned on
   answers with numbers alone.
-- The thinking model is tuned on answers that begin with a thought: up to ``attempts`` such walks, each right less often than a
-  base's, since it has several; after a right one the thought ends, and the answer repeats the last.
+- The thinking model is tuned on answers that begin with a thought: up to ``attempts`` such walks; after a right one the thought
+  ends, and the answer repeats the last.
 - In the teacher's format an example stands between the prompt and the answer. Half of the examples are right and half are
   wrong, so the format itself gives no hint. After a right example the answer is the example with probability ``p_copy``; in
   all other cases it is drawn exactly as a student's answer.
@@ -56,7 +56,7 @@ class Habits:
 LEARN = Habits(added_first=None, p_good=1.0)
 BASE = Habits()
 INSTRUCT = Habits(bare=0.0)
-THINKING = Habits(p_good=0.12, bare=0.0, attempts=3)
+THINKING = Habits(bare=0.0, attempts=3)
 
 
 @dataclass
@@ -156,7 +156,7 @@ LONGEST = 4
 RECIPES = {
     "base": Recipe(phases=(Phase(4500, 0.15, LEARN, decays=False), Phase(2000, 0.5, BASE, decays=True))),
     "instruct": Recipe(phases=(Phase(300, 0.5, INSTRUCT, decays=True),), learning_rate=2e-3),
-    "thinking": Recipe(phases=(Phase(600, 0.5, THINKING, decays=True),), learning_rate=3e-3),
+    "thinking": Recipe(phases=(Phase(1500, 0.5, THINKING, decays=True),), learning_rate=3e-3),
 }
 """By kind of model; instruct and thinking go on from the base."""
 PROBLEMS = 60_000
