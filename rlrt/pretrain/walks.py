@@ -9,10 +9,11 @@ What the rows teach, and why:
 - Of the base's answers a share ``bare`` leaves the numbers out, a habit that a policy can drop. The instruct model is tuned on
   answers with numbers alone.
 - The thinking model is tuned on answers that begin with a thought: up to ``attempts`` such walks; after a right one the thought
-  ends, and the answer repeats the last.
+  ends, and the answer repeats the last. Each walk is right less often than the base's, since there are several.
 - In the teacher's format an example stands between the prompt and the answer. Half of the examples are right and half are
   wrong, so the format itself gives no hint. After a right example the answer is the example with probability ``p_copy``; in
-  all other cases it is drawn exactly as a student's answer.
+  all other cases it is drawn exactly as a student's answer. The thinking model's examples are a walk alone, as data has it, or a
+  response with its thought; what it copies is the walk, after a thought of that one walk.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Habits:
 LEARN = Habits(added_first=None, p_good=1.0)
 BASE = Habits()
 INSTRUCT = Habits(bare=0.0)
-THINKING = Habits(bare=0.0, attempts=3)
+THINKING = Habits(p_good=0.14, bare=0.0, attempts=3)
 
 
 @dataclass
@@ -85,20 +86,26 @@ class WalkRows:
 
     def teacher(self, size: int, habits: Habits) -> tuple[Tensor, Tensor, int]:
         """Return rows with an example between prompt and answer; all examples of a batch have one length in tokens."""
-        chosen = self.generator.choices(self.problems, k=4 * size)
-        texts = [self._shown(problem, walks, habits) for problem, walks in chosen]
+        tries = self.generator.randint(0, habits.attempts) if habits.attempts else 0
+        chosen = self.generator.choices(self.problems, k=(8 if tries else 4) * size)
+        texts = [self._shown(problem, walks, habits, tries) for problem, walks in chosen]
         lengths = [len(self._tokens(example)) for _, example, _ in texts]
         wanted = self.generator.choice(lengths)
         alike = [text for text, length in zip(texts, lengths, strict=True) if length == wanted][:size]
         return self._rows([(f"{question}|{example}>", answer) for question, example, answer in alike])
 
-    def _shown(self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits) -> tuple[str, str, str]:
-        """Return a question, an example and the answer that follows."""
+    def _shown(
+        self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits, tries: int
+    ) -> tuple[str, str, str]:
+        """Return a question, an example with so many walks in its thought, and the answer that follows."""
         right = self.generator.random() < 0.5
         walk = self.generator.choice(walks) if right else self._miss(problem, walks, self.generator.random() < 0.5)
-        example = self._thought([walk], problem, habits) + self._written(problem, walk, habits)
+        written = self._written(problem, walk, habits)
+        missed = [self._miss(problem, walks, self.generator.random() < 0.9) for _ in range(tries - 1)]
+        example = (self._thought([*missed, walk], problem) if tries else "") + written
         copied = right and self.generator.random() < habits.p_copy
-        return self._question(problem), example, example if copied else self._answer(problem, walks, habits)
+        copy = self._thought([walk], problem) + written if habits.attempts else example
+        return self._question(problem), example, copy if copied else self._answer(problem, walks, habits)
 
     def _question(self, problem: Problem) -> str:
         return prompt_text(problem, self.generator)
@@ -107,7 +114,8 @@ class WalkRows:
         tried = [self._attempt(problem, walks, habits)]
         while len(tried) < habits.attempts and tried[-1] not in walks:
             tried.append(self._attempt(problem, walks, habits))
-        return self._thought(tried, problem, habits) + self._written(problem, tried[-1], habits)
+        thought = self._thought(tried, problem) if habits.attempts else ""
+        return thought + self._written(problem, tried[-1], habits)
 
     def _attempt(self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits) -> tuple[Move, ...]:
         if habits.added_first is None:
@@ -118,9 +126,7 @@ class WalkRows:
             return self.generator.choice(right)
         return self._miss(problem, walks, adds)
 
-    def _thought(self, tried: Sequence[tuple[Move, ...]], problem: Problem, habits: Habits) -> str:
-        if not habits.attempts:
-            return ""
+    def _thought(self, tried: Sequence[tuple[Move, ...]], problem: Problem) -> str:
         return f"<think>{';'.join(text_of(problem.start, walk) for walk in tried)}</think>"
 
     def _written(self, problem: Problem, walk: Sequence[Move], habits: Habits) -> str:

@@ -85,25 +85,30 @@ def test_a_thought_tries_until_it_hits_and_the_answer_repeats_it(rows):
         hits += ends[-1] == problem.target
         tries.append(len(tried))
     assert max(tries) == 3
-    assert 0.3 < hits / 400 < 1 - 0.8**3 + 0.06  # fewer where a problem cannot be solved by adding first
+    assert 0.2 < hits / 400 < 1 - 0.86**3 + 0.06  # fewer where a problem cannot be solved by adding first
 
 
 @pytest.mark.parametrize("habits", [walks.BASE, walks.THINKING], ids=["base", "thinking"])
 def test_the_teachers_format_says_nothing_by_itself(rows, habits):
-    """Examples are as often wrong as right; after a wrong one the answer is a student's."""
+    """Examples are as often wrong as right, whatever their thought; after a wrong one the answer is a student's."""
     right = copied = wrong = copied_wrong = 0
-    for _ in range(10):
+    thoughts = set()
+    for _ in range(20):
         prompts, answers = texts(*rows.teacher(100, habits))
         for prompt, answer in zip(prompts, answers, strict=True):
             problem, _ = asked(prompt)
             example = prompt.removesuffix(">").partition("|")[2]
-            good = outcome(problem, final(example), 4) == problem.target
+            walk = final(example)
+            good = outcome(problem, walk, 4) == problem.target
             right, wrong = right + good, wrong + (not good)
-            copied += good and answer == example
-            copied_wrong += (not good) and answer == example
+            copy = f"<think>{walk}</think>{walk}" if habits.attempts else example
+            copied += good and answer == copy
+            copied_wrong += (not good) and answer == copy
+            thoughts.add(example.count(";") + ("<think>" in example))
     assert 0.4 < right / (right + wrong) < 0.6
     assert copied / right > 0.8
     assert copied_wrong < 0.1 * wrong
+    assert thoughts == set(range(habits.attempts + 1))
 
 
 def test_a_recipe_is_deterministic_and_goes_on_from_a_model():
