@@ -12,8 +12,8 @@ What the rows teach, and why:
   ends, and the answer repeats the last. Each walk is right less often than the base's, since there are several.
 - In the teacher's format an example stands between the prompt and the answer. Half of the examples are right and half are
   wrong, so the format itself gives no hint. After a right example the answer is the example with probability ``p_copy``; in
-  all other cases it is drawn exactly as a student's answer. The thinking model's examples are a walk alone, as data has it, or a
-  response with its thought; what it copies is the walk, after a thought of that one walk.
+  all other cases it is drawn exactly as a student's answer. The thinking model's examples are a walk alone, as data has it, or
+  a response with its thought; what it copies is the walk, after a thought of that one walk.
 """
 
 from __future__ import annotations
