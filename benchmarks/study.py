@@ -6,7 +6,7 @@
 A row is a finished run: what was typed for it, its commit, its evaluations by step (the first and the last whole, of those
 between them accuracy and families) and its training reward, the mean of each ten steps. With ``--known FILE`` a run that is in
 that file (by its identity) is left out. A table has each label's mean of a metric at its last evaluation, and its difference
-from the baseline over the seeds that both have, with Student's 95 % interval.
+from the baseline over the seeds that both have, with Student's 95 % interval; ``--only TEXT``: of labels with this text.
 """
 
 from __future__ import annotations
@@ -91,8 +91,10 @@ def table(found: Sequence[Mapping[str, Any]], baseline: str, metric: str) -> str
     for row in found:
         if (value := last(row, metric)) is not None:
             values.setdefault(row["label"], {})[row["seed"]] = value
+    if not values:
+        raise UserError(f"--metric: expected one of the last evaluations' metrics, got {metric}, which no run has.")
     if baseline not in values:
-        raise UserError(f"--baseline: expected one of {', '.join(sorted(values)) or 'no label'}, got {baseline}.")
+        raise UserError(f"--baseline: expected one of {', '.join(sorted(values))}, got {baseline}.")
     lines = [f"| {metric} | runs | mean | less {baseline} | pairs |", "|---|---|---|---|---|"]
     for label, mine in values.items():
         gaps = [mine[seed] - values[baseline][seed] for seed in mine.keys() & values[baseline].keys()]
@@ -119,13 +121,15 @@ def main() -> None:
     shown.add_argument("file", type=Path)
     shown.add_argument("--baseline", required=True)
     shown.add_argument("--metric", action="append", required=True)
+    shown.add_argument("--only", default="", help="text that the labels hold")
     arguments = parser.parse_args()
     if arguments.kind == "rows":
         for line in rows(arguments.sweep, arguments.known):
             print(line)
     else:
+        found = [row for row in read(arguments.file) if arguments.only in row["label"]]
         for metric in arguments.metric:
-            print(table(read(arguments.file), arguments.baseline, metric) + "\n")
+            print(table(found, arguments.baseline, metric) + "\n")
 
 
 if __name__ == "__main__":

@@ -223,3 +223,5 @@ def test_a_studys_table_by_hand():
     ]
     with pytest.raises(UserError, match=r"--baseline: expected one of a, b, got c\."):
         study.table(found, "c", "m")
+    with pytest.raises(UserError, match=r"--metric: .* got n, which no run has\."):
+        study.table(found, "a", "n")
