@@ -20,7 +20,7 @@ EMBEDDED = PACKAGE / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` trained it."""
 TESTBED = PACKAGE / "testbed"
 """Folders of the testbed's models, inside the package; ``rlrt.pretrain`` trained them."""
-SHIPPED = {"embedded": EMBEDDED} | {f"testbed/{kind}": TESTBED / kind for kind in ("base", "instruct")}
+SHIPPED = {"embedded": EMBEDDED} | {f"testbed/{kind}": TESTBED / kind for kind in ("base", "instruct", "thinking")}
 """The models inside the package, by what ``model.path`` calls them."""
 SMOLLM2 = "outputs/models/smollm2_135m"
 """Where ``python -m rlrt.smollm2`` puts its model, and where ``model=smollm2_135m`` looks for it."""
