@@ -23,7 +23,7 @@ from rlrt.config.refused import guarded
 from rlrt.errors import UserError
 from rlrt.records.files import read_json
 from rlrt.reporting.jobs import Job, read_jobs
-from rlrt.statistics import mean_and_halfwidth
+from rlrt.reporting.tables import Table, interval
 
 TENTH = 10
 """Steps of one mean of the training reward."""
@@ -95,19 +95,12 @@ def table(found: Sequence[Mapping[str, Any]], baseline: str, metric: str) -> str
         raise UserError(f"--metric: expected one of the last evaluations' metrics, got {metric}, which no run has.")
     if baseline not in values:
         raise UserError(f"--baseline: expected one of {', '.join(sorted(values))}, got {baseline}.")
-    lines = [f"| {metric} | runs | mean | less {baseline} | pairs |", "|---|---|---|---|---|"]
+    lines = []
     for label, mine in values.items():
         gaps = [mine[seed] - values[baseline][seed] for seed in mine.keys() & values[baseline].keys()]
-        difference = "" if label == baseline or not gaps else written(gaps, signed=True)
-        lines.append(f"| {label} | {len(mine)} | {written(list(mine.values()))} | {difference} | {len(gaps)} |")
-    return "\n".join(lines)
-
-
-def written(values: Sequence[float], signed: bool = False) -> str:
-    """A mean with the half-width of its interval; of one value the mean alone."""
-    mean, halfwidth = mean_and_halfwidth(values)
-    shown = f"{mean:+.3f}" if signed else f"{mean:.3f}"
-    return shown if len(values) < 2 else f"{shown} ± {halfwidth:.3f}"
+        difference = "" if label == baseline or not gaps else interval(gaps, "+.3f")
+        lines.append([label, str(len(mine)), interval(list(mine.values()), ".3f"), difference, str(len(gaps))])
+    return Table([metric, "runs", "mean", f"less {baseline}", "pairs"], lines).markdown()
 
 
 def main() -> None:

@@ -101,7 +101,9 @@ class WalkRows:
         right = self.generator.random() < 0.5
         walk = self.generator.choice(walks) if right else self._miss(problem, walks, self.generator.random() < 0.5)
         written = self._written(problem, walk, habits)
-        missed = [self._miss(problem, walks, self.generator.random() < 0.9) for _ in range(tries - 1)]
+        missed = [
+            self._miss(problem, walks, self.generator.random() < (habits.added_first or 0.0)) for _ in range(tries - 1)
+        ]
         example = (self._thought([*missed, walk], problem) if tries else "") + written
         copied = right and self.generator.random() < habits.p_copy
         copy = self._thought([walk], problem) + written if habits.attempts else example

@@ -121,7 +121,7 @@ def test_a_store_that_somebody_holds_locked(tmp_cwd, uri, monkeypatch, caplog):
         "the run goes on and its folder records everything."
     ]
     assert client(uri).search_runs(["0", "1"]) == []
-    holder.execute("ROLLBACK")
+    holder.close()
     assert replay(run)
     (found,) = client(uri).search_runs(["1"])
     assert found.info.status == "FINISHED"
