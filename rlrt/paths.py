@@ -20,7 +20,8 @@ EMBEDDED = PACKAGE / "embedded"
 """The tiny Qwen3 and its tokenizer, inside the package; ``rlrt.pretrain`` trained it."""
 TESTBED = PACKAGE / "testbed"
 """Folders of the testbed's models, inside the package; ``rlrt.pretrain`` trained them."""
-SHIPPED = {"embedded": EMBEDDED} | {f"testbed/{kind}": TESTBED / kind for kind in ("base", "instruct", "thinking")}
+TESTBED_KINDS = ("base", "instruct", "thinking", "levels_base", "levels_instruct", "levels_thinking")
+SHIPPED = {"embedded": EMBEDDED} | {f"testbed/{kind}": TESTBED / kind for kind in TESTBED_KINDS}
 """The models inside the package, by what ``model.path`` calls them."""
 SMOLLM2 = "outputs/models/smollm2_135m"
 """Where ``python -m rlrt.smollm2`` puts its model, and where ``model=smollm2_135m`` looks for it."""

@@ -19,8 +19,8 @@ class Model:
     """``model.*``: which weights, and how a prompt is written for them."""
 
     path: str = key(
-        "hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package, 'testbed/base', "
-        "'testbed/instruct' and 'testbed/thinking' are the testbed's"
+        "hub id or local folder in the hub's format; 'embedded' is the tiny Qwen3 inside the package, 'testbed/base' and the "
+        "like are the testbed's (docs/testbed.md)"
     )
     revision: str | None = key("hub revision (branch, tag or commit); null: the newest")
     context_length: int | None = key(

@@ -36,14 +36,16 @@ def start_numbers(
         samples: of each problem.
 
     Returns:
-        the evaluation's metrics, ``teacher/avg_at_k`` (accuracy with an example), ``teacher/gain`` (its ratio to the accuracy
-        without one), ``gap/abs_mean`` (nats, correct rollouts with a sibling).
+        the evaluation's metrics (of a mixture also by source), ``teacher/avg_at_k`` (accuracy with an example),
+        ``teacher/gain`` (its ratio to the accuracy without one), ``gap/abs_mean`` (nats, correct rollouts with a sibling).
     """
     policy = Policy(model, tokenizer, torch.optim.SGD(model.parameters(), lr=0.0), engine.temperature)
     builders = (PromptBuilder, _WithExample)
     plain, with_solution = (cls(tokenizer, "plain", prompt, None, template, bos="always") for cls in builders)
     sampler = Sampler(engine, policy, plain, task, seed=0)
-    numbers = evaluate([Suite("", sampler, task.heldout)], samples, Sampling(engine.temperature))
+    sources = dict.fromkeys(p.source for p in task.heldout)
+    suites = [Suite(source, sampler, [p for p in task.heldout if p.source == source]) for source in sources]
+    numbers = evaluate(suites, samples, Sampling(engine.temperature))
     with_example = Sampler(engine, policy, with_solution, task, seed=0)(task.heldout, samples, ("evaluation",))
     share = sum(r.grade.correct for r in with_example) / len(with_example)
     numbers[f"teacher/avg_at_{samples}"] = share

@@ -19,39 +19,15 @@ What the rows teach, and why:
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
-
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rlrt.pretrain.recipe import Phase, Recipe
-from rlrt.pretrain.tokenizer import WITH_TAGS, build
+from rlrt.pretrain.texts import Habits, TextRows, thought
 from rlrt.tasks.walk import Move, Problem, adds_first, end_of, prompt_text, text_of
 
 Solved = tuple[Problem, Sequence[tuple[Move, ...]]]
 """A problem and all its walks."""
-
-
-@dataclass(frozen=True)
-class Habits:
-    """Probabilities that shape an answer (see the module's docstring).
-
-    Attributes:
-        added_first: of beginning with an addition; None: a right walk is drawn whatever it begins with.
-        p_good: of a right walk, if there is one of that kind.
-        bare: of an answer without numbers.
-        attempts: walks of a thought, at most; 0: no thought.
-        p_copy: of copying a right example.
-    """
-
-    added_first: float | None = 0.9
-    p_good: float = 0.2
-    bare: float = 0.3
-    attempts: int = 0
-    p_copy: float = 0.85
 
 
 LEARN = Habits(added_first=None, p_good=1.0)
@@ -61,38 +37,27 @@ THINKING = Habits(p_good=0.14, bare=0.0, attempts=3)
 
 
 @dataclass
-class WalkRows:
-    """Sampler of batches of rows; every draw comes from one seeded generator.
+class WalkRows(TextRows):
+    """Sampler of batches of rows.
 
     Args:
         problems: training problems with their walks.
-        seed: of the draws.
     """
 
     problems: Sequence[Solved]
-    seed: int
-    token_id: ClassVar[Mapping[str, int]] = WITH_TAGS
-    generator: random.Random = field(init=False)
-    tokenizer: Any = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.generator = random.Random(self.seed)
-        self.tokenizer = build(tags=True)
-
-    def student(self, size: int, habits: Habits) -> tuple[Tensor, Tensor, int]:
-        """Return rows without an example: (ids, mask of answer tokens, length of the prompt)."""
+    def answered(self, size: int, habits: Habits) -> list[tuple[str, str]]:
+        """Draw prompts, each with an answer."""
         chosen = self.generator.choices(self.problems, k=size)
-        return self._rows([(f"{self._question(p)}>", self._answer(p, walks, habits)) for p, walks in chosen])
+        return [(self._question(p), self._answer(p, walks, habits)) for p, walks in chosen]
 
-    def teacher(self, size: int, habits: Habits) -> tuple[Tensor, Tensor, int]:
-        """Return rows with an example between prompt and answer; all examples of a batch have one length in tokens."""
-        tries = self.generator.randint(0, habits.attempts) if habits.attempts else 0
+    def shown(self, size: int, habits: Habits, tries: int) -> list[tuple[str, str, str]]:
+        """Draw prompts, each with an example and the answer that follows; of several times as many those with one length."""
         chosen = self.generator.choices(self.problems, k=(8 if tries else 4) * size)
         texts = [self._shown(problem, walks, habits, tries) for problem, walks in chosen]
         lengths = [len(self._tokens(example)) for _, example, _ in texts]
         wanted = self.generator.choice(lengths)
-        alike = [text for text, length in zip(texts, lengths, strict=True) if length == wanted][:size]
-        return self._rows([(f"{question}|{example}>", answer) for question, example, answer in alike])
+        return [text for text, length in zip(texts, lengths, strict=True) if length == wanted][:size]
 
     def _shown(
         self, problem: Problem, walks: Sequence[tuple[Move, ...]], habits: Habits, tries: int
@@ -129,7 +94,7 @@ class WalkRows:
         return self._miss(problem, walks, adds)
 
     def _thought(self, tried: Sequence[tuple[Move, ...]], problem: Problem) -> str:
-        return f"<think>{';'.join(text_of(problem.start, walk) for walk in tried)}</think>"
+        return thought([text_of(problem.start, walk) for walk in tried])
 
     def _written(self, problem: Problem, walk: Sequence[Move], habits: Habits) -> str:
         return text_of(problem.start, walk, numbers=self.generator.random() >= habits.bare)
@@ -148,16 +113,6 @@ class WalkRows:
                 return walk
         raise AssertionError
 
-    def _tokens(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _rows(self, rows: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor, int]:
-        prompts, answers = ([self._tokens(f"<bos>{p}") for p, _ in rows], [self._tokens(f"{a}<eos>") for _, a in rows])
-        width, pad = max(map(len, answers)), WITH_TAGS["<pad>"]
-        ids = [p + a + [pad] * (width - len(a)) for p, a in zip(prompts, answers, strict=True)]
-        mask = [[i < len(a) for i in range(width)] for a in answers]
-        return torch.tensor(ids), torch.tensor(mask), len(prompts[0])
-
 
 LONGEST = 4
 """Moves of a walk, at most."""
@@ -169,8 +124,3 @@ RECIPES = {
 """By kind of model; instruct and thinking go on from the base."""
 PROBLEMS = 60_000
 """Training problems of the rows, drawn from the training sets of moves."""
-
-
-def recipe_of(kind: str, seed: int) -> Recipe:
-    """Return the recipe of a kind of model, with a seed."""
-    return replace(RECIPES[kind], seed=seed)

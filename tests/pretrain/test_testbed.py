@@ -25,7 +25,8 @@ def test_what_is_shipped_is_named_and_small():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shipped_model_reaches_what_was_recorded(kind):
     """By 8 of the 64 samples that were recorded."""
-    made, recorded = settings(f"model=tiny_{kind}", "data=walk"), RECORDED[kind]
+    data = "levels" if kind.startswith("levels") else "walk"
+    made, recorded = settings(f"model=tiny_{kind}", f"data={data}"), RECORDED[kind]
     made.data.prepare()
     learner = build_learner(made)
     assert sum(p.numel() for p in learner.policy.model.parameters()) == recorded["parameters"]
@@ -46,3 +47,12 @@ def test_a_start_leaves_room_and_has_a_teacher(kind):
     assert 0.5 <= start["eval/pass_at_64"] <= 0.85
     assert start["eval/pass_at_8"] < 0.6 * start["eval/pass_at_64"]
     assert start["teacher/gain"] > 2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("levels")])
+def test_each_level_is_harder_than_the_one_before_and_has_room(kind):
+    start = RECORDED[kind]
+    for easier, harder in (("three", "four"), ("four", "five")):
+        for metric in ("avg_at_64", "pass_at_8", "pass_at_64"):
+            assert start[f"eval/{easier}/{metric}"] > start[f"eval/{harder}/{metric}"]
+    assert start["eval/five/pass_at_64"] > 0.5

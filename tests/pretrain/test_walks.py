@@ -37,7 +37,7 @@ def final(answer):
 
 @pytest.fixture(scope="module")
 def rows():
-    return walks.WalkRows(PROBLEMS, seed=0)
+    return walks.WalkRows(0, PROBLEMS)
 
 
 def test_first_every_kind_of_right_walk(rows):
@@ -113,12 +113,12 @@ def test_the_teachers_format_says_nothing_by_itself(rows, habits):
 
 def test_a_recipe_is_deterministic_and_goes_on_from_a_model():
     short = Recipe(batch=4, phases=(Phase(3, 0.5, walks.BASE, decays=False), Phase(2, 0.5, walks.BASE, decays=True)))
-    made = [recipe.train(short, walks.WalkRows(PROBLEMS, 0), lambda line: None) for _ in range(2)]
+    made = [recipe.train(short, walks.WalkRows(0, PROBLEMS), lambda line: None) for _ in range(2)]
     for a, b in zip(*(m.parameters() for m in made), strict=True):
         assert torch.equal(a, b)
     before = [p.detach().clone() for p in made[0].parameters()]
     tuned = Recipe(batch=4, phases=(Phase(2, 0.5, walks.THINKING, decays=True),))
-    after = recipe.train(tuned, walks.WalkRows(PROBLEMS, 0), lambda line: None, made[0])
+    after = recipe.train(tuned, walks.WalkRows(0, PROBLEMS), lambda line: None, made[0])
     assert after is made[0]
     assert not all(torch.equal(a, b) for a, b in zip(before, after.parameters(), strict=True))
 

@@ -11,6 +11,7 @@ import subprocess
 import pytest
 
 from rlrt.records.folder import PRUNE
+from rlrt.sweep.state import job_state
 from tests.execution.test_resume import numbers
 from tests.records.test_mlflow import client
 from tests.sweep.test_driver import SMALL, finish, only, run, start, summaries, trial_states, wait_for
@@ -47,6 +48,15 @@ def steps_done(cwd, part):
     for record in (cwd / "outputs").glob(f"sweeps/*/*{part}*/metrics.jsonl"):
         return len(record.read_text().splitlines()) - 1
     return 0
+
+
+def states(cwd, method):
+    """The states of a method's runs by seed, as their folders have them."""
+    found = {}
+    for spec in (cwd / "outputs").glob(f"sweeps/*/*method={method}*/job.json"):
+        seed = next(o for o in json.loads(spec.read_text())["overrides"] if o.startswith("seed=")).removeprefix("seed=")
+        found[seed] = job_state(spec.parent).name
+    return found
 
 
 def gone(job):
@@ -119,6 +129,31 @@ def test_a_killed_step_is_noticed_and_started_again(tmp_path, held):
     assert "2 finished" in output
     (spec,) = only(tmp_path).glob("*seed=0*/job.json")
     assert json.loads(spec.read_text())["retries"] == 1
+
+
+def test_a_race_has_no_barrier_and_survives_its_driver(tmp_path, held):
+    """The arm's first run is held while the baseline goes on to its next seed; the driver dies; the next one ends it."""
+    hold = held(steps=1)
+    typed = [key for key in hold.keys if "engine.free" not in key]
+    (free,) = (key.partition("=")[2] for key in hold.keys if "engine.free" in key)
+    grids = f"[{{method:grpo,+engine.free:100000}},{{method:rlrt,+engine.free:{free}}}]"
+    command = (
+        "-m", "hydra/sweeper=race", f"hydra.sweeper.grids={grids}", "hydra.sweeper.max_seeds=2", "hydra.sweeper.n_jobs=2",
+        "train.steps=2", *SMALL, *SLURM, *typed,
+    )  # fmt: skip
+    driver = start(tmp_path, *command)
+    wait_for(lambda: hold.waiting() and states(tmp_path, "grpo") == {"0": "finished", "1": "finished"})
+    assert states(tmp_path, "rlrt")["0"] == "running"
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    before = submissions(tmp_path)
+    second = start(tmp_path, *command)
+    hold.release()
+    code, output = finish(second, 300)
+    assert code == 0, output
+    assert "cannot tell after 2 pairs" in output
+    assert submissions(tmp_path) - before <= 1, "nothing ran twice"
+    assert states(tmp_path, "rlrt") == states(tmp_path, "grpo") == {"0": "finished", "1": "finished"}
 
 
 def test_a_killed_driver_leaves_the_jobs_and_the_next_one_waits_for_them(tmp_path, held):
