@@ -106,7 +106,7 @@ def test_the_experiments_of_make_real_are_a_start_and_what_begins_there():
 def custom_keys():
     """Countdown's keys, added to a section that has none."""
     keys = settings("data=countdown").plain["data"]
-    return [f"+data.{k}={v}" for k, v in keys.items() if k != "_target_"]
+    return [f"+data.{k}={'null' if v is None else v}" for k, v in keys.items() if k != "_target_"]
 
 
 def test_every_tuned_pair_names_a_model_and_a_method():
