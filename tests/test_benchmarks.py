@@ -202,7 +202,7 @@ def test_rows_of_a_study_and_its_tables(tmp_path):
     assert [json.loads(line)["seed"] for line in lines] == [0, 1]
     assert list(first["evaluations"]) == ["0", "2", "3"]
     assert "eval/pass_at_8" in first["evaluations"]["0"].keys() & first["evaluations"]["3"].keys()
-    assert set(first["evaluations"]["2"]) == {"eval/avg_at_8"}
+    assert set(first["evaluations"]["2"]) == {"eval/avg_at_8", "eval/distinct_families"}
     rewards = [r["reward/mean"] for r in JsonLines(tmp_path / "run0" / "metrics.jsonl").read() if "reward/mean" in r]
     assert first["reward"] == [round(sum(rewards) / 3, 4)]
     (tmp_path / "known.jsonl").write_text(lines[0] + "\n")
