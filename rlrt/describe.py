@@ -88,7 +88,9 @@ def full_page() -> str:
     for rows in sections(load(composed([]))).values():
         seen |= {row[0] for row in rows}
     for group in ("method", "data", "engine"):
-        for option in sorted(p.stem for p in (CONFIG / group).glob("[!_]*.yaml")):
+        # what builds on another option comes after it, so that a key stands under the option that it belongs to
+        files = sorted((CONFIG / group).glob("[!_]*.yaml"), key=lambda p: ("\ndefaults:" in p.read_text(), p.stem))
+        for option in (p.stem for p in files):
             if option == "custom":  # its keys depend on the user's class
                 continue
             needed = NEEDED.get(option, [])

@@ -21,7 +21,7 @@ class Habits:
     Attributes:
         added_first: of beginning with an addition; None: a right answer is drawn whatever it begins with.
         p_good: of a right answer, if there is one of that kind.
-        bare: of a walk without numbers.
+        bare: of an answer without the numbers on the way.
         attempts: attempts of a thought, at most; 0: no thought.
         p_copy: of copying a right example.
     """

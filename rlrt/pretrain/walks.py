@@ -29,7 +29,6 @@ from rlrt.tasks.walk import Move, Problem, adds_first, end_of, prompt_text, text
 Solved = tuple[Problem, Sequence[tuple[Move, ...]]]
 """A problem and all its walks."""
 
-
 LEARN = Habits(added_first=None, p_good=1.0)
 BASE = Habits()
 INSTRUCT = Habits(bare=0.0)

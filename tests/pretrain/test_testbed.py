@@ -46,7 +46,7 @@ def test_a_start_leaves_room_and_has_a_teacher(kind):
     assert 0.05 <= start["eval/avg_at_64"] <= 0.2
     assert 0.5 <= start["eval/pass_at_64"] <= 0.85
     assert start["eval/pass_at_8"] < 0.6 * start["eval/pass_at_64"]
-    assert start["teacher/gain"] > 1.75
+    assert start["teacher/gain"] > (1.75 if kind == "levels_thinking" else 2)  # it copies fewer of its examples
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("levels")])
